@@ -1,0 +1,77 @@
+import type { ArgsDef, CommandDef } from "citty";
+import { KekError } from "../errors/errors.ts";
+
+/** citty accepts unknown, repeated and surplus arguments in silence; here each of them is an error. Pure. */
+
+/** Flags that every command takes. */
+export const COMMON = {
+  json: { type: "boolean", description: "Print the result as one JSON document on stdout" },
+  config: { type: "string", description: "Configuration file", valueHint: "FILE" },
+  debug: { type: "boolean", description: "Print stack traces with errors" },
+} as const satisfies ArgsDef;
+
+/** Flags that may be given more than once; citty keeps the last value only, so they are collected here. */
+export function repeated(argv: string[], flag: string): string[] {
+  return argv.filter((word) => word.startsWith(`--${flag}=`)).map((word) => word.slice(flag.length + 3));
+}
+
+/**
+ * @param argv the words after the command's own name.
+ * @throws KekError `usage`.
+ */
+export function checkArguments(argv: string[], args: ArgsDef, command: string, mayRepeat: string[] = []): void {
+  const seen = new Set<string>();
+  const positionals = Object.values(args).filter((arg) => arg.type === "positional").length;
+  const fail = (message: string) => {
+    throw new KekError("usage", message, `see: certautopilot ${command} --help`.replace("  ", " "));
+  };
+  let loose = 0;
+  for (let at = 0; at < argv.length; at += 1) {
+    const word = argv[at] as string;
+    if (!word.startsWith("-") || word === "-") {
+      loose += 1;
+      if (loose > positionals) fail(`unexpected argument ${JSON.stringify(word)}`);
+      continue;
+    }
+    const match = /^--([a-z][a-z0-9-]*)(?:=([\s\S]*))?$/.exec(word);
+    const name = match?.[1];
+    const arg = name === undefined ? undefined : args[name];
+    if (name === undefined || arg === undefined || arg.type === "positional") {
+      return fail(`unknown flag ${(word.split("=")[0] ?? word).slice(0, 60)}`);
+    }
+    if (seen.has(name) && !mayRepeat.includes(name)) fail(`--${name} is given twice`);
+    seen.add(name);
+    const value = match?.[2];
+    if (arg.type === "boolean") {
+      if (value !== undefined) fail(`--${name} takes no value`);
+    } else if (value === undefined) {
+      const next = argv[at + 1];
+      if (next === undefined || next.startsWith("--")) fail(`--${name} needs a value: --${name}=${arg.valueHint ?? "VALUE"}`);
+      at += 1;
+    } else if (value === "") {
+      fail(`--${name} has an empty value`);
+    }
+  }
+}
+
+/** A whole number given as a flag. @throws KekError `usage`. */
+export function wholeNumber(name: string, value: string | undefined, min: number, max: number): number | undefined {
+  if (value === undefined) return undefined;
+  const number = /^\d{1,15}$/.test(value) ? Number(value) : Number.NaN;
+  if (Number.isNaN(number) || number < min || number > max) {
+    throw new KekError("usage", `--${name}=${value.slice(0, 40)} is not a whole number from ${min} to ${max}`, `give a number, as in --${name}=${Math.max(min, 2)}`);
+  }
+  return number;
+}
+
+export function version(name: string, value: string | undefined): number | undefined {
+  return wholeNumber(name, value, 1, 2_147_483_647);
+}
+
+/** @throws KekError `usage` when a flag that a command cannot do without is missing. */
+export function required<T>(value: T | undefined, flag: string): T {
+  if (value === undefined) throw new KekError("usage", `--${flag} is missing`, `add it, as in --${flag}=2`);
+  return value;
+}
+
+export type AnyCommand = CommandDef<ArgsDef>;

@@ -1,0 +1,26 @@
+import { EXIT, KekError } from "../errors/errors.ts";
+import { verifyChain } from "../store/audit_log.ts";
+import { leaf } from "./command.ts";
+import { withInstall } from "./session.ts";
+
+/** `audit verify`: walks the chain. */
+export default leaf({
+  summary: "Walk the audit log's hash chain from its first entry to its last",
+  args: {},
+  async run({ args, output }) {
+    return await withInstall(args.config, async ({ store, config }) => {
+      const report = await verifyChain(store, config.audit.secret);
+      if (config.audit.secret === "") {
+        output.log.warn("CERTAUTOPILOT_AUDIT_SECRET is not set: the chain shows accidents, not forgery");
+      }
+      const faults = report.faults.map((fault) => `entry ${fault.seq}: ${fault.reason}`);
+      const text =
+        faults.length === 0
+          ? `whole: ${report.entries} entries; the last mac is ${report.lastMac ?? "-"} (note it elsewhere: a chain cut off at its end shows nothing)`
+          : faults.join("\n");
+      output.result(text, { whole: faults.length === 0, ...report });
+      if (faults.length === 0) return EXIT.done;
+      throw new KekError("audit_broken", `the audit chain is broken: ${faults[0]}`, "compare with the SIEM's copy; keep this database as evidence");
+    });
+  },
+});

@@ -1,0 +1,54 @@
+import process from "node:process";
+import { KekError, messageOf } from "../errors/errors.ts";
+import type { Log } from "../errors/log.ts";
+import { cancel } from "../rotation/cancel.ts";
+import type { Context } from "../rotation/context.ts";
+
+/**
+ * Ctrl-C once cancels, as `rotate --cancel` does: the coordinator sees it in the state and stops after the batch in hand.
+ * Ctrl-C again leaves at once; the same command goes on later.
+ */
+export class CancelOnInterrupt {
+  readonly #context: Context;
+  readonly #log: Log;
+  #armed = false;
+  #count = 0;
+  readonly #listener = (signal: NodeJS.Signals) => this.#interrupted(signal);
+
+  constructor(context: Context, log: Log) {
+    this.#context = context;
+    this.#log = log;
+    for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, this.#listener);
+  }
+
+  /** There is a rotation to cancel from now on. */
+  arm(): void {
+    this.#armed = true;
+    if (this.#count > 0) this.#cancel();
+  }
+
+  disarm(): void {
+    for (const signal of ["SIGINT", "SIGTERM"] as const) process.off(signal, this.#listener);
+  }
+
+  /** @throws KekError `cancelled` when Ctrl-C came before anything began. */
+  check(): void {
+    if (this.#count > 0) throw new KekError("cancelled", "cancelled before anything was changed", "run it again when you are ready");
+  }
+
+  #interrupted(signal: NodeJS.Signals): void {
+    this.#count += 1;
+    if (this.#count > 1) {
+      this.disarm();
+      process.kill(process.pid, signal);
+      return;
+    }
+    if (this.#armed) this.#cancel();
+    else this.#log.info("stopping (again to leave at once)");
+  }
+
+  #cancel(): void {
+    this.#log.info("cancelling: the batch in hand is finished first (Ctrl-C again leaves at once)");
+    cancel(this.#context).catch((thrown) => this.#log.warn(messageOf(thrown)));
+  }
+}

@@ -1,0 +1,39 @@
+import { EXIT, KekError } from "../errors/errors.ts";
+import { checkRemoval, type Removal, remove } from "../rotation/remove.ts";
+import { required, version } from "./arguments.ts";
+import { leaf } from "./command.ts";
+import { withInstall } from "./session.ts";
+
+/** `kek remove`: says what it will do, asks on a terminal, does it. */
+export default leaf({
+  summary: "Destroy a retired KEK version, or forget a staged one",
+  args: {
+    version: { type: "string", description: "The version to remove", valueHint: "N" },
+    yes: { type: "boolean", description: "Do not ask" },
+  },
+  async run({ args, output }) {
+    const number = required(version("version", args.version), "version");
+    return await withInstall(args.config, async (context) => {
+      const { state } = await checkRemoval(context, number);
+      output.log.info(
+        state === "staged"
+          ? `KEK version ${number} is staged: no record is under it. It will be forgotten`
+          : `KEK version ${number} is ${state}: its key will be destroyed. Backups of the database from before its rotation will need a copy of it`,
+      );
+      if (args.yes !== true && !(await output.confirm(`Remove KEK version ${number}?`))) {
+        throw new KekError("cancelled", "nothing was removed", "run it again when you are sure");
+      }
+      const removal = await remove(context, number, (message) => output.log.info(message));
+      output.result(describeRemoval(removal), removal);
+      return EXIT.done;
+    });
+  },
+});
+
+export function describeRemoval({ version: number, outcome, destroyed, remaining }: Removal): string {
+  const lines = [`KEK version ${number} is ${outcome}`];
+  for (const name of destroyed) lines.push(`  taken out: ${name}`);
+  for (const name of remaining) lines.push(`  take it out yourself: ${name}`);
+  if (outcome === "destroyed") lines.push("  take its key out of every other host's secrets as well");
+  return lines.join("\n");
+}

@@ -1,0 +1,102 @@
+import { availableParallelism } from "node:os";
+import { EXIT, KekError } from "../errors/errors.ts";
+import { cancel } from "../rotation/cancel.ts";
+import { prepareRotation, type RotateOptions, runRotation } from "../rotation/rotate.ts";
+import { checkRemoval, remove } from "../rotation/remove.ts";
+import { repeated, required, version, wholeNumber } from "./arguments.ts";
+import { leaf } from "./command.ts";
+import { CancelOnInterrupt } from "./interrupt.ts";
+import { describeRemoval } from "./kek_remove.ts";
+import { describePlan, progressReporter } from "./rotate_progress.ts";
+import { withInstall } from "./session.ts";
+
+const FLAGS_OF_A_ROTATION = [
+  "to-version",
+  "from-version",
+  "batch-size",
+  "concurrency",
+  "max-rate",
+  "dry-run",
+  "fence",
+  "remove-old",
+  "require-backup",
+  "evict",
+] as const;
+
+/** `kek rotate`: start, resume, reverse or cancel. */
+export default leaf({
+  summary: "Rotate the fleet to a KEK version; resume, reverse or cancel a rotation",
+  args: {
+    "to-version": { type: "string", description: "The version to rotate to", valueHint: "N" },
+    "from-version": { type: "string", description: "The version to leave; must be the one in use", valueHint: "N" },
+    "batch-size": { type: "string", description: "Records a batch (default 1000)", valueHint: "N" },
+    concurrency: { type: "string", description: "Worker threads (default: processors, at most 4)", valueHint: "N" },
+    "max-rate": { type: "string", description: "At most so many records a second", valueHint: "N" },
+    "dry-run": { type: "boolean", description: "Check everything, say what would be done, change nothing" },
+    fence: { type: "string", description: "auto or off: let MongoDB reject the old version before settling", valueHint: "MODE" },
+    "remove-old": { type: "boolean", description: "Destroy the old version when the rotation is complete" },
+    "require-backup": { type: "boolean", description: "Refuse unless `kek verify --backup` has proved a copy of the new key" },
+    evict: { type: "string", description: "Take a silent process off the roster first (id or name); may be repeated", valueHint: "NAME" },
+    cancel: { type: "boolean", description: "Cancel the open rotation" },
+    yes: { type: "boolean", description: "Do not ask" },
+  },
+  mayRepeat: ["evict"],
+  async run({ args, argv, output }) {
+    if (args.cancel === true) {
+      const extra = FLAGS_OF_A_ROTATION.find((flag) => args[flag] !== undefined);
+      if (extra !== undefined) throw new KekError("usage", `--cancel and --${extra} do not go together`, "run: certautopilot kek rotate --cancel");
+      return await withInstall(args.config, async (context) => {
+        const doc = await cancel(context);
+        const rest =
+          doc.phase === 1
+            ? "nothing has changed, the fleet goes on as before"
+            : `both versions stay readable; go on: certautopilot kek rotate --to-version=${doc.to}  or back: certautopilot kek rotate --to-version=${doc.from} --from-version=${doc.to}`;
+        output.result(`rotation ${doc._id} (${doc.from} → ${doc.to}) is cancelled in phase ${doc.phase}; ${rest}`, {
+          cancelled: doc._id,
+          from: doc.from,
+          to: doc.to,
+          phase: doc.phase,
+        });
+        return EXIT.done;
+      });
+    }
+    const fence = args.fence ?? "auto";
+    if (fence !== "auto" && fence !== "off") throw new KekError("usage", `--fence=${fence} is neither auto nor off`, "give --fence=auto or --fence=off");
+    const options: RotateOptions = {
+      wanted: { to: required(version("to-version", args["to-version"]), "to-version"), from: version("from-version", args["from-version"]) },
+      batchSize: wholeNumber("batch-size", args["batch-size"], 1, 10_000) ?? 1000,
+      concurrency: wholeNumber("concurrency", args.concurrency, 1, 64) ?? Math.min(4, availableParallelism()),
+      maxRate: wholeNumber("max-rate", args["max-rate"], 1, 10_000_000),
+      fence,
+      requireBackup: args["require-backup"] === true,
+      evict: repeated(argv, "evict"),
+    };
+    return await withInstall(args.config, async (context) => {
+      const interrupt = new CancelOnInterrupt(context, output.log);
+      try {
+        const prepared = await prepareRotation(context, options);
+        const plan = describePlan(prepared);
+        if (args["dry-run"] === true) {
+          output.result(`${plan.text}\nnothing was changed: this was a dry run`, { dry_run: true, ...plan.data });
+          return EXIT.done;
+        }
+        output.log.info(plan.text);
+        if (args.yes !== true && !(await output.confirm("Start?"))) throw new KekError("cancelled", "nothing was changed", "run it again when you are ready");
+        interrupt.check();
+        const summary = await runRotation(context, options, prepared, progressReporter(output), () => interrupt.arm());
+        interrupt.disarm();
+        const text = `complete: KEK version ${summary.to} is active, ${summary.from} is retired; ${summary.rewrapped} records rewrapped in ${summary.seconds.toFixed(1)} s`;
+        if (args["remove-old"] !== true) {
+          output.result(text, { ...summary, state: "completed" });
+          return EXIT.done;
+        }
+        await checkRemoval(context, summary.from);
+        const removal = await remove(context, summary.from, (message) => output.log.info(message));
+        output.result(`${text}\n${describeRemoval(removal)}`, { ...summary, state: "completed", removal });
+        return EXIT.done;
+      } finally {
+        interrupt.disarm();
+      }
+    });
+  },
+});

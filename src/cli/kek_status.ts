@@ -1,0 +1,97 @@
+import { EXIT } from "../errors/errors.ts";
+import { seconds } from "../fleet/readiness.ts";
+import type { RotationView, StatusView } from "../rotation/status.ts";
+import { statusView } from "../rotation/status.ts";
+import { leaf } from "./command.ts";
+import { table } from "./output.ts";
+import { withInstall } from "./session.ts";
+
+/** `kek status`: what there is, on one screen. */
+export default leaf({
+  summary: "Versions, census, open rotation, history, processes, drift",
+  args: { watch: { type: "boolean", description: "Show it again every second until Ctrl-C" } },
+  async run({ args, output }) {
+    return await withInstall(args.config, async ({ store, install, config }) => {
+      for (;;) {
+        const view = await statusView(store, install, config.fleet.leaseMs);
+        const clear = args.watch === true && output.live ? "\x1b[2J\x1b[H" : "";
+        output.result(clear + describe(view), view);
+        if (args.watch !== true) return EXIT.done;
+        await new Promise((resolve) => setTimeout(resolve, 1000));
+      }
+    });
+  },
+});
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function describe(view: StatusView): string {
+  const { install, versions, census, rotation, history, processes, drift } = view;
+  const parts = [
+    `install ${install.install_id}: provider "${install.provider}", locked ${install.locked_at} by ${install.locked_by}`,
+    `phase ${view.phase}${view.phase === 0 ? " (steady)" : ""}, writing under KEK version ${view.write_version ?? "-"}`,
+    "",
+    table(
+      ["version", "state", "records", "wraps", "since"],
+      versions.map((entry) => [String(entry.version), entry.state, String(entry.records), String(entry.wraps), entry.since]),
+    ),
+  ];
+  if (census.length > 0) {
+    parts.push("", table(["field", "version", "records"], census.map((row) => [row.field, row.version, String(row.count)])));
+  }
+  if (rotation !== null) parts.push("", ...describeRotation(rotation));
+  parts.push("", processes.length === 0 ? "no process is in the fleet" : fleetTable(view));
+  for (const problem of drift) parts.push(`drift: ${problem.message}`, ` hint: ${problem.hint}`);
+  if (history.length > 0) {
+    parts.push(
+      "",
+      table(
+        ["rotation", "from", "to", "ended", "phase", "started", "by"],
+        history.map((entry) => [
+          String(entry.rotation),
+          String(entry.from),
+          String(entry.to),
+          entry.state,
+          String(entry.phase),
+          entry.started_at,
+          entry.started_by,
+        ]),
+      ),
+    );
+  }
+  return parts.join("\n");
+}
+
+function describeRotation(rotation: RotationView): string[] {
+  const { from, to, phase, state } = rotation;
+  const lines = [
+    `rotation ${rotation.rotation}: ${from} → ${to}, phase ${phase}, ${state}, ${rotation.coordinator === null ? "nobody coordinates it" : `coordinated by ${rotation.coordinator}`}`,
+  ];
+  if (rotation.awaited.length > 0) lines.push(`  waiting for: ${rotation.awaited.join(", ")}`);
+  for (const field of rotation.fields) {
+    lines.push(`  ${field.field}: ${field.done} done, ${field.remaining} left, ${field.failed} failed`);
+  }
+  for (const record of rotation.failed.slice(0, 20)) lines.push(`  failed: ${record.field} ${record.id}: ${record.reason}`);
+  if (rotation.coordinator === null || state === "cancelled") {
+    lines.push(
+      `  go on: certautopilot kek rotate --to-version=${to}  or back: certautopilot kek rotate --to-version=${from} --from-version=${to}`,
+    );
+  }
+  return lines;
+}
+
+function fleetTable({ processes }: StatusView): string {
+  return table(
+    ["process", "role", "host:pid", "loaded", "declares", "writes", "last beat", ""],
+    processes.map((entry) => [
+      entry.name,
+      entry.role,
+      `${entry.host}:${entry.pid}`,
+      entry.loaded.join(",") || "-",
+      String(entry.current_version ?? "-"),
+      String(entry.write_version ?? "-"),
+      `${seconds(entry.last_beat_ms)} ago`,
+      entry.silent ? "silent" : "",
+    ]),
+  );
+}

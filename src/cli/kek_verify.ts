@@ -1,0 +1,99 @@
+import { EXIT } from "../errors/errors.ts";
+import { memberName } from "../store/heartbeats.ts";
+import { seconds } from "../fleet/readiness.ts";
+import { type Verification, verifyBackup, verifyInstall, verifyTarget } from "../rotation/verify.ts";
+import { verifyRecords } from "../rotation/verify_records.ts";
+import { KekError } from "../errors/errors.ts";
+import { version } from "./arguments.ts";
+import { leaf } from "./command.ts";
+import { table } from "./output.ts";
+import { withInstall } from "./session.ts";
+
+/** `kek verify`: exit 0 only when ready, or healthy. */
+export default leaf({
+  summary: "Is every process ready for a version? Without --target: is the whole install healthy?",
+  args: {
+    target: { type: "string", description: "The version that every process must hold and declare", valueHint: "N" },
+    records: { type: "boolean", description: "Open every envelope of every field" },
+    backup: { type: "string", description: "Prove that a copy of the secrets opens the canaries", valueHint: "FILE" },
+  },
+  async run({ args, output }) {
+    const target = version("target", args.target);
+    if ([target !== undefined, args.records === true, args.backup !== undefined].filter(Boolean).length > 1) {
+      throw new KekError("usage", "--target, --records and --backup each ask another question", "give one of them at a time");
+    }
+    return await withInstall(args.config, async (context) => {
+      if (args.backup !== undefined) {
+        const proved = await verifyBackup(context, args.backup);
+        output.result(`${args.backup} opens the canaries of KEK versions ${proved.join(", ")}`, { ready: true, backup: args.backup, versions: proved });
+        return EXIT.done;
+      }
+      if (args.records === true) {
+        const report = await verifyRecords(context, (line) => output.draw(line));
+        const text = [
+          `${report.opened} of ${report.records} envelopes open`,
+          ...report.bad.map((bad) => `${bad.field} ${bad.id}: ${bad.reason}`),
+          ...(report.bad.length < report.failed ? [`… and ${report.failed - report.bad.length} more`] : []),
+        ];
+        output.result(text.join("\n"), { ready: report.failed === 0, ...report });
+        if (report.failed === 0) return EXIT.done;
+        throw new KekError("incomplete", `${report.failed} envelopes do not open`, "restore these fields from a backup");
+      }
+      const verification = target === undefined ? await verifyInstall(context) : await verifyTarget(context, target);
+      output.result(describe(verification), asData(verification));
+      return verification.ready ? EXIT.done : EXIT.refused;
+    });
+  },
+});
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function describe({ ready, target, active, processes, census, problems }: Verification): string {
+  const rows = processes.map((member) => [
+    member.instance_name,
+    member.role,
+    `${member.host}:${member.pid}`,
+    member.provider,
+    member.loaded.join(",") || "-",
+    String(member.current_version ?? "-"),
+    String(member.write_version ?? "-"),
+    `${seconds(member.age_ms)} ago`,
+    problems.some((problem) => problem.process === member._id) ? "problem" : "ok",
+  ]);
+  const fleet =
+    processes.length === 0
+      ? "no process is in the fleet"
+      : table(["process", "role", "host:pid", "provider", "loaded", "declares", "writes", "last beat", ""], rows);
+  const counted = census.length === 0 ? [] : ["", table(["field", "version", "records"], census.map((row) => [row.field, row.version, String(row.count)]))];
+  const found = problems.map((problem) => `problem: ${problem.message}\n   hint: ${problem.hint}`);
+  const subject = target === undefined ? "the install" : `the fleet for KEK version ${target}`;
+  const verdict = ready
+    ? target === undefined
+      ? `healthy: KEK version ${active} is active`
+      : `ready: every process holds and declares KEK version ${target} (active: ${active})`
+    : `not ready: ${problems.length} problem${problems.length === 1 ? "" : "s"} with ${subject}`;
+  return [fleet, ...counted, "", ...found, verdict].join("\n");
+}
+
+function asData({ ready, target, active, processes, census, problems }: Verification) {
+  return {
+    ready,
+    target: target ?? null,
+    active: active ?? null,
+    processes: processes.map((member) => ({
+      id: member._id,
+      name: memberName(member),
+      instance_name: member.instance_name,
+      role: member.role,
+      host: member.host,
+      pid: member.pid,
+      provider: member.provider,
+      loaded: member.loaded,
+      current_version: member.current_version,
+      write_version: member.write_version,
+      last_beat_ms: Math.round(member.age_ms),
+    })),
+    census,
+    problems,
+  };
+}

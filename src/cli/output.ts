@@ -1,0 +1,95 @@
+import process from "node:process";
+import { createConsola } from "consola";
+import { plainTerminal } from "../config/environment.ts";
+import { EXIT, KekError, messageOf } from "../errors/errors.ts";
+import type { Log } from "../errors/log.ts";
+
+/**
+ * What a person or a program gets to see. The contract:
+ * - stdout holds results only: text for people, or with --json exactly one JSON document;
+ * - stderr holds logs, progress and prompts;
+ * - an error is one `error:` line that names the thing, then a `hint:` line with what to do.
+ * The only importer of consola.
+ */
+export interface Output {
+  readonly json: boolean;
+  /** Whether a person looks at stderr on a terminal that can redraw. */
+  readonly live: boolean;
+  readonly log: Log;
+  /** The result: `text` for people, `data` with --json. */
+  result(text: string, data: unknown): void;
+  /** Asks on the terminal. Where nobody can answer it is not asked. */
+  confirm(question: string): Promise<boolean>;
+  /** Overwrites the line last drawn; nothing where the terminal is not live. */
+  draw(line: string): void;
+}
+
+export function createOutput(json: boolean): Output {
+  const live = process.stderr.isTTY === true && !plainTerminal();
+  const shown = createConsola({
+    level: 3,
+    stdout: process.stderr,
+    stderr: process.stderr,
+    formatOptions: { date: false, colors: live, compact: true },
+  });
+  let drawn = false;
+  const clear = () => {
+    if (drawn) process.stderr.write("\r\x1b[2K");
+    drawn = false;
+  };
+  return {
+    json,
+    live,
+    log: {
+      info(message) {
+        clear();
+        shown.log(message);
+      },
+      warn(message) {
+        clear();
+        shown.log(`warning: ${message}`);
+      },
+    },
+    result(text, data) {
+      clear();
+      process.stdout.write(json ? `${JSON.stringify(data, null, 2)}\n` : text === "" ? "" : `${text}\n`);
+    },
+    async confirm(question) {
+      if (process.stdin.isTTY !== true || process.stderr.isTTY !== true) return true;
+      clear();
+      const answer = await shown.prompt(question, { type: "confirm", initial: false, cancel: "null" });
+      return answer === true;
+    },
+    draw(line) {
+      if (!live) return;
+      clear();
+      process.stderr.write(line.slice(0, (process.stderr.columns ?? 80) - 1));
+      drawn = true;
+    },
+  };
+}
+
+/** Prints an error as the contract says. @returns the exit code. */
+export function reportError(thrown: unknown, options: { json: boolean; debug: boolean }): number {
+  const known = thrown instanceof KekError;
+  const message = messageOf(thrown).replaceAll(/\s*\n\s*/g, " ");
+  const hint = known ? thrown.hint : "this is a defect: run it again with --debug and report what it prints";
+  const code = EXIT[known ? thrown.exit : "unexpected"];
+  process.stderr.write(`error: ${message}\nhint: ${hint.replaceAll(/\s*\n\s*/g, " ")}\n`);
+  if (options.debug && thrown instanceof Error) {
+    for (let at: unknown = thrown; at instanceof Error; at = at.cause) process.stderr.write(`${at.stack ?? at.message}\n`);
+  }
+  if (options.json) {
+    const problems = (thrown as { problems?: unknown }).problems;
+    const error = { code: known ? thrown.code : "unexpected", message, hint, exit: code, ...(problems === undefined ? {} : { problems }) };
+    process.stdout.write(`${JSON.stringify({ error }, null, 2)}\n`);
+  }
+  return code;
+}
+
+/** Rows as aligned columns. */
+export function table(head: string[], rows: string[][]): string {
+  const widths = head.map((title, column) => Math.max(title.length, ...rows.map((row) => row[column]?.length ?? 0)));
+  const line = (cells: string[]) => cells.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join("  ").trimEnd();
+  return [line(head), ...rows.map(line)].join("\n");
+}

@@ -1,0 +1,74 @@
+import process from "node:process";
+import { stripVTControlCharacters } from "node:util";
+import { defineCommand, renderUsage } from "citty";
+import { KekError } from "../errors/errors.ts";
+import type { Branch, Leaf } from "./command.ts";
+import { reportError } from "./output.ts";
+
+/** The tree of commands. Each is loaded only when it is called, so that a small one starts fast. */
+const PROGRAM: Branch = {
+  kind: "branch",
+  summary: "Changes the key-encryption key of a live fleet whose secrets live in MongoDB",
+  commands: {
+    kek: async () => ({
+      kind: "branch",
+      summary: "KEK versions: is the fleet ready, rotate, status, remove",
+      commands: {
+        verify: async () => (await import("./kek_verify.ts")).default,
+        rotate: async () => (await import("./kek_rotate.ts")).default,
+        status: async () => (await import("./kek_status.ts")).default,
+        remove: async () => (await import("./kek_remove.ts")).default,
+      },
+    }),
+    serve: async () => (await import("./serve.ts")).default,
+    audit: async () => ({
+      kind: "branch",
+      summary: "The audit log: walk its chain, list its events",
+      commands: {
+        verify: async () => (await import("./audit_verify.ts")).default,
+        list: async () => (await import("./audit_list.ts")).default,
+      },
+    }),
+    demo: async () => (await import("./demo.ts")).default,
+  },
+};
+
+/** @returns the exit code. Never throws. */
+export async function runProgram(argv: string[]): Promise<number> {
+  try {
+    return await walk(PROGRAM, [], argv);
+  } catch (thrown) {
+    return reportError(thrown, { json: argv.includes("--json"), debug: argv.includes("--debug") });
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+async function walk(node: Branch | Leaf, path: string[], argv: string[]): Promise<number> {
+  const name = path.join(" ");
+  if (argv.includes("--help") && (node.kind === "leaf" || argv[0] === "--help")) {
+    const usage = await usageOf(node, name);
+    process.stdout.write(`${process.stdout.isTTY === true ? usage : stripVTControlCharacters(usage)}\n`);
+    return 0;
+  }
+  if (node.kind === "leaf") return await node.run(argv, name);
+  const [word, ...rest] = argv;
+  const known = Object.keys(node.commands).join(", ");
+  if (word === undefined) throw new KekError("usage", `${["certautopilot", ...path].join(" ")} needs a command: ${known}`, "see: certautopilot --help");
+  const next = node.commands[word];
+  if (next === undefined) {
+    const what = word.startsWith("-") ? `unknown flag ${word.split("=")[0]} before a command` : `unknown command ${JSON.stringify(word)}`;
+    throw new KekError("usage", what, `the commands here are: ${known}`);
+  }
+  return await walk(await next(), [...path, word], rest);
+}
+
+async function usageOf(node: Branch | Leaf, name: string): Promise<string> {
+  const meta = { name: ["certautopilot", name].filter(Boolean).join(" "), description: node.summary };
+  if (node.kind === "leaf") return await renderUsage(defineCommand({ meta, args: node.args }));
+  const subCommands: Record<string, ReturnType<typeof defineCommand>> = {};
+  for (const [word, load] of Object.entries(node.commands)) {
+    subCommands[word] = defineCommand({ meta: { name: word, description: (await load()).summary } });
+  }
+  return await renderUsage(defineCommand({ meta, subCommands }));
+}

@@ -1,0 +1,33 @@
+import process from "node:process";
+import { loadConfig } from "../config/load.ts";
+import { EXIT, KekError } from "../errors/errors.ts";
+import { serve } from "../server/serve.ts";
+import { leaf } from "./command.ts";
+
+/** `serve`: runs until it is told to stop, then leaves the fleet cleanly. */
+export default leaf({
+  summary: "Run a process of the fleet: follows every rotation, answers /healthz and /readyz",
+  args: {
+    role: { type: "string", description: "api or worker (default api)", valueHint: "ROLE" },
+  },
+  async run({ args, output }) {
+    const role = args.role ?? "api";
+    if (role !== "api" && role !== "worker") throw new KekError("usage", `--role=${role} is neither api nor worker`, "give --role=api or --role=worker");
+    const config = loadConfig(args.config);
+    if (config.audit.secret === "") {
+      output.log.warn("CERTAUTOPILOT_AUDIT_SECRET is not set: the audit chain shows accidents, not forgery");
+    }
+    const told = stopSignal();
+    const serving = await serve(config, role, output.log);
+    output.log.info(`${config.instanceName} (${role}, pid ${process.pid}) is ready on ${serving.address}, writing under KEK version ${serving.kek.writeVersion}`);
+    output.log.info(`stopping: ${await told}`);
+    await serving.stop();
+    return EXIT.done;
+  },
+});
+
+async function stopSignal(): Promise<string> {
+  return await new Promise((resolve) => {
+    for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => resolve(signal));
+  });
+}

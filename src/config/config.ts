@@ -1,0 +1,43 @@
+/** The configuration as the rest of the program sees it: plain data, complete, valid. It can be handed to a worker. */
+
+export type ProviderName = "env" | "pkcs11";
+
+export interface FieldName {
+  collection: string;
+  path: string;
+}
+
+/** Times in milliseconds; section 7's rule `2 × beat < lease < eviction` holds for every value of this type. */
+export interface FleetTimes {
+  beatMs: number;
+  leaseMs: number;
+  evictionMs: number;
+  drainMs: number;
+}
+
+export interface EncryptionConfig {
+  provider: ProviderName;
+  /** What the operator declares; intent only, the write version follows MongoDB. */
+  currentVersion: number | undefined;
+  env: {
+    /** 64 hex digits a version, from the environment or config.yaml. The secrets file is read apart, whenever it changes. */
+    keks: Record<number, KekHex>;
+  };
+}
+
+/** A KEK as text, with the name of the setting it came from: errors name the setting, never the value. */
+export interface KekHex {
+  setting: string;
+  hex: string;
+}
+
+export interface Config {
+  database: { uri: string; name: string };
+  encryption: EncryptionConfig;
+  secretsFile: string | undefined;
+  instanceName: string;
+  server: { host: string; port: number };
+  audit: { secret: string; file: string | undefined };
+  fleet: FleetTimes;
+  fields: FieldName[];
+}

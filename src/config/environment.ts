@@ -1,0 +1,38 @@
+import { hostname } from "node:os";
+import process from "node:process";
+
+/** The only reader of the process's environment. */
+
+export const PREFIX = "CERTAUTOPILOT_";
+
+/** Every `CERTAUTOPILOT_…` variable that is set and not empty. */
+export function readEnvironment(): Record<string, string> {
+  const found: Record<string, string> = {};
+  for (const [name, value] of Object.entries(process.env)) {
+    if (name.startsWith(PREFIX) && value !== undefined && value !== "") found[name] = value;
+  }
+  return found;
+}
+
+/** The environment for a child process: ours, with these variables set over it. Keys travel here, never in argv. */
+export function childEnvironment(over: Record<string, string>): Record<string, string> {
+  const inherited: Record<string, string> = {};
+  for (const [name, value] of Object.entries(process.env)) {
+    if (value !== undefined && !name.startsWith(PREFIX)) inherited[name] = value;
+  }
+  return { ...inherited, ...over };
+}
+
+/** A path to a mongod given by the operator, or the directories of PATH to look in. */
+export function mongodHints(): { binary: string | undefined; path: string[] } {
+  return { binary: process.env[`${PREFIX}MONGOD`], path: (process.env["PATH"] ?? "").split(":").filter(Boolean) };
+}
+
+/** Whether colours and a live display are unwelcome (https://no-color.org, and dumb terminals). */
+export function plainTerminal(): boolean {
+  return Boolean(process.env["NO_COLOR"]) || process.env["TERM"] === "dumb";
+}
+
+export function hostName(): string {
+  return hostname();
+}

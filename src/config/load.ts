@@ -1,0 +1,168 @@
+import { existsSync, readFileSync } from "node:fs";
+import * as v from "valibot";
+import { parse as parseYaml } from "yaml";
+import { KekError, messageOf } from "../errors/errors.ts";
+import type { Config, KekHex } from "./config.ts";
+import { hostName, PREFIX, readEnvironment } from "./environment.ts";
+import { kekVersionOf, type Settings, settingsSchema } from "./schema.ts";
+import { readSecretsFile } from "./secrets_file.ts";
+
+/** Where each variable lands in the shape of config.yaml. `_` separates words inside a name too, so this is a table. */
+const VARIABLES: Record<string, readonly [string, ...string[]]> = {
+  DATABASE_URI: ["database", "uri"],
+  DATABASE_NAME: ["database", "name"],
+  ENCRYPTION_PROVIDER: ["encryption", "provider"],
+  ENCRYPTION_CURRENT_VERSION: ["encryption", "current_version"],
+  SECRETS_FILE: ["secrets_file"],
+  INSTANCE_NAME: ["instance_name"],
+  SERVER_LISTEN: ["server", "listen"],
+  AUDIT_SECRET: ["audit", "secret"],
+  AUDIT_FILE: ["audit", "file"],
+  FLEET_BEAT_MS: ["fleet", "beat_ms"],
+  FLEET_LEASE_MS: ["fleet", "lease_ms"],
+  FLEET_EVICTION_MS: ["fleet", "eviction_ms"],
+  FLEET_DRAIN_MS: ["fleet", "drain_ms"],
+  FIELDS: ["fields"],
+};
+const KEK_VARIABLE = "ENCRYPTION_ENV_";
+
+/** Used when neither flag nor environment names a configuration file. */
+export const DEFAULT_CONFIG_FILE = "/etc/certautopilot/config.yaml";
+
+/**
+ * Reads everything there is: environment over secrets file over config.yaml over defaults.
+ * @param configFile the value of `--config`, if given.
+ * @throws KekError `config_invalid`, `key_invalid`, `secret_unreadable`, `secrets_file_exposed`, each naming the setting.
+ */
+export function loadConfig(configFile?: string): Config {
+  const environment = readEnvironment();
+  const named = configFile ?? environment[`${PREFIX}CONFIG`];
+  const file = named ?? (existsSync(DEFAULT_CONFIG_FILE) ? DEFAULT_CONFIG_FILE : undefined);
+  const yaml = file === undefined ? {} : readYaml(file);
+  const secretsPath = environment[`${PREFIX}SECRETS_FILE`] ?? (yaml["secrets_file"] as string | undefined);
+  const secrets = secretsPath === undefined ? {} : readSecretsFile(secretsPath);
+  const merged = overlay(overlay(yaml, secrets), environment);
+  const parsed = v.safeParse(settingsSchema, merged);
+  if (!parsed.success) throw invalid(parsed.issues[0]);
+  return toConfig(parsed.output, environment, file);
+}
+
+/** What a running process may learn anew from its secrets file: the declared version. Keys are read by the provider. */
+export function declaredVersion(config: Config): number | undefined {
+  const name = `${PREFIX}ENCRYPTION_CURRENT_VERSION`;
+  if (config.secretsFile === undefined || readEnvironment()[name] !== undefined) return config.encryption.currentVersion;
+  const declared = readSecretsFile(config.secretsFile)[name];
+  return declared !== undefined && /^[1-9]\d{0,9}$/.test(declared) ? Number(declared) : config.encryption.currentVersion;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+type Tree = { [key: string]: unknown };
+
+function readYaml(path: string): Tree {
+  let content: string;
+  try {
+    content = readFileSync(path, "utf8");
+  } catch (thrown) {
+    throw new KekError(
+      "config_invalid",
+      `configuration file ${path} cannot be read (${(thrown as NodeJS.ErrnoException).code ?? messageOf(thrown)})`,
+      "name an existing file with --config, or leave --config out and use CERTAUTOPILOT_… variables",
+    );
+  }
+  try {
+    const tree: unknown = parseYaml(content, { prettyErrors: false });
+    if (tree === null || tree === undefined) return {};
+    if (typeof tree === "object" && !Array.isArray(tree)) return tree as Tree;
+  } catch {
+    // The parser's message may quote the file, which may hold secrets: name the file only.
+  }
+  throw new KekError("config_invalid", `configuration file ${path} is not a YAML mapping`, "mend the file");
+}
+
+/** Lays variables over a tree, by name. Names it does not know are left alone: other tools share the environment. */
+function overlay(tree: Tree, variables: Record<string, string>): Tree {
+  const result = structuredClone(tree);
+  for (const [name, value] of Object.entries(variables)) {
+    if (!name.startsWith(PREFIX)) continue;
+    const bare = name.slice(PREFIX.length);
+    if (VARIABLES[bare]) {
+      const listed = bare === "FIELDS" ? value.split(",").map((item) => item.trim()) : value;
+      assign(result, VARIABLES[bare], listed);
+    }
+  }
+  return result;
+}
+
+function assign(tree: Tree, [head, ...rest]: readonly string[], value: unknown): void {
+  if (head === undefined) return;
+  if (rest.length === 0) {
+    tree[head] = value;
+    return;
+  }
+  if (typeof tree[head] !== "object" || tree[head] === null) tree[head] = {};
+  assign(tree[head] as Tree, rest, value);
+}
+
+function invalid(issue: v.BaseIssue<unknown>): KekError {
+  const path = (issue.path ?? []).map((item) => String(item.key));
+  const variable = Object.entries(VARIABLES).find(([, place]) => place.join(".") === path.slice(0, place.length).join("."))?.[0];
+  const name = variable === undefined ? path.join(".") : `${PREFIX}${variable} (${path.join(".")})`;
+  // Valibot's own messages quote the value received, which may be a secret: only ours, which begin with a verb, pass.
+  const what = /^(is|must|has) /.test(issue.message) ? issue.message : issue.type === "strict_object" ? "is not a known setting" : "is not valid";
+  return new KekError("config_invalid", `${name} ${what}`, "see the table of settings in README.md");
+}
+
+function toConfig(settings: Settings, environment: Record<string, string>, file: string | undefined): Config {
+  const { beat_ms: beatMs, lease_ms: leaseMs, eviction_ms: evictionMs, drain_ms: drainMs } = settings.fleet;
+  if (!(2 * beatMs < leaseMs && leaseMs < evictionMs)) {
+    throw new KekError(
+      "config_invalid",
+      `fleet times are unsafe: beat ${beatMs} ms, lease ${leaseMs} ms, eviction ${evictionMs} ms; twice the beat < lease < eviction must hold`,
+      "set CERTAUTOPILOT_FLEET_BEAT_MS, _LEASE_MS and _EVICTION_MS so, the same for every process of the fleet",
+    );
+  }
+  if (settings.database.uri === undefined) {
+    throw new KekError(
+      "config_invalid",
+      "CERTAUTOPILOT_DATABASE_URI (database.uri) is not set",
+      "set it to the replica set's URI, mongodb://host:27017/?replicaSet=rs0, or name a file with --config",
+    );
+  }
+  const name = settings.database.name ?? databaseOfUri(settings.database.uri) ?? "certautopilot";
+  return {
+    database: { uri: settings.database.uri, name },
+    encryption: {
+      provider: settings.encryption.provider,
+      currentVersion: settings.encryption.current_version,
+      env: { keks: keksOf(settings, environment, file) },
+    },
+    secretsFile: settings.secrets_file,
+    instanceName: settings.instance_name ?? hostName(),
+    server: settings.server.listen,
+    audit: { secret: settings.audit.secret ?? "", file: settings.audit.file },
+    fleet: { beatMs, leaseMs, evictionMs, drainMs },
+    fields: settings.fields,
+  };
+}
+
+function keksOf(settings: Settings, environment: Record<string, string>, file: string | undefined): Record<number, KekHex> {
+  const keks: Record<number, KekHex> = {};
+  const add = (key: string, setting: string, hex: string) => {
+    const version = kekVersionOf(key);
+    if (version === undefined) {
+      throw new KekError("config_invalid", `${setting} does not name a version`, "KEKs are named …KEK_V1, …KEK_V2, …");
+    }
+    keks[version] = { setting, hex };
+  };
+  for (const [key, hex] of Object.entries(settings.encryption.env)) add(key, `encryption.env.${key} in ${file}`, hex);
+  for (const [name, hex] of Object.entries(environment)) {
+    if (name.startsWith(PREFIX + KEK_VARIABLE)) add(name.slice((PREFIX + KEK_VARIABLE).length), name, hex);
+  }
+  return keks;
+}
+
+function databaseOfUri(uri: string): string | undefined {
+  const path = /^mongodb(?:\+srv)?:\/\/[^/]+\/([^?]*)/.exec(uri)?.[1];
+  return path ? decodeURIComponent(path) : undefined;
+}

@@ -1,0 +1,82 @@
+import * as v from "valibot";
+
+/** The shape of config.yaml, which is the shape of the `CERTAUTOPILOT_…` variables too (DESIGN.md section 7). */
+
+const MAX_INT32 = 2_147_483_647;
+
+const number = (min: number, max: number) =>
+  v.pipe(
+    v.union([
+      v.number(),
+      v.pipe(
+        v.string(),
+        v.regex(/^\d+$/, "is not a whole number"),
+        v.transform((text) => Number(text)),
+      ),
+    ]),
+    v.integer("is not a whole number"),
+    v.minValue(min, `must be at least ${min}`),
+    v.maxValue(max, `must be at most ${max}`),
+  );
+
+const text = v.pipe(v.string("is not text"), v.nonEmpty("is empty"));
+const version = number(1, MAX_INT32);
+const milliseconds = number(1, 86_400_000);
+
+/** `collection:path`. A collection's name may hold dots; a path may not hold a colon. */
+const field = v.pipe(
+  text,
+  v.regex(/^[^:$\0]+:[^:$\0.][^:$\0]*$/, "is not of the form collection:path"),
+  v.transform((name) => {
+    const colon = name.indexOf(":");
+    return { collection: name.slice(0, colon), path: name.slice(colon + 1) };
+  }),
+);
+
+const listen = v.pipe(
+  text,
+  v.regex(/^(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}$/, "is not of the form host:port"),
+  v.transform((address) => {
+    const colon = address.lastIndexOf(":");
+    return { host: address.slice(0, colon).replace(/^\[|\]$/g, ""), port: Number(address.slice(colon + 1)) };
+  }),
+  v.check((address) => address.port <= 65_535, "has a port above 65535"),
+);
+
+export const settingsSchema = v.strictObject({
+  database: v.optional(v.strictObject({ uri: v.optional(text), name: v.optional(text) }), {}),
+  encryption: v.optional(
+    v.strictObject({
+      provider: v.optional(v.picklist(["env", "pkcs11"], 'is neither "env" nor "pkcs11"'), "env"),
+      current_version: v.optional(version),
+      env: v.optional(v.record(v.string(), text), {}),
+    }),
+    {},
+  ),
+  secrets_file: v.optional(text),
+  instance_name: v.optional(text),
+  server: v.optional(v.strictObject({ listen: v.optional(listen, "127.0.0.1:8181") }), {}),
+  audit: v.optional(v.strictObject({ secret: v.optional(text), file: v.optional(text) }), {}),
+  fleet: v.optional(
+    v.strictObject({
+      beat_ms: v.optional(milliseconds, 5000),
+      lease_ms: v.optional(milliseconds, 30_000),
+      eviction_ms: v.optional(milliseconds, 60_000),
+      drain_ms: v.optional(number(0, 86_400_000), 5000),
+    }),
+    {},
+  ),
+  fields: v.optional(v.array(field), []),
+});
+
+export type Settings = v.InferOutput<typeof settingsSchema>;
+
+/** A KEK in text: 64 hex digits. The value never appears in a message. */
+export const KEK_HEX = /^[0-9a-fA-F]{64}$/;
+
+/** The version in a setting's name (`KEK_V2`, `kek_v2`), or undefined when the name is not of that form. */
+export function kekVersionOf(name: string): number | undefined {
+  const digits = /^kek_v([1-9]\d{0,9})$/i.exec(name)?.[1];
+  const value = Number(digits);
+  return digits !== undefined && value <= MAX_INT32 ? value : undefined;
+}

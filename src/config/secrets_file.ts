@@ -1,0 +1,96 @@
+import { closeSync, fstatSync, fsyncSync, openSync, readFileSync, renameSync, unlinkSync, writeSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { KekError, messageOf } from "../errors/errors.ts";
+
+/** The secrets file: `KEY=value` lines, mode 0600, read whole each time it is asked. */
+
+/**
+ * Refuses a file that group or others can read: its content is the key to everything.
+ * Checked on the open descriptor, so the file that is read is the file that was checked.
+ */
+export function readPrivateFile(path: string, what: string): string {
+  let descriptor: number;
+  try {
+    descriptor = openSync(path, "r");
+  } catch (thrown) {
+    throw new KekError(
+      "secret_unreadable",
+      `${what} ${path} cannot be read (${(thrown as NodeJS.ErrnoException).code ?? messageOf(thrown)})`,
+      `check the path, and that the user running this command owns the file`,
+    );
+  }
+  try {
+    const status = fstatSync(descriptor);
+    if (!status.isFile()) throw new KekError("secret_unreadable", `${what} ${path} is not a file`, "name a file");
+    const mode = status.mode & 0o777;
+    if ((mode & 0o077) !== 0) {
+      throw new KekError(
+        "secrets_file_exposed",
+        `${what} ${path} has mode 0${mode.toString(8)}: others can read it`,
+        `run: chmod 600 ${path}  (and consider the keys in it as seen by whoever had access)`,
+      );
+    }
+    return readFileSync(descriptor, "utf8");
+  } finally {
+    closeSync(descriptor);
+  }
+}
+
+/**
+ * Lines of `KEY=value`; blank lines and `#` comments are passed over, `export ` and matching quotes are taken off.
+ * @throws KekError `config_invalid` for any other line or a repeated key, by line number, never by content.
+ */
+export function parseSecrets(content: string, path: string): Record<string, string> {
+  const values: Record<string, string> = {};
+  content.split("\n").forEach((raw, index) => {
+    const line = raw.trim();
+    if (line === "" || line.startsWith("#")) return;
+    const match = /^(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)$/.exec(line);
+    if (!match) {
+      throw new KekError(
+        "config_invalid",
+        `secrets file ${path}, line ${index + 1}, is not KEY=value`,
+        "write one KEY=value a line; comments start with #",
+      );
+    }
+    const [, key, value] = match as unknown as [string, string, string];
+    if (key in values) {
+      throw new KekError(
+        "config_invalid",
+        `secrets file ${path} sets ${key} twice (line ${index + 1})`,
+        "keep one of the two lines",
+      );
+    }
+    values[key] = value.replace(/^(["'])(.*)\1$/, "$2");
+  });
+  return values;
+}
+
+export function readSecretsFile(path: string): Record<string, string> {
+  return parseSecrets(readPrivateFile(path, "secrets file"), path);
+}
+
+/**
+ * Takes the line of one key out of the file: a new file, 0600 from its creation, synced, renamed over the old one.
+ * @returns whether the file held the key.
+ */
+export function removeSecret(path: string, key: string): boolean {
+  const content = readPrivateFile(path, "secrets file");
+  const kept = content.split("\n").filter((line) => !new RegExp(`^\\s*(?:export\\s+)?${key}\\s*=`).test(line));
+  if (kept.length === content.split("\n").length) return false;
+  const fresh = join(dirname(path), `.${basename(path)}.new`);
+  try {
+    unlinkSync(fresh);
+  } catch (thrown) {
+    if ((thrown as NodeJS.ErrnoException).code !== "ENOENT") throw thrown;
+  }
+  const descriptor = openSync(fresh, "wx", 0o600);
+  try {
+    writeSync(descriptor, kept.join("\n"));
+    fsyncSync(descriptor);
+  } finally {
+    closeSync(descriptor);
+  }
+  renameSync(fresh, path);
+  return true;
+}

@@ -1,0 +1,94 @@
+import { Binary, Int32 } from "bson";
+import type { ProviderName } from "../config/config.ts";
+import { KekError } from "../errors/errors.ts";
+import { IV_BYTES, TAG_BYTES, WRAP_BYTES } from "./gcm.ts";
+
+/** Envelope format 1, the encrypted form of one field (DESIGN.md section 3). Reading is strict: a typed error, no guess. */
+
+export const FORMAT = 1;
+export const MAX_PLAINTEXT_BYTES = 8 * 1024 * 1024;
+export const MAX_VERSION = 2_147_483_647;
+
+/** An envelope that has been read: every length and type is right. */
+export interface Envelope {
+  provider: ProviderName;
+  version: number;
+  wrappedDek: Uint8Array;
+  nonce: Uint8Array;
+  ciphertext: Uint8Array;
+}
+
+/** An envelope as it is stored. */
+export interface StoredEnvelope {
+  format: number | Int32;
+  provider: ProviderName;
+  kek_version: number | Int32;
+  wrapped_dek: Binary;
+  nonce: Binary;
+  ciphertext: Binary;
+}
+
+const KEYS = ["format", "provider", "kek_version", "wrapped_dek", "nonce", "ciphertext"];
+
+/** The stored form; int32 whatever the runtime makes of numbers. */
+export function toStored(envelope: Envelope): StoredEnvelope {
+  return {
+    format: new Int32(FORMAT),
+    provider: envelope.provider,
+    kek_version: new Int32(envelope.version),
+    wrapped_dek: new Binary(envelope.wrappedDek, 0),
+    nonce: new Binary(envelope.nonce, 0),
+    ciphertext: new Binary(envelope.ciphertext, 0),
+  };
+}
+
+/**
+ * Reads a stored envelope, from a document decoded with or without promoted values.
+ * @param provider the install's provider: an envelope of another is foreign.
+ * @throws KekError `envelope_invalid`, saying what is wrong; the envelope's bytes are never in the message.
+ */
+export function readEnvelope(stored: unknown, provider: ProviderName): Envelope {
+  if (typeof stored !== "object" || stored === null || Array.isArray(stored)) throw bad("it is not a subdocument");
+  const fields = stored as Record<string, unknown>;
+  for (const key of Object.keys(fields)) if (!KEYS.includes(key)) throw bad(`it has an unknown key ${JSON.stringify(key)}`);
+  for (const key of KEYS) if (!(key in fields)) throw bad(`it has no ${key}`);
+  if (int32(fields["format"]) !== FORMAT) throw bad("its format is not 1");
+  if (fields["provider"] !== provider) throw bad(`its provider is not "${provider}", the provider of this install`);
+  const version = int32(fields["kek_version"]);
+  if (version === undefined || version < 1) throw bad("its kek_version is not an int32 of at least 1");
+  const wrappedDek = bytes(fields["wrapped_dek"], "wrapped_dek");
+  const nonce = bytes(fields["nonce"], "nonce");
+  const ciphertext = bytes(fields["ciphertext"], "ciphertext");
+  if (wrappedDek.length !== WRAP_BYTES) throw bad(`its wrapped_dek has ${wrappedDek.length} bytes, not ${WRAP_BYTES}`);
+  if (nonce.length !== IV_BYTES) throw bad(`its nonce has ${nonce.length} bytes, not ${IV_BYTES}`);
+  if (ciphertext.length < TAG_BYTES) throw bad("its ciphertext is shorter than a tag");
+  if (ciphertext.length > MAX_PLAINTEXT_BYTES + TAG_BYTES) throw bad("its ciphertext is longer than 8 MiB");
+  return { provider, version, wrappedDek, nonce, ciphertext };
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function bad(reason: string): KekError {
+  return new KekError("envelope_invalid", `not an envelope of format 1: ${reason}`, "restore this field from a backup");
+}
+
+function int32(value: unknown): number | undefined {
+  const number = isInt32(value) ? value.value : value;
+  return typeof number === "number" && Number.isInteger(number) && number <= MAX_VERSION ? number : undefined;
+}
+
+/** BinData of subtype 0, or bytes as a driver that promotes buffers gives them. */
+function bytes(value: unknown, name: string): Uint8Array {
+  if (value instanceof Uint8Array) return value;
+  if (isBinary(value) && value.sub_type === 0) return value.buffer.subarray(0, value.position);
+  throw bad(`its ${name} is not BinData of subtype 0`);
+}
+
+/** By tag, not by class: the application may bring a bson package of its own. */
+function isBinary(value: unknown): value is Binary {
+  return typeof value === "object" && value !== null && (value as { _bsontype?: unknown })._bsontype === "Binary";
+}
+
+function isInt32(value: unknown): value is Int32 {
+  return typeof value === "object" && value !== null && (value as { _bsontype?: unknown })._bsontype === "Int32";
+}

@@ -1,0 +1,45 @@
+import { Buffer } from "node:buffer";
+import { createCipheriv, createDecipheriv, randomFillSync } from "node:crypto";
+
+/** AES-256-GCM with a 96-bit IV and a 128-bit tag (NIST SP 800-38D, sections 5.2 and 8.2.2: random IVs). */
+
+export const IV_BYTES = 12;
+export const TAG_BYTES = 16;
+export const KEY_BYTES = 32;
+/** iv ‖ ciphertext of 32 bytes ‖ tag */
+export const WRAP_BYTES = IV_BYTES + KEY_BYTES + TAG_BYTES;
+
+/** @returns ciphertext ‖ tag */
+export function seal(key: Uint8Array, iv: Uint8Array, plaintext: Uint8Array, aad: Uint8Array): Buffer {
+  const cipher = createCipheriv("aes-256-gcm", key, iv, { authTagLength: TAG_BYTES });
+  cipher.setAAD(aad);
+  const body = cipher.update(plaintext);
+  cipher.final();
+  return Buffer.concat([body, cipher.getAuthTag()]);
+}
+
+/**
+ * @param sealed ciphertext ‖ tag
+ * @throws Error when the tag does not match: other key, other AAD, or changed bytes. GCM cannot tell which.
+ */
+export function open(key: Uint8Array, iv: Uint8Array, sealed: Uint8Array, aad: Uint8Array): Buffer {
+  const split = sealed.length - TAG_BYTES;
+  const decipher = createDecipheriv("aes-256-gcm", key, iv, { authTagLength: TAG_BYTES });
+  decipher.setAAD(aad);
+  decipher.setAuthTag(sealed.subarray(split));
+  const plaintext = decipher.update(sealed.subarray(0, split));
+  decipher.final();
+  return plaintext;
+}
+
+/** Wraps 32 bytes under a key that is in memory: iv ‖ ciphertext ‖ tag. */
+export function wrapWithKey(key: Uint8Array, secret: Uint8Array, aad: Uint8Array): Buffer {
+  const iv = randomFillSync(Buffer.allocUnsafe(IV_BYTES));
+  return Buffer.concat([iv, seal(key, iv, secret, aad)]);
+}
+
+/** @throws Error when the wrap does not open. */
+export function unwrapWithKey(key: Uint8Array, wrapped: Uint8Array, aad: Uint8Array): Buffer {
+  if (wrapped.length !== WRAP_BYTES) throw new RangeError(`a wrap has ${WRAP_BYTES} bytes, not ${wrapped.length}`);
+  return open(key, wrapped.subarray(0, IV_BYTES), wrapped.subarray(IV_BYTES), aad);
+}

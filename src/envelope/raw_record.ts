@@ -1,0 +1,124 @@
+import { Buffer } from "node:buffer";
+import { deserialize, onDemand } from "bson";
+import { KekError } from "../errors/errors.ts";
+import { WRAP_BYTES } from "./gcm.ts";
+
+/**
+ * Reads a record's `_id` and wrap from raw BSON. An `_id` is bound into the AAD byte for byte, and a decoded value does
+ * not always encode to the same bytes (a double 5.0 becomes an int32, keys like "10" move to the front), so it is cut out.
+ */
+
+export interface RawRecord {
+  /** `{_id: …}`, byte for byte. */
+  idBson: Uint8Array;
+  /** The `_id` as a value that encodes to the same bytes. */
+  id: unknown;
+  provider: string;
+  version: number;
+  wrappedDek: Uint8Array;
+}
+
+const TYPE_STRING = 0x02;
+const TYPE_DOCUMENT = 0x03;
+const TYPE_ARRAY = 0x04;
+const TYPE_BINARY = 0x05;
+const TYPE_INT32 = 0x10;
+
+type Element = ReturnType<typeof onDemand.parseToElements> extends Iterable<infer E> ? E : never;
+
+/** The bytes of `{_id: …}` of a raw document. */
+export function idBsonOf(raw: Uint8Array): Uint8Array {
+  const id = elements(raw, 0).find((element) => nameOf(raw, element) === "_id");
+  if (id === undefined) throw new KekError("envelope_invalid", "the record has no _id", "this is no MongoDB record");
+  const start = id[1] - 1;
+  const end = id[3] + id[4];
+  const out = Buffer.alloc(4 + (end - start) + 1);
+  out.writeInt32LE(out.length, 0);
+  out.set(raw.subarray(start, end), 4);
+  return out;
+}
+
+/** Decodes `{_id: …}` into a value that encodes to the same bytes: no promotion, and key order kept by Maps. */
+export function exactId(idBson: Uint8Array): unknown {
+  return exactValue(idBson, elements(idBson, 0)[0] as Element);
+}
+
+/**
+ * @param path the field's path; dots lead through subdocuments.
+ * @throws KekError `envelope_invalid`, saying what is wrong.
+ */
+export function readWrap(raw: Uint8Array, path: string): Omit<RawRecord, "idBson" | "id"> {
+  let at = 0;
+  for (const name of path.split(".")) {
+    const element = elements(raw, at).find((candidate) => nameOf(raw, candidate) === name);
+    if (element === undefined) throw bad(`there is nothing at ${path}`);
+    if (element[0] !== TYPE_DOCUMENT) throw bad(`${path} is not a subdocument`);
+    at = element[3];
+  }
+  let provider: string | undefined;
+  let version: number | undefined;
+  let wrappedDek: Uint8Array | undefined;
+  for (const element of elements(raw, at)) {
+    const [type, , , offset] = element;
+    switch (nameOf(raw, element)) {
+      case "provider":
+        if (type === TYPE_STRING) provider = decodeText(raw, offset + 4, readInt32(raw, offset) - 1);
+        break;
+      case "kek_version":
+        if (type === TYPE_INT32) version = readInt32(raw, offset);
+        break;
+      case "wrapped_dek":
+        if (type === TYPE_BINARY && raw[offset + 4] === 0) wrappedDek = raw.subarray(offset + 5, offset + 5 + readInt32(raw, offset));
+        break;
+    }
+  }
+  if (provider === undefined) throw bad("its provider is not a string");
+  if (version === undefined) throw bad("its kek_version is not an int32");
+  if (wrappedDek === undefined) throw bad("its wrapped_dek is not BinData of subtype 0");
+  if (wrappedDek.length !== WRAP_BYTES) throw bad(`its wrapped_dek has ${wrappedDek.length} bytes, not ${WRAP_BYTES}`);
+  return { provider, version, wrappedDek };
+}
+
+/** Splits documents that lie one behind the other. */
+export function* splitDocuments(bytes: Uint8Array): Generator<Uint8Array> {
+  for (let at = 0; at < bytes.length; ) {
+    const length = readInt32(bytes, at);
+    yield bytes.subarray(at, at + length);
+    at += length;
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function elements(raw: Uint8Array, at: number): Element[] {
+  return [...onDemand.parseToElements(raw, at)];
+}
+
+function nameOf(raw: Uint8Array, [, nameOffset, nameLength]: Element): string {
+  return decodeText(raw, nameOffset, nameLength);
+}
+
+function exactValue(raw: Uint8Array, element: Element): unknown {
+  const [type, nameOffset, , offset, length] = element;
+  if (type === TYPE_DOCUMENT) {
+    return new Map(elements(raw, offset).map((inner) => [nameOf(raw, inner), exactValue(raw, inner)]));
+  }
+  if (type === TYPE_ARRAY) return elements(raw, offset).map((inner) => exactValue(raw, inner));
+  const body = raw.subarray(nameOffset - 1, offset + length);
+  const single = Buffer.alloc(body.length + 5);
+  single.writeInt32LE(single.length, 0);
+  single.set(body, 4);
+  return Object.values(deserialize(single, { promoteValues: false, promoteLongs: false, promoteBuffers: false, bsonRegExp: true }))[0];
+}
+
+function readInt32(raw: Uint8Array, at: number): number {
+  return (raw[at] as number) | ((raw[at + 1] as number) << 8) | ((raw[at + 2] as number) << 16) | ((raw[at + 3] as number) << 24);
+}
+
+function decodeText(raw: Uint8Array, at: number, length: number): string {
+  return Buffer.from(raw.buffer, raw.byteOffset + at, length).toString("utf8");
+}
+
+function bad(reason: string): KekError {
+  return new KekError("envelope_invalid", `not an envelope of format 1: ${reason}`, "restore this field from a backup");
+}

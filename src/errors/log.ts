@@ -1,0 +1,7 @@
+/** What is told to people while work goes on. Who shows it, and where, is decided at the top. */
+export interface Log {
+  info(message: string): void;
+  warn(message: string): void;
+}
+
+export const SILENT: Log = { info() {}, warn() {} };

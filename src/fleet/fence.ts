@@ -1,0 +1,56 @@
+import type { ValidatorOptions } from "../store/documents.ts";
+import { versionKey } from "../store/fields.ts";
+
+/** The fence as pure rules: a validator clause that makes MongoDB reject envelopes of versions that were left. */
+
+/** Marks the clause, so that it is found again among a collection's own rules. */
+const MARK = "certautopilot fence";
+
+export type Clause = Record<string, unknown>;
+
+export function fenceClause(paths: string[], versions: number[]): Clause {
+  return { $comment: MARK, $nor: paths.map((path) => ({ [versionKey(path)]: { $in: versions } })) };
+}
+
+/** A collection's own validator, without our clause. */
+export function stripFence(validator: Clause | undefined): Clause | undefined {
+  if (validator === undefined || isFence(validator)) return undefined;
+  const parts: unknown = validator["$and"];
+  if (Object.keys(validator).length !== 1 || !Array.isArray(parts) || parts.length !== 2) return validator;
+  return isFence(parts[1]) ? (parts[0] as Clause) : validator;
+}
+
+/** Whether a live validator rejects a version at every one of these paths. */
+export function fences(options: ValidatorOptions | undefined, paths: string[], version: number): boolean {
+  if (options?.validator === undefined) return false;
+  if ((options.validationLevel ?? "strict") !== "strict" || (options.validationAction ?? "error") !== "error") return false;
+  const parts: unknown = options.validator["$and"];
+  const clause: Clause | undefined = isFence(options.validator) ? options.validator : Array.isArray(parts) ? parts.find(isFence) : undefined;
+  const rules = clause?.["$nor"];
+  if (!Array.isArray(rules)) return false;
+  return paths.every((path) =>
+    rules.some((rule: Record<string, { $in?: unknown[] }>) => rule[versionKey(path)]?.$in?.some((entry) => Number(entry) === version)),
+  );
+}
+
+/**
+ * The settings with the fence in them. Our clause must reject (strict, error) whatever the collection's own rules do:
+ * - rules that only warn, or are off, reject nothing today, so they are laid aside until the fence is lifted;
+ * - moderate rules spare documents that break them already: merging is the same as long as there is no such document.
+ * @param violations how many documents break the collection's own rules; asked for moderate rules only.
+ * @returns undefined when the fence cannot be merged without changing what the collection's own rules mean.
+ */
+export function mergeFence(own: ValidatorOptions, clause: Clause, violations: number): ValidatorOptions | undefined {
+  const fenced = (validator: Clause): ValidatorOptions => ({ validator, validationLevel: "strict", validationAction: "error" });
+  const rules = own.validator;
+  if (rules === undefined || Object.keys(rules).length === 0) return fenced(clause);
+  if (own.validationLevel === "off" || own.validationAction === "warn") return fenced(clause);
+  if (own.validationLevel === "moderate" && violations > 0) return undefined;
+  return fenced({ $and: [rules, clause] });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function isFence(part: unknown): boolean {
+  return typeof part === "object" && part !== null && (part as Clause)["$comment"] === MARK;
+}

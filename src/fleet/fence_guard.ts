@@ -1,0 +1,63 @@
+import { messageOf } from "../errors/errors.ts";
+import type { Log } from "../errors/log.ts";
+import { type Auditor, note } from "../store/audit_log.ts";
+import type { RotationDoc } from "../store/documents.ts";
+import type { KekState } from "../store/state.ts";
+import type { Store } from "../store/store.ts";
+import { readValidators, sameOptions, setValidator, thawOptions } from "../store/validators.ts";
+
+/**
+ * `collMod` knows no condition, so a coordinator that woke late may set or lift a fence that no longer fits. Every
+ * process compares each validator with the one that the newest rotation expects, puts it back and audits it.
+ */
+export class FenceGuard {
+  readonly #store: Store;
+  readonly #auditor: Auditor;
+  readonly #log: Log;
+  readonly #everyMs: number;
+  #lookedAt = Number.NEGATIVE_INFINITY;
+  /** A drift is mended when it is seen twice under the same record: the first may be a change under way. */
+  #seen: string | undefined;
+
+  constructor(store: Store, auditor: Auditor, log: Log, everyMs: number) {
+    this.#store = store;
+    this.#auditor = auditor;
+    this.#log = log;
+    this.#everyMs = everyMs;
+  }
+
+  async look(state: KekState): Promise<void> {
+    const { rotation } = state;
+    const now = performance.now();
+    if (rotation === undefined || rotation.fence.collections.length === 0) return;
+    if (this.#seen === undefined && now - this.#lookedAt < this.#everyMs) return;
+    this.#lookedAt = now;
+    try {
+      await this.#compare(rotation);
+    } catch (thrown) {
+      this.#log.warn(`validators could not be checked: ${messageOf(thrown)}`);
+    }
+  }
+
+  async #compare(rotation: RotationDoc): Promise<void> {
+    const live = await readValidators(this.#store, rotation.fence.collections.map((entry) => entry.collection));
+    const drifted = rotation.fence.collections.filter((entry) => {
+      const options = live.get(entry.collection);
+      return options !== undefined && !sameOptions(options, thawOptions(entry.expected));
+    });
+    const record = drifted.length === 0 ? undefined : JSON.stringify([rotation._id, rotation.fence]);
+    const again = record !== undefined && record === this.#seen;
+    this.#seen = record;
+    if (!again) return;
+    this.#seen = undefined;
+    for (const entry of drifted) {
+      const outcome = await setValidator(this.#store, entry.collection, thawOptions(entry.expected));
+      if (outcome === "refused") {
+        this.#log.warn(`the validator of ${entry.collection} is not the expected one, and MongoDB does not permit collMod`);
+        continue;
+      }
+      await note(this.#store, this.#auditor, "fence.mended", { rotation: rotation._id, collection: entry.collection });
+      this.#log.warn(`the validator of ${entry.collection} had been changed: put back`);
+    }
+  }
+}

@@ -1,0 +1,66 @@
+import type { Config } from "../config/config.ts";
+import { KekError } from "../errors/errors.ts";
+import { buildRegistry, checkLock, probe } from "../providers/registry.ts";
+import type { Provider } from "../providers/provider.ts";
+import { type Auditor, ensureAuditLog } from "../store/audit_log.ts";
+import type { InstallDoc } from "../store/documents.ts";
+import { ensureHeartbeats } from "../store/heartbeats.ts";
+import { lockInstall, readInstall } from "../store/install.ts";
+import { ensureRotations } from "../store/rotations.ts";
+import { type Store } from "../store/store.ts";
+import { ensureVersions } from "../store/versions.ts";
+
+/** How a process comes to an install: lock first, provider next, and only then anything written. */
+
+export interface Opened {
+  install: InstallDoc;
+  provider: Provider;
+}
+
+/**
+ * For a process of the fleet: locks a fresh database.
+ * @throws KekError `provider_mismatch`, or what the provider lacks.
+ */
+export async function openOrLockInstall(store: Store, config: Config, auditor: Auditor): Promise<Opened> {
+  const found = await readInstall(store);
+  const provider = await buildRegistry(config, found && { provider: found.provider, lockedAt: found.locked_at });
+  await probeWhatIsThere(provider);
+  await ensureCollections(store);
+  const install = found ?? (await lockInstall(store, auditor, provider.name, "service"));
+  checkLock({ provider: install.provider, lockedAt: install.locked_at }, provider.name);
+  return { install, provider };
+}
+
+/**
+ * For a command: never creates an install.
+ * @throws KekError `not_installed` on a fresh database, else as above.
+ */
+export async function openInstall(store: Store, config: Config): Promise<Opened> {
+  const install = await readInstall(store);
+  if (install === undefined) {
+    throw new KekError(
+      "not_installed",
+      `database "${config.database.name}" holds no install: kek_install is empty`,
+      "start the service first (`certautopilot serve`), or set CERTAUTOPILOT_DATABASE_NAME to the right database",
+    );
+  }
+  const provider = await buildRegistry(config, { provider: install.provider, lockedAt: install.locked_at });
+  return { install, provider };
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+async function ensureCollections(store: Store): Promise<void> {
+  await Promise.all([ensureAuditLog(store), ensureVersions(store), ensureRotations(store), ensureHeartbeats(store)]);
+}
+
+async function probeWhatIsThere(provider: Provider): Promise<void> {
+  const [version] = await provider.available();
+  if (version === undefined) return;
+  await provider.load(version);
+  try {
+    await probe(provider, version);
+  } finally {
+    await provider.forget(version);
+  }
+}

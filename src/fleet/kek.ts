@@ -1,0 +1,189 @@
+import { Buffer } from "node:buffer";
+import type { Config } from "../config/config.ts";
+import { type Place, placeOf, dekAad } from "../envelope/aad.ts";
+import { readEnvelope, type StoredEnvelope, toStored } from "../envelope/envelope.ts";
+import { newDek, openField, sealField } from "../envelope/field_cipher.ts";
+import { KekError } from "../errors/errors.ts";
+import { type Log, SILENT } from "../errors/log.ts";
+import type { Auditor } from "../store/audit_log.ts";
+import type { Role } from "../store/documents.ts";
+import { DOCUMENT_VALIDATION_FAILURE, explainMongo } from "../store/failures.ts";
+import { closeStore, openStore, type Store } from "../store/store.ts";
+import { FenceGuard } from "./fence_guard.ts";
+import { FieldRegistry } from "./field_registry.ts";
+import { openOrLockInstall } from "./install_start.ts";
+import { Keyring } from "./keyring.ts";
+import { Member } from "./member.ts";
+import { WrapBudget } from "./wrap_budget.ts";
+
+/** Where a secret lives: an envelope opens only there. */
+export interface FieldPlace {
+  collection: string;
+  /** The record's `_id`, of the very BSON type it is stored with. */
+  id: unknown;
+  /** The field's path; dots lead through subdocuments. */
+  field: string;
+}
+
+/** A process of the fleet: encrypts and decrypts, and follows every rotation by itself. */
+export interface Kek {
+  /**
+   * Seals a value under a new data key, wrapped under the version that MongoDB's state decides.
+   * @param plaintext bytes, or text as UTF-8; at most 8 MiB.
+   * @returns the envelope, to be stored at `place.field` of the record `place.id`.
+   * @throws KekError `fenced` when this process has not seen the state within its lease, `plaintext_too_large`, `closed`.
+   */
+  encrypt(plaintext: Uint8Array | string, place: FieldPlace): Promise<StoredEnvelope>;
+  /**
+   * Opens an envelope read from `place`.
+   * @throws KekError `envelope_invalid`, `envelope_does_not_open`, `version_not_loaded`.
+   */
+  decrypt(envelope: unknown, place: FieldPlace): Promise<Buffer>;
+  /**
+   * Runs a write that encrypts and stores, and runs it again when MongoDB's fence rejects it (code 121): the envelope was
+   * made before a rotation and arrived after it. The second time it is encrypted under the new version.
+   * @throws KekError `write_rejected` when it is rejected time after time; anything else as it was thrown.
+   */
+  write<T>(work: () => Promise<T>): Promise<T>;
+  /** Why this process is not ready to encrypt, or undefined. */
+  readonly trouble: string | undefined;
+  /** The version that new values are written under. */
+  readonly writeVersion: number | undefined;
+  /** Leaves the fleet: nobody waits for this process any more. */
+  close(): Promise<void>;
+}
+
+export interface KekOptions {
+  role?: Role;
+  log?: Log;
+}
+
+/** Joins the fleet and returns after the first acknowledgement. @throws KekError when it may not serve. */
+export async function joinFleet(config: Config, options: KekOptions = {}): Promise<Kek> {
+  const log = options.log ?? SILENT;
+  const role = options.role ?? "library";
+  const store = await openStore(config.database, { appName: `certautopilot ${role}` });
+  const auditor: Auditor = { secret: config.audit.secret, actor: `${role} ${config.instanceName}`, file: config.audit.file };
+  try {
+    const { install, provider } = await openOrLockInstall(store, config, auditor);
+    const keyring = new Keyring(provider);
+    const fields = new FieldRegistry(store, config.instanceName);
+    for (const field of config.fields) await fields.ensure(field);
+    const guard = new FenceGuard(store, auditor, log, config.fleet.leaseMs);
+    const onState = (state: Parameters<FenceGuard["look"]>[0]) => guard.look(state);
+    const member = new Member({ store, config, install, keyring, auditor, role, log, onState });
+    await member.start();
+    return new FleetKek(store, member, keyring, fields, install.install_id);
+  } catch (thrown) {
+    await closeStore(store);
+    throw explainMongo(thrown, config.database.uri) ?? thrown;
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+class FleetKek implements Kek {
+  readonly #store: Store;
+  readonly #member: Member;
+  readonly #keyring: Keyring;
+  readonly #fields: FieldRegistry;
+  readonly #installId: string;
+  readonly #budget: WrapBudget;
+
+  constructor(store: Store, member: Member, keyring: Keyring, fields: FieldRegistry, installId: string) {
+    this.#store = store;
+    this.#member = member;
+    this.#keyring = keyring;
+    this.#fields = fields;
+    this.#installId = installId;
+    this.#budget = new WrapBudget(store);
+  }
+
+  get trouble(): string | undefined {
+    return this.#member.trouble;
+  }
+
+  get writeVersion(): number | undefined {
+    return this.#keyring.writeVersion;
+  }
+
+  async encrypt(plaintext: Uint8Array | string, { collection, id, field }: FieldPlace): Promise<StoredEnvelope> {
+    const bytes = typeof plaintext === "string" ? Buffer.from(plaintext, "utf8") : plaintext;
+    const place = placeOf(collection, id, field);
+    await this.#fields.ensure({ collection, path: field });
+    for (;;) {
+      await this.#member.ensureFit();
+      const version = this.#keyring.writeVersion;
+      if (version === undefined) throw new KekError("fenced", "this process has no write version", "it goes on by itself once it has synced");
+      await this.#budget.take(version);
+      const sealed = await this.#seal(bytes, version, place);
+      // The phase may have changed, or the lease run out, while the key was at work: then this envelope is thrown away.
+      if (sealed !== undefined && this.#member.fit && this.#keyring.writeVersion === version) return sealed;
+    }
+  }
+
+  async decrypt(stored: unknown, { collection, id, field }: FieldPlace): Promise<Buffer> {
+    const envelope = readEnvelope(stored, this.#keyring.provider.name);
+    const place = placeOf(collection, id, field);
+    // A process that has slept may not know a version that was made since: it looks before it gives up.
+    if (!this.#keyring.has(envelope.version)) await this.#member.sync();
+    const aad = dekAad(this.#installId, envelope.provider, envelope.version, place);
+    const dek = await this.#keyring.use(envelope.version, (provider) => provider.unwrap(envelope.wrappedDek, aad, envelope.version));
+    try {
+      return openField(dek, envelope, this.#installId, place);
+    } finally {
+      dek.fill(0);
+    }
+  }
+
+  async write<T>(work: () => Promise<T>): Promise<T> {
+    const TRIES = 3;
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        return await work();
+      } catch (thrown) {
+        if (!isFenceRejection(thrown)) throw thrown;
+        if (attempt === TRIES) {
+          throw new KekError(
+            "write_rejected",
+            `MongoDB's fence rejected the write ${TRIES} times: it holds an envelope of a KEK version that was left`,
+            "encrypt inside the function given to write(), so that each try makes a new envelope",
+            { cause: thrown },
+          );
+        }
+        await this.#member.sync();
+      }
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#member.close();
+    await closeStore(this.#store);
+  }
+
+  /** @returns undefined when the version was given up meanwhile. */
+  async #seal(plaintext: Uint8Array, version: number, place: Place): Promise<StoredEnvelope | undefined> {
+    const provider = this.#keyring.provider.name;
+    const dek = newDek();
+    try {
+      const aad = dekAad(this.#installId, provider, version, place);
+      const wrappedDek = await this.#keyring.use(version, (keys) => keys.wrap(dek, aad, version));
+      const { nonce, ciphertext } = sealField(dek, plaintext, this.#installId, place);
+      return toStored({ provider, version, wrappedDek, nonce, ciphertext });
+    } catch (thrown) {
+      if (thrown instanceof KekError && thrown.code === "version_not_loaded") return undefined;
+      throw thrown;
+    } finally {
+      dek.fill(0);
+    }
+  }
+}
+
+/** By code, not by class: the application may bring a driver of its own. The collection's own rules are not ours. */
+function isFenceRejection(thrown: unknown): boolean {
+  if (typeof thrown !== "object" || thrown === null) return false;
+  const { code, errInfo, writeErrors } = thrown as { code?: unknown; errInfo?: unknown; writeErrors?: unknown };
+  if (code !== DOCUMENT_VALIDATION_FAILURE) return false;
+  const inBulk = (Array.isArray(writeErrors) ? writeErrors : [writeErrors]).map((error) => error?.errInfo ?? error?.err?.errInfo);
+  return JSON.stringify([errInfo, ...inBulk]).includes(".kek_version");
+}

@@ -1,0 +1,73 @@
+import type { Provider } from "../providers/provider.ts";
+import { KekError } from "../errors/errors.ts";
+
+/** The versions that this process holds and has proved, the one it writes under, and the reads that are in hand. */
+export class Keyring {
+  readonly #provider: Provider;
+  readonly #proved = new Set<number>();
+  readonly #inHand = new Map<number, number>();
+  #idle: (() => void)[] = [];
+  #write: number | undefined;
+
+  constructor(provider: Provider) {
+    this.#provider = provider;
+  }
+
+  get provider(): Provider {
+    return this.#provider;
+  }
+
+  get loaded(): number[] {
+    return [...this.#proved].sort((a, b) => a - b);
+  }
+
+  get writeVersion(): number | undefined {
+    return this.#write;
+  }
+
+  has(version: number): boolean {
+    return this.#proved.has(version);
+  }
+
+  /** Only for a version whose canary has just been opened. */
+  add(version: number): void {
+    this.#proved.add(version);
+  }
+
+  writeUnder(version: number | undefined): void {
+    this.#write = version;
+  }
+
+  /** Runs one operation with a version's key; the key is not forgotten before it ends. */
+  async use<T>(version: number, work: (provider: Provider) => Promise<T> | T): Promise<T> {
+    if (!this.#proved.has(version)) {
+      throw new KekError(
+        "version_not_loaded",
+        `KEK version ${version} is not loaded in this process`,
+        "run `certautopilot kek status`: it names the versions in use and what each process holds",
+      );
+    }
+    this.#inHand.set(version, (this.#inHand.get(version) ?? 0) + 1);
+    try {
+      return await work(this.#provider);
+    } finally {
+      const left = (this.#inHand.get(version) ?? 1) - 1;
+      if (left === 0) this.#inHand.delete(version);
+      else this.#inHand.set(version, left);
+      for (const wake of this.#idle.splice(0)) wake();
+    }
+  }
+
+  /** Stops using a version at once, waits until no operation with it is in hand, then forgets its key. */
+  async drop(version: number): Promise<void> {
+    this.#proved.delete(version);
+    while (this.#inHand.has(version)) await new Promise<void>((resolve) => this.#idle.push(resolve));
+    await this.#provider.forget(version);
+  }
+
+  async close(): Promise<void> {
+    this.#write = undefined;
+    for (const version of this.loaded) await this.drop(version);
+    await this.#provider.close();
+  }
+}

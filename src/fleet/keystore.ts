@@ -1,0 +1,113 @@
+import { KekError } from "../errors/errors.ts";
+import { makeCanary, proveCanary } from "../providers/canary.ts";
+import type { Provider } from "../providers/provider.ts";
+import type { Auditor } from "../store/audit_log.ts";
+import type { KeyProblem, VersionDoc } from "../store/documents.ts";
+import type { Store } from "../store/store.ts";
+import { canaryOf, stageVersion } from "../store/versions.ts";
+import type { Keyring } from "./keyring.ts";
+
+/** Loads keys and proves each by its canary before anything is done with it. */
+
+/** @throws KekError `key_missing`, `key_invalid`, `key_mismatch`. On any of them the key is forgotten again. */
+export async function loadProved(provider: Provider, installId: string, doc: VersionDoc): Promise<void> {
+  await provider.load(doc._id);
+  try {
+    await proveCanary(provider, installId, doc._id, canaryOf(doc));
+  } catch (thrown) {
+    await provider.forget(doc._id);
+    throw thrown;
+  }
+}
+
+/** Inserts, as staged, each version that this provider holds and MongoDB does not know. @returns whether there was one. */
+export async function stageUnknown(
+  store: Store,
+  auditor: Auditor,
+  provider: Provider,
+  installId: string,
+  known: VersionDoc[],
+): Promise<boolean> {
+  const numbers = new Set(known.map((doc) => doc._id));
+  const unknown = (await provider.available()).filter((version) => !numbers.has(version));
+  for (const version of unknown) {
+    await provider.load(version);
+    const canary = await makeCanary(provider, installId, version);
+    await provider.forget(version);
+    await stageVersion(store, auditor, version, provider.name, canary);
+  }
+  return unknown.length > 0;
+}
+
+export interface KeyReport {
+  problems: KeyProblem[];
+  /** Retired versions that could be loaded for a rotation back. */
+  available: number[];
+  /** Why a version could not be loaded, for the process's own log and refusals. */
+  reasons: Map<number, KekError>;
+}
+
+/**
+ * Loads what may be held, and finds out what else could be. A version's key is proved once: while it stays in the
+ * keyring, its bytes cannot change.
+ */
+export class KeyProver {
+  readonly #installId: string;
+  /** Retired versions proved and forgotten again, with the canary they were proved against. */
+  readonly #provedBefore = new Map<number, string>();
+
+  constructor(installId: string) {
+    this.#installId = installId;
+  }
+
+  async loadAll(keyring: Keyring, versions: VersionDoc[], hold: number[]): Promise<KeyReport> {
+    const report: KeyReport = { problems: [], available: [], reasons: new Map() };
+    const offered = await this.#offered(keyring.provider, report);
+    for (const doc of versions) {
+      const version = doc._id;
+      if (keyring.has(version) || doc.state === "destroyed") continue;
+      if (hold.includes(version)) {
+        await this.#prove(keyring.provider, doc, report, () => keyring.add(version));
+      } else if (doc.state === "retired" && offered.includes(version)) {
+        await this.#proveAndForget(keyring.provider, doc, report);
+      }
+    }
+    return report;
+  }
+
+  async #proveAndForget(provider: Provider, doc: VersionDoc, report: KeyReport): Promise<void> {
+    const canary = Buffer.from(doc.canary.buffer).toString("hex");
+    if (this.#provedBefore.get(doc._id) === canary) {
+      report.available.push(doc._id);
+      return;
+    }
+    await this.#prove(provider, doc, report, async () => {
+      await provider.forget(doc._id);
+      this.#provedBefore.set(doc._id, canary);
+      report.available.push(doc._id);
+    });
+  }
+
+  async #prove(provider: Provider, doc: VersionDoc, report: KeyReport, proved: () => void | Promise<void>): Promise<void> {
+    try {
+      await loadProved(provider, this.#installId, doc);
+      await proved();
+    } catch (thrown) {
+      if (!(thrown instanceof KekError)) throw thrown;
+      const reason = thrown.code === "key_mismatch" ? "wrong_key" : thrown.code === "key_missing" ? "missing" : "unreadable";
+      report.problems.push({ version: doc._id, reason });
+      report.reasons.set(doc._id, thrown);
+    }
+  }
+
+  /** A secrets file that cannot be read for a moment costs nothing that is already held. */
+  async #offered(provider: Provider, report: KeyReport): Promise<number[]> {
+    try {
+      return await provider.available();
+    } catch (thrown) {
+      if (!(thrown instanceof KekError)) throw thrown;
+      report.reasons.set(0, thrown);
+      return [];
+    }
+  }
+}

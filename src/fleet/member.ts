@@ -1,0 +1,298 @@
+import { randomUUID } from "node:crypto";
+import process from "node:process";
+import type { Config } from "../config/config.ts";
+import { hostName } from "../config/environment.ts";
+import { declaredVersion } from "../config/load.ts";
+import { KekError, messageOf } from "../errors/errors.ts";
+import type { Log } from "../errors/log.ts";
+import type { Auditor } from "../store/audit_log.ts";
+import { watchChanges } from "../store/changes.ts";
+import type { Acked, InstallDoc, KeyProblem, Role } from "../store/documents.ts";
+import { acknowledge, type BeatFields, beat, join, leave } from "../store/heartbeats.ts";
+import { type KekState, readState } from "../store/state.ts";
+import { inSession, type Session, type Store } from "../store/store.ts";
+import { activateFirst } from "../store/versions.ts";
+import { Drain } from "./drain.ts";
+import type { Keyring } from "./keyring.ts";
+import { type KeyReport, KeyProver, stageUnknown } from "./keystore.ts";
+import { watchSecrets } from "./secrets_watch.ts";
+import { mayHold, type Stance, stanceOf } from "./stance.ts";
+
+export interface MemberOptions {
+  store: Store;
+  config: Config;
+  install: InstallDoc;
+  keyring: Keyring;
+  auditor: Auditor;
+  role: Role;
+  log: Log;
+  /** Called after each look at the state, for duties that every member shares (the guard over validators). */
+  onState?: (state: KekState) => Promise<void>;
+}
+
+/**
+ * One process of the fleet. Each sync runs in this order, and the order is the protocol: heartbeat, read the state, load
+ * and prove keys, apply, acknowledge (DESIGN.md section 5).
+ */
+export class Member {
+  readonly #options: MemberOptions;
+  readonly #prover: KeyProver;
+  readonly #drain: Drain;
+  #id: string | undefined;
+  #acked: Acked | undefined;
+  #stance: Stance | undefined;
+  #written = "";
+  #report: KeyReport = { problems: [], available: [], reasons: new Map() };
+  /** Monotonic time at which the last successful sync began. */
+  #syncedAt = Number.NEGATIVE_INFINITY;
+  #running: Promise<void> | undefined;
+  #next: Promise<void> | undefined;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #stops: (() => Promise<void> | void)[] = [];
+  #closed = false;
+  #lastTrouble = "";
+
+  constructor(options: MemberOptions) {
+    this.#options = options;
+    this.#prover = new KeyProver(options.install.install_id);
+    this.#drain = new Drain(options.config.fleet.drainMs, () => this.#wake());
+  }
+
+  /** Joins, and returns after the first acknowledgement. @throws KekError when a version that the state needs is lacking. */
+  async start(): Promise<void> {
+    try {
+      await this.sync();
+    } catch (thrown) {
+      await this.close();
+      throw thrown;
+    }
+    const { store, config } = this.#options;
+    this.#stops.push(watchChanges(store, () => this.#wake()));
+    if (config.secretsFile !== undefined) this.#stops.push(watchSecrets(config.secretsFile, () => this.#wake()));
+    this.#schedule();
+  }
+
+  get stance(): Stance | undefined {
+    return this.#stance;
+  }
+
+  /** Whether this process may encrypt now: it has acknowledged, and its last look is younger than its lease. */
+  get fit(): boolean {
+    return !this.#closed && this.#acked !== undefined && performance.now() - this.#syncedAt < this.#options.config.fleet.leaseMs;
+  }
+
+  /** What keeps this process from being ready, in words; undefined when nothing does. */
+  get trouble(): string | undefined {
+    if (this.#closed) return "it is closed";
+    if (this.#acked === undefined) return this.#lastTrouble || "it has not acknowledged yet";
+    return this.fit ? undefined : `its last sync is older than its lease: ${this.#lastTrouble}`;
+  }
+
+  /**
+   * Makes sure that this process may encrypt, with a sync if its lease ran out.
+   * @throws KekError `fenced` when it may not.
+   */
+  async ensureFit(): Promise<void> {
+    if (this.fit) return;
+    if (this.#closed) throw new KekError("closed", "this process has left the fleet", "open it again with openKek");
+    let cause: unknown;
+    try {
+      await this.sync();
+    } catch (thrown) {
+      cause = thrown;
+    }
+    if (this.fit) return;
+    throw new KekError(
+      "fenced",
+      `this process may not encrypt: ${this.trouble}`,
+      "it goes on by itself once it has seen the state in MongoDB again",
+      { cause },
+    );
+  }
+
+  /** One sync that begins after this call. Calls that wait at the same time share it. */
+  sync(): Promise<void> {
+    if (this.#running === undefined) {
+      this.#running = this.#once().finally(() => {
+        this.#running = undefined;
+      });
+      return this.#running;
+    }
+    this.#next ??= this.#running
+      .catch(() => undefined)
+      .then(() => {
+        this.#next = undefined;
+        return this.sync();
+      });
+    return this.#next;
+  }
+
+  /** Leaves the roster: a clean stop, nobody waits for this process any more. */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    this.#drain.clear();
+    for (const stop of this.#stops) await stop();
+    await this.#running?.catch(() => undefined);
+    await this.#options.keyring.close();
+    if (this.#id !== undefined) await leave(this.#options.store, this.#id);
+  }
+
+  // -------------------------------------------------------------------------------------------------------------------
+
+  async #once(): Promise<void> {
+    const began = performance.now();
+    try {
+      await inSession(this.#options.store, (session) => this.#follow(session));
+      this.#syncedAt = began;
+      this.#lastTrouble = "";
+    } catch (thrown) {
+      this.#lastTrouble = messageOf(thrown);
+      throw thrown;
+    }
+  }
+
+  async #follow(session: Session): Promise<void> {
+    const { keyring } = this.#options;
+    await this.#beat(session);
+    const state = await this.#look(session);
+    const stance = stanceOf(state.versions, state.rotation);
+    if (stance === undefined) throw this.#nothingActive();
+    const hold = mayHold(stance, state.versions);
+    this.#report = await this.#prover.loadAll(keyring, state.versions, hold);
+    const lacking = stance.readable.find((version) => !keyring.has(version));
+    if (lacking !== undefined) {
+      await this.#tell(session, this.#acked);
+      throw this.#lacks(lacking);
+    }
+    this.#stance = stance;
+    keyring.writeUnder(stance.write);
+    const drained = await this.#drain.settle(keyring, hold, this.#acked !== undefined);
+    const { rotation, epoch, phase } = stance;
+    await this.#tell(session, drained ? { rotation, epoch, phase } : this.#acked);
+    await this.#options.onState?.(state);
+  }
+
+  /** The heartbeat comes before the look at the state: whoever changes the phase after it must wait for this process. */
+  async #beat(session: Session): Promise<void> {
+    if (this.#id !== undefined && (await beat(this.#options.store, session, this.#id, this.#fields()))) return;
+    const { store, config, role, log } = this.#options;
+    if (this.#id !== undefined) log.warn("this process was evicted from the fleet: it joins anew");
+    this.#acked = undefined;
+    this.#written = "";
+    this.#id = randomUUID();
+    const { beatMs, leaseMs, evictionMs, drainMs } = config.fleet;
+    await join(store, session, {
+      _id: this.#id,
+      role,
+      host: hostName(),
+      pid: process.pid,
+      instance_name: config.instanceName,
+      provider: config.encryption.provider,
+      ...this.#fields(),
+      acked: null,
+      fleet: { beat_ms: beatMs, lease_ms: leaseMs, eviction_ms: evictionMs, drain_ms: drainMs },
+    });
+  }
+
+  /** Reads the state; makes versions known that only this process holds; begins a fresh install. */
+  async #look(session: Session): Promise<KekState> {
+    const { store, auditor, keyring, install, log, config } = this.#options;
+    const state = await readState(store, session);
+    let changed = false;
+    try {
+      changed = await stageUnknown(store, auditor, keyring.provider, install.install_id, state.versions);
+    } catch (thrown) {
+      if (!(thrown instanceof KekError)) throw thrown;
+      log.warn(`new KEK versions cannot be loaded: ${thrown.message}; ${thrown.hint}`);
+    }
+    if (state.versions.every((version) => version.state === "staged")) {
+      const first = await this.#firstVersion(config.encryption.currentVersion);
+      if (first !== undefined) await activateFirst(store, auditor, first);
+      changed = true;
+    }
+    return changed ? await readState(store, session) : state;
+  }
+
+  async #firstVersion(declared: number | undefined): Promise<number | undefined> {
+    const held = await this.#options.keyring.provider.available();
+    if (declared !== undefined) return held.includes(declared) ? declared : undefined;
+    return held.length === 1 ? held[0] : undefined;
+  }
+
+  #fields(): BeatFields {
+    const { keyring } = this.#options;
+    return {
+      loaded: keyring.loaded,
+      available: this.#report.available,
+      problems: this.#report.problems,
+      current_version: this.#declared() ?? null,
+      write_version: keyring.writeVersion ?? null,
+    };
+  }
+
+  #declared(): number | undefined {
+    const { config, log } = this.#options;
+    try {
+      return declaredVersion(config);
+    } catch (thrown) {
+      log.warn(messageOf(thrown));
+      return config.encryption.currentVersion;
+    }
+  }
+
+  /** Acknowledges what has been applied; writes only when there is something new to say. */
+  async #tell(session: Session, acked: Acked | undefined): Promise<void> {
+    const fields = { ...this.#fields(), acked: acked ?? null };
+    const text = JSON.stringify(fields);
+    if (this.#id === undefined || text === this.#written) return;
+    if (!(await acknowledge(this.#options.store, session, this.#id, fields as BeatFields & { acked: Acked }))) {
+      this.#acked = undefined;
+      throw new KekError("fenced", "this process was evicted from the fleet", "it joins anew by itself");
+    }
+    this.#written = text;
+    this.#acked = acked;
+  }
+
+  #lacks(version: number): KekError {
+    const reason = this.#report.reasons.get(version) ?? this.#report.reasons.get(0);
+    const problem = this.#report.problems.find((entry: KeyProblem) => entry.version === version);
+    if (reason !== undefined) return reason;
+    return new KekError(
+      "key_missing",
+      `KEK version ${version} is needed and not held here (${problem?.reason ?? "missing"})`,
+      "give this process the key of that version and start it again",
+    );
+  }
+
+  #nothingActive(): KekError {
+    const declared = this.#options.config.encryption.currentVersion;
+    if (declared === undefined) {
+      return new KekError(
+        "config_invalid",
+        "a fresh install needs one KEK, and to know which: CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION is not set",
+        "set CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION=1 and CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V1 (64 hex digits)",
+      );
+    }
+    return new KekError(
+      "key_missing",
+      `no key for KEK version ${declared}: CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V${declared} is not set`,
+      `set it (64 hex digits: openssl rand -hex 32), or declare another version`,
+    );
+  }
+
+  #wake(): void {
+    if (this.#closed) return;
+    clearTimeout(this.#timer);
+    this.sync()
+      .catch((thrown) => this.#options.log.warn(`sync: ${messageOf(thrown)}`))
+      .finally(() => this.#schedule());
+  }
+
+  #schedule(): void {
+    if (this.#closed) return;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#wake(), this.#options.config.fleet.beatMs);
+  }
+}

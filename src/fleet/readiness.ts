@@ -1,0 +1,144 @@
+import type { FleetTimes, ProviderName } from "../config/config.ts";
+import type { Member } from "../store/heartbeats.ts";
+import { memberName } from "../store/heartbeats.ts";
+
+/** Is the fleet ready for a version? Pure rules over the roster: each problem names its process and the next step. */
+
+export type ProblemCode =
+  | "provider"
+  | "silent"
+  | "joining"
+  | "lacks_version"
+  | "wrong_key"
+  | "declares_other"
+  | "fleet_times"
+  | "write_version"
+  | "lock"
+  | "target"
+  | "rotation"
+  | "own_key"
+  | "stray"
+  | "backup"
+  | "canary"
+  | "fence"
+  | "shell_declares";
+
+export interface Problem {
+  code: ProblemCode;
+  message: string;
+  hint: string;
+  /** The heartbeat's `_id`, where the problem is one process's. */
+  process?: string;
+}
+
+export interface ReadinessQuestion {
+  provider: ProviderName;
+  /** The version that processes must hold to go on as they are. */
+  active: number | undefined;
+  /** The version that they must hold as well, and declare. */
+  target: number | undefined;
+  /** On a way back, explicitly asked for, what a process declares is not held against it. */
+  declaredMatters: boolean;
+  /** This command's own times. */
+  times: FleetTimes;
+}
+
+export function fleetProblems(roster: Member[], question: ReadinessQuestion): Problem[] {
+  return [...roster.flatMap((member) => memberProblems(member, question)), ...timeProblems(roster, question.times)];
+}
+
+export function memberProblems(member: Member, question: ReadinessQuestion): Problem[] {
+  const problems: Problem[] = [];
+  const name = memberName(member);
+  const add = (code: ProblemCode, message: string, hint: string) =>
+    problems.push({ code, message: `${name} ${message}`, hint, process: member._id });
+  const leaseMs = member.fleet?.lease_ms ?? question.times.leaseMs;
+
+  if (member.provider !== question.provider) {
+    add(
+      "provider",
+      `runs the provider "${member.provider}", and this install is locked to "${question.provider}"`,
+      `set CERTAUTOPILOT_ENCRYPTION_PROVIDER=${question.provider} there and restart it`,
+    );
+  }
+  if (member.age_ms > leaseMs) {
+    add(
+      "silent",
+      `is silent: its last beat was ${seconds(member.age_ms)} ago`,
+      `start it again; if it is gone for good, evict it: certautopilot kek rotate --to-version=N --evict=${member._id}`,
+    );
+    return problems;
+  }
+  if (member.acked === null) {
+    add("joining", "has not finished joining", "wait a moment; its log says what it lacks");
+  }
+  for (const version of new Set([question.active, question.target])) {
+    if (version !== undefined) keyProblem(member, version, version === question.target, add);
+  }
+  if (question.target !== undefined && question.declaredMatters && member.current_version !== question.target) {
+    const declares = member.current_version === null ? "declares no current version" : `declares current version ${member.current_version}`;
+    add(
+      "declares_other",
+      `${declares}, not ${question.target}`,
+      `restart it with CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION=${question.target}`,
+    );
+  }
+  return problems;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function keyProblem(
+  member: Member,
+  version: number,
+  isTarget: boolean,
+  add: (code: ProblemCode, message: string, hint: string) => void,
+): void {
+  const reported = member.problems?.find((problem) => problem.version === version)?.reason;
+  if (reported === "wrong_key") {
+    add(
+      "wrong_key",
+      `holds other bytes under KEK version ${version}: its key does not open the canary`,
+      `give it the key that the rest of the fleet has for version ${version}, and restart it`,
+    );
+  } else if (!member.loaded.includes(version) && !(isTarget && member.available?.includes(version))) {
+    add(
+      "lacks_version",
+      `does not hold KEK version ${version}${reported === "unreadable" ? ": the key it was given cannot be used" : ""}`,
+      `give it the key (env: CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V${version} in its environment or secrets file; pkcs11: the token that has it)`,
+    );
+  }
+}
+
+/** Every process of a fleet must hold the same times, and a coordinator may evict only those that fenced themselves. */
+function timeProblems(roster: Member[], own: FleetTimes): Problem[] {
+  const problems: Problem[] = [];
+  const announced = roster.filter((member) => member.fleet !== undefined);
+  const first = announced[0];
+  for (const member of announced) {
+    if (first !== undefined && JSON.stringify(member.fleet) !== JSON.stringify(first.fleet)) {
+      problems.push({
+        code: "fleet_times",
+        message: `${memberName(member)} has other fleet times than ${memberName(first)}`,
+        hint: "set the same CERTAUTOPILOT_FLEET_… for every process, and restart those that differ",
+        process: member._id,
+      });
+    }
+    if ((member.fleet?.lease_ms ?? 0) >= own.evictionMs) {
+      problems.push({
+        code: "fleet_times",
+        message: `${memberName(member)} has a lease of ${member.fleet?.lease_ms} ms, and this command would evict after ${own.evictionMs} ms`,
+        hint: "give this command the fleet's CERTAUTOPILOT_FLEET_… settings",
+        process: member._id,
+      });
+    }
+  }
+  return problems;
+}
+
+export function seconds(ms: number): string {
+  if (ms < 10_000) return `${(ms / 1000).toFixed(1)} s`;
+  if (ms < 600_000) return `${Math.round(ms / 1000)} s`;
+  if (ms < 36_000_000) return `${Math.round(ms / 60_000)} min`;
+  return `${Math.round(ms / 3_600_000)} h`;
+}

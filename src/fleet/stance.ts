@@ -1,0 +1,59 @@
+import type { Phase, RotationDoc, VersionDoc } from "../store/documents.ts";
+
+/** What a process must hold and write, from the state alone: the table of DESIGN.md section 5 as a pure function. */
+
+export interface Stance {
+  /** The rotation that is followed, or null in the steady state. */
+  rotation: number | null;
+  epoch: number;
+  phase: 0 | Phase;
+  /** Versions whose envelopes this process must be able to open. */
+  readable: number[];
+  /** The one version under which new DEKs are wrapped. */
+  write: number;
+  /** The version given up in phase 3, even while its document does not say so yet. */
+  leaving: number | undefined;
+}
+
+type Versions = Pick<VersionDoc, "_id" | "state">[];
+type Rotation = Pick<RotationDoc, "_id" | "from" | "to" | "phase" | "epoch" | "state">;
+
+/** Whether processes must follow a rotation: one that runs, or one that was cancelled with records at both versions. */
+export function isOpen(rotation: Pick<RotationDoc, "state" | "phase">): boolean {
+  return rotation.state === "running" || (rotation.state === "cancelled" && rotation.phase === 2);
+}
+
+/** @returns undefined while no version is active: an install that has not begun. */
+export function stanceOf(versions: Versions, rotation: Rotation | undefined): Stance | undefined {
+  if (rotation !== undefined && isOpen(rotation)) return follow(rotation);
+  const active = versions.find((version) => version.state === "active");
+  if (active === undefined) return undefined;
+  return {
+    rotation: rotation?._id ?? null,
+    epoch: rotation?.epoch ?? 0,
+    phase: 0,
+    readable: [active._id],
+    write: active._id,
+    leaving: undefined,
+  };
+}
+
+/** Versions that a process may keep in memory under a stance: those it must read, and those staged for later. */
+export function mayHold(stance: Stance, versions: Versions): number[] {
+  const staged = versions.filter((version) => version.state === "staged").map((version) => version._id);
+  return [...new Set([...stance.readable, ...staged])].filter((version) => version !== stance.leaving).sort((a, b) => a - b);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function follow({ _id, epoch, from, to, phase }: Rotation): Stance {
+  const common = { rotation: _id, epoch, phase };
+  switch (phase) {
+    case 1:
+      return { ...common, readable: [from, to], write: from, leaving: undefined };
+    case 2:
+      return { ...common, readable: [from, to], write: to, leaving: undefined };
+    case 3:
+      return { ...common, readable: [to], write: to, leaving: from };
+  }
+}

@@ -1,0 +1,134 @@
+import { Buffer } from "node:buffer";
+import type { KekHex } from "../config/config.ts";
+import { PREFIX } from "../config/environment.ts";
+import { KEK_HEX, kekVersionOf } from "../config/schema.ts";
+import { readSecretsFile, removeSecret } from "../config/secrets_file.ts";
+import { KekError } from "../errors/errors.ts";
+import { unwrapWithKey, wrapWithKey } from "../envelope/gcm.ts";
+import type { DestroyOutcome, Provider } from "./provider.ts";
+
+/** Where the `env` provider finds KEKs: settings read at start, and the secrets file, read again at each look. */
+export interface EnvSource {
+  keks: Record<number, KekHex>;
+  secretsFile: string | undefined;
+}
+
+const SETTING = `${PREFIX}ENCRYPTION_ENV_KEK_V`;
+
+/** KEK bytes in this process's memory. */
+export class EnvProvider implements Provider {
+  readonly name = "env";
+  readonly #source: EnvSource;
+  readonly #keys = new Map<number, Buffer>();
+
+  /** @throws KekError `key_invalid` when any KEK that is set is not 64 hex digits: found at start, not at a rotation. */
+  constructor(source: EnvSource) {
+    this.#source = source;
+    for (const kek of Object.values(this.#all())) decode(kek).fill(0);
+  }
+
+  available(): number[] {
+    return Object.keys(this.#all()).map(Number);
+  }
+
+  load(version: number): void {
+    if (this.#keys.has(version)) return;
+    const kek = this.#all()[version];
+    if (kek === undefined) {
+      throw new KekError(
+        "key_missing",
+        `no key for KEK version ${version}: ${SETTING}${version} is not set`,
+        this.#source.secretsFile === undefined
+          ? `set ${SETTING}${version} (64 hex digits) and start again`
+          : `add a line ${SETTING}${version}=… (64 hex digits) to ${this.#source.secretsFile}`,
+      );
+    }
+    this.#keys.set(version, decode(kek));
+  }
+
+  wrap(dek: Uint8Array, aad: Uint8Array, version: number): Buffer {
+    return wrapWithKey(this.#key(version), dek, aad);
+  }
+
+  unwrap(wrapped: Uint8Array, aad: Uint8Array, version: number): Buffer {
+    const key = this.#key(version);
+    try {
+      return unwrapWithKey(key, wrapped, aad);
+    } catch {
+      throw new KekError(
+        "envelope_does_not_open",
+        `the wrapped data key does not open with KEK version ${version}`,
+        "its bytes were changed, it was moved from another place, or the key is another one: run `certautopilot kek verify`",
+      );
+    }
+  }
+
+  forget(version: number): void {
+    this.#keys.get(version)?.fill(0);
+    this.#keys.delete(version);
+  }
+
+  destroy(version: number): DestroyOutcome {
+    this.forget(version);
+    const outcome: DestroyOutcome = { destroyed: [], remaining: [] };
+    const { secretsFile, keks } = this.#source;
+    if (secretsFile !== undefined && removeSecret(secretsFile, `${SETTING}${version}`)) {
+      outcome.destroyed.push(`${SETTING}${version} in ${secretsFile}`);
+    }
+    if (keks[version] !== undefined) outcome.remaining.push(keks[version].setting);
+    return outcome;
+  }
+
+  close(): void {
+    for (const version of [...this.#keys.keys()]) this.forget(version);
+  }
+
+  #key(version: number): Buffer {
+    const key = this.#keys.get(version);
+    if (key === undefined) {
+      throw new KekError(
+        "version_not_loaded",
+        `KEK version ${version} is not loaded in this process`,
+        "run `certautopilot kek status` to see which versions the install uses",
+      );
+    }
+    return key;
+  }
+
+  /** Every KEK that is set. Two sources with different bytes for one version are refused: neither can be trusted. */
+  #all(): Record<number, KekHex> {
+    const all: Record<number, KekHex> = { ...this.#source.keks };
+    const { secretsFile } = this.#source;
+    if (secretsFile === undefined) return all;
+    for (const [name, hex] of Object.entries(readSecretsFile(secretsFile))) {
+      if (!name.startsWith(SETTING.slice(0, -"KEK_V".length))) continue;
+      const version = kekVersionOf(name.slice(SETTING.length - "KEK_V".length));
+      if (version === undefined) {
+        throw new KekError("config_invalid", `${name} in ${secretsFile} does not name a version`, `use ${SETTING}1, …2`);
+      }
+      const other = all[version];
+      if (other !== undefined && other.hex.toLowerCase() !== hex.toLowerCase()) {
+        throw new KekError(
+          "key_invalid",
+          `${other.setting} and ${name} in ${secretsFile} hold different keys for version ${version}`,
+          "keep the right one of the two; `certautopilot kek verify` tells by the canary which it is",
+        );
+      }
+      all[version] = { setting: `${name} in ${secretsFile}`, hex };
+    }
+    return all;
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function decode(kek: KekHex): Buffer {
+  if (!KEK_HEX.test(kek.hex)) {
+    throw new KekError(
+      "key_invalid",
+      `${kek.setting} is not 64 hex digits (it has ${kek.hex.length} characters)`,
+      "a KEK is 32 random bytes in hex: openssl rand -hex 32",
+    );
+  }
+  return Buffer.from(kek.hex, "hex");
+}

@@ -1,0 +1,77 @@
+import { KekError } from "../errors/errors.ts";
+import { seconds } from "../fleet/readiness.ts";
+import type { Phase } from "../store/documents.ts";
+import { isTransient } from "../store/failures.ts";
+import { type Member, memberName, readRoster } from "../store/heartbeats.ts";
+import { evictMember } from "../store/rotations.ts";
+import type { Context, Reporter } from "./context.ts";
+import type { LeaseKeeper } from "./lease.ts";
+
+/** The gate between two phases: every member that is not cleanly gone has acknowledged, or has been evicted by name. */
+
+const POLL_MS = 50;
+const POLL_SLOWLY_MS = 250;
+
+/** Members that have not acknowledged this epoch: pure. */
+export function awaited(roster: Member[], rotation: number, epoch: number, phase: Phase): Member[] {
+  return roster.filter(({ acked }) => !(acked !== null && acked.rotation === rotation && acked.epoch === epoch && acked.phase === phase));
+}
+
+/**
+ * @throws KekError `not_acknowledged` when a member beats but does not follow in time, naming it and its reason.
+ * @throws KekError `cancelled`, `lease_lost`.
+ */
+export async function awaitAcknowledgements(context: Context, lease: LeaseKeeper, phase: Phase, reporter: Reporter): Promise<void> {
+  const { store, config, auditor } = context;
+  const { evictionMs, drainMs } = config.fleet;
+  const what = `phase ${phase}`;
+  const began = performance.now();
+  const deadline = began + 2 * evictionMs + drainMs;
+  for (;;) {
+    lease.check();
+    const pending = await pendingMembers(context, lease, phase);
+    const now = performance.now();
+    if (pending !== undefined) {
+      reporter.waiting(what, pending.map((member) => `${memberName(member)}${why(member, config.fleet.beatMs)}`));
+      if (pending.length === 0) return;
+      for (const member of pending.filter((candidate) => candidate.age_ms > evictionMs)) {
+        if (await evictMember(store, auditor, lease.held, member, evictionMs)) {
+          reporter.note(`evicted ${memberName(member)}: silent for ${seconds(member.age_ms)}. If it wakes it joins anew before it serves`);
+        }
+      }
+      if (now > deadline) throw notAcknowledged(pending, phase, now - began);
+    }
+    await new Promise((resolve) => setTimeout(resolve, now - began < 2000 ? POLL_MS : POLL_SLOWLY_MS));
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+async function pendingMembers(context: Context, lease: LeaseKeeper, phase: Phase): Promise<Member[] | undefined> {
+  const { rotation, epoch } = lease.held;
+  try {
+    return awaited(await readRoster(context.store), rotation, epoch, phase);
+  } catch (thrown) {
+    if (isTransient(thrown)) return undefined;
+    throw thrown;
+  }
+}
+
+function why(member: Member, beatMs: number): string {
+  if (member.age_ms > 3 * beatMs) return `, silent for ${seconds(member.age_ms)}`;
+  const problem = member.problems?.[0];
+  return problem === undefined ? "" : `, ${reasonText(problem.reason)} version ${problem.version}`;
+}
+
+function reasonText(reason: "missing" | "wrong_key" | "unreadable"): string {
+  return reason === "missing" ? "lacks" : reason === "wrong_key" ? "holds other bytes under" : "cannot use its key for";
+}
+
+function notAcknowledged(pending: Member[], phase: Phase, waited: number): KekError {
+  const names = pending.map((member) => memberName(member) + why(member, Number.POSITIVE_INFINITY)).join("; ");
+  return new KekError(
+    "not_acknowledged",
+    `phase ${phase} was not acknowledged within ${seconds(waited)} by: ${names}`,
+    "mend or stop those processes, then run the same command again: it goes on from here",
+  );
+}

@@ -1,0 +1,54 @@
+import { KekError } from "../errors/errors.ts";
+import { isOpen } from "../fleet/stance.ts";
+import type { RotationDoc } from "../store/documents.ts";
+import { readFields } from "../store/fields.ts";
+import { cancelRotation, newestRotation, recordFence } from "../store/rotations.ts";
+import type { Context } from "./context.ts";
+import { setFence } from "./fence_keeper.ts";
+
+/**
+ * `kek rotate --cancel`, from any shell, whether the coordinator lives or not. The state changes at once; a coordinator
+ * that lives sees it and stops after the batch in hand.
+ * @throws KekError `nothing_to_cancel`, or `refused` in phase 3 with the way back.
+ */
+export async function cancel(context: Context): Promise<RotationDoc> {
+  const { store, auditor } = context;
+  for (;;) {
+    const seen = await newestRotation(store);
+    if (seen === undefined || !isOpen(seen)) {
+      throw new KekError("nothing_to_cancel", "there is nothing to cancel: no rotation is open", "certautopilot kek status shows the last one");
+    }
+    const { from, to, phase } = seen;
+    if (seen.state === "cancelled") {
+      throw new KekError(
+        "nothing_to_cancel",
+        `the rotation ${from} → ${to} is cancelled already`,
+        `go on: certautopilot kek rotate --to-version=${to}  or back: certautopilot kek rotate --to-version=${from} --from-version=${to}`,
+      );
+    }
+    if (phase === 3) {
+      throw new KekError(
+        "refused",
+        `the rotation ${from} → ${to} is in phase 3 and cannot be cancelled: every record is at version ${to}`,
+        `let it complete (certautopilot kek rotate --to-version=${to}), then reverse it: certautopilot kek rotate --to-version=${from} --from-version=${to}`,
+      );
+    }
+    const cancelled = await cancelRotation(store, auditor, seen);
+    if (cancelled === undefined) continue;
+    await liftFence(context, from);
+    return cancelled;
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** The version that was being left may be written again by a rotation back. */
+async function liftFence(context: Context, version: number): Promise<void> {
+  const { store, auditor } = context;
+  const doc = await newestRotation(store);
+  if (doc === undefined || !doc.fence.versions.includes(version)) return;
+  const versions = doc.fence.versions.filter((entry) => entry !== version);
+  await setFence(context, await readFields(store), doc.fence, versions, (fence) =>
+    recordFence(store, auditor, doc._id, { epoch: doc.epoch }, fence),
+  );
+}

@@ -1,0 +1,39 @@
+import type { Config } from "../config/config.ts";
+import type { Provider } from "../providers/provider.ts";
+import type { Auditor } from "../store/audit_log.ts";
+import type { FieldCount, InstallDoc, Phase } from "../store/documents.ts";
+import type { Store } from "../store/store.ts";
+
+/** What every command of a rotation works with. */
+export interface Context {
+  store: Store;
+  config: Config;
+  install: InstallDoc;
+  provider: Provider;
+  auditor: Auditor;
+}
+
+export interface Progress {
+  rotation: number;
+  from: number;
+  to: number;
+  fields: FieldCount[];
+  /** Records a second over the last seconds. */
+  rate: number;
+  /** Seconds left, when it can be told. */
+  eta: number | undefined;
+}
+
+/** Told while a rotation runs. Who shows it is decided by the command. */
+export interface Reporter {
+  note(message: string): void;
+  phase(phase: Phase, meaning: string): void;
+  /** Whom the coordinator waits for; called again as the list changes, and with an empty one at the end. */
+  waiting(forWhat: string, names: string[]): void;
+  progress(progress: Progress): void;
+}
+
+/** How long MongoDB may take over one batch: part of what a successor waits out. */
+export function batchLimitMs(config: Config): number {
+  return Math.min(10_000, Math.max(1000, Math.round(config.fleet.leaseMs / 3)));
+}

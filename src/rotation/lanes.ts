@@ -1,0 +1,124 @@
+import { Worker } from "node:worker_threads";
+import type { Config } from "../config/config.ts";
+import { KekError } from "../errors/errors.ts";
+import type { ProviderConfig } from "../providers/registry.ts";
+import type { BatchJob, BatchResult } from "./rewrap_batch.ts";
+
+/** A fixed set of worker threads; each takes one batch at a time. */
+
+export interface LaneData {
+  database: Config["database"];
+  provider: ProviderConfig;
+  installId: string;
+  from: number;
+  to: number;
+}
+
+export interface LaneRequest {
+  seq: number;
+  job: BatchJob;
+}
+
+export type LaneReply = { seq: number; result: BatchResult } | { seq: number; error: { message: string; transient: boolean } };
+
+export class Lanes {
+  readonly #lanes: Lane[];
+  readonly #free: Lane[] = [];
+  readonly #waiting: ((lane: Lane) => void)[] = [];
+
+  private constructor(lanes: Lane[]) {
+    this.#lanes = lanes;
+    this.#free.push(...lanes);
+  }
+
+  static async open(count: number, data: LaneData): Promise<Lanes> {
+    const lanes = Array.from({ length: count }, () => new Lane(data));
+    try {
+      await Promise.all(lanes.map((lane) => lane.ready));
+    } catch (thrown) {
+      await Promise.all(lanes.map((lane) => lane.close()));
+      throw thrown;
+    }
+    return new Lanes(lanes);
+  }
+
+  /** Waits for a free lane. Every lane that is taken is given back. */
+  async take(): Promise<Lane> {
+    return this.#free.pop() ?? (await new Promise<Lane>((resolve) => this.#waiting.push(resolve)));
+  }
+
+  give(lane: Lane): void {
+    const next = this.#waiting.shift();
+    if (next === undefined) this.#free.push(lane);
+    else next(lane);
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#lanes.map((lane) => lane.close()));
+  }
+}
+
+export class Lane {
+  readonly ready: Promise<void>;
+  readonly #worker: Worker;
+  readonly #pending = new Map<number, { resolve: (result: BatchResult) => void; reject: (error: Error) => void }>();
+  #closed: (() => void) | undefined;
+  #dead: Error | undefined;
+  #seq = 0;
+
+  constructor(data: LaneData) {
+    this.#worker = new Worker(new URL("./rewrap_worker.ts", import.meta.url), { workerData: data });
+    this.ready = new Promise((resolve, reject) => {
+      this.#pending.set(0, { resolve: () => resolve(), reject });
+    });
+    this.ready.catch(() => undefined);
+    this.#worker.on("message", (message: LaneReply | "ready" | "closed") => this.#receive(message));
+    this.#worker.on("error", (error: Error) => this.#die(error));
+    this.#worker.on("exit", () => this.#die(new Error("the lane's thread ended")));
+  }
+
+  async run(job: BatchJob): Promise<BatchResult> {
+    if (this.#dead !== undefined) throw this.#dead;
+    this.#seq += 1;
+    const request: LaneRequest = { seq: this.#seq, job };
+    return await new Promise((resolve, reject) => {
+      this.#pending.set(request.seq, { resolve, reject });
+      this.#worker.postMessage(request, [job.bytes.buffer as ArrayBuffer]);
+    });
+  }
+
+  async close(): Promise<void> {
+    const GIVE_UP_MS = 2000;
+    if (this.#dead === undefined) {
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, GIVE_UP_MS);
+        this.#closed = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+        this.#worker.postMessage("close");
+      });
+    }
+    await this.#worker.terminate();
+  }
+
+  #receive(message: LaneReply | "ready" | "closed"): void {
+    if (message === "closed") return this.#closed?.();
+    const seq = message === "ready" ? 0 : message.seq;
+    const waiting = this.#pending.get(seq);
+    this.#pending.delete(seq);
+    if (message === "ready") waiting?.resolve({ done: 0, skipped: 0, failed: [] });
+    else if ("result" in message) waiting?.resolve(message.result);
+    else {
+      const { message: text, transient } = message.error;
+      waiting?.reject(new KekError(transient ? "mongodb_away" : "unexpected", `a rewrap lane failed: ${text}`, "run the same command again"));
+    }
+  }
+
+  #die(error: Error): void {
+    this.#dead ??= error;
+    for (const { reject } of this.#pending.values()) reject(error);
+    this.#pending.clear();
+    this.#closed?.();
+  }
+}

@@ -1,0 +1,125 @@
+import { KekError } from "../errors/errors.ts";
+import { watchChanges } from "../store/changes.ts";
+import type { RotationDoc } from "../store/documents.ts";
+import { isTransient } from "../store/failures.ts";
+import { type Held, newestRotation, renewLease } from "../store/rotations.ts";
+import type { Store } from "../store/store.ts";
+
+/**
+ * The coordinator's right to act. It is renewed in the background; every step asks `check()` before its next write, and
+ * every write is conditional on the token besides.
+ */
+export class LeaseKeeper {
+  readonly #store: Store;
+  readonly #leaseMs: number;
+  #held: Held;
+  /** Monotonic time at which the lease runs out for us: counted from before the renewal was sent. */
+  #until: number;
+  #lost: KekError | undefined;
+  #timer: ReturnType<typeof setInterval> | undefined;
+  #stopWatching: (() => Promise<void>) | undefined;
+  #renewing: Promise<void> | undefined;
+  #looking: Promise<void> | undefined;
+
+  constructor(store: Store, doc: RotationDoc, leaseMs: number) {
+    this.#store = store;
+    this.#leaseMs = leaseMs;
+    this.#held = { rotation: doc._id, token: doc.lease?.token ?? 0, epoch: doc.epoch };
+    this.#until = performance.now() + leaseMs;
+  }
+
+  start(): void {
+    this.#timer = setInterval(() => this.#renewSoon(), this.#leaseMs / 3);
+    this.#stopWatching = watchChanges(this.#store, () => this.#lookSoon(), ["kek_rotations"]);
+  }
+
+  get held(): Held {
+    return this.#held;
+  }
+
+  /** After a change of phase that this coordinator made. */
+  moved(doc: RotationDoc): void {
+    this.#held = { ...this.#held, epoch: doc.epoch };
+  }
+
+  /** @throws KekError `cancelled` or `lease_lost` when this coordinator must stop. */
+  check(): void {
+    if (this.#lost === undefined && performance.now() > this.#until) {
+      this.#lost = lost("its lease ran out");
+    }
+    if (this.#lost !== undefined) throw this.#lost;
+  }
+
+  get ended(): boolean {
+    return this.#lost !== undefined || performance.now() > this.#until;
+  }
+
+  /** A conditional write was refused: finds out why, and throws it. */
+  async refused(): Promise<never> {
+    await this.#findOut();
+    this.check();
+    throw lost("the rotation was changed by somebody else");
+  }
+
+  async stop(): Promise<void> {
+    clearInterval(this.#timer);
+    await this.#stopWatching?.();
+    await this.#renewing;
+    await this.#looking;
+  }
+
+  // -------------------------------------------------------------------------------------------------------------------
+
+  #renewSoon(): void {
+    this.#renewing ??= this.#renew().finally(() => {
+      this.#renewing = undefined;
+    });
+  }
+
+  /** Our own renewals and progress show up in the stream too: a look reads, it never writes. */
+  #lookSoon(): void {
+    this.#looking ??= this.#findOut()
+      .catch(() => undefined)
+      .finally(() => {
+        this.#looking = undefined;
+      });
+  }
+
+  async #renew(): Promise<void> {
+    const began = performance.now();
+    const { epoch } = this.#held;
+    try {
+      if ((await renewLease(this.#store, this.#held, this.#leaseMs)) !== undefined) this.#until = began + this.#leaseMs;
+      else if (epoch === this.#held.epoch) await this.#findOut();
+    } catch (thrown) {
+      // MongoDB may be away for a moment: the lease runs out by itself if it stays away.
+      if (!isTransient(thrown)) this.#lost ??= lost(String(thrown));
+    }
+  }
+
+  async #findOut(): Promise<void> {
+    const { rotation, token, epoch } = this.#held;
+    const doc = await newestRotation(this.#store);
+    if (epoch !== this.#held.epoch || this.#lost !== undefined) return;
+    if (doc?._id !== rotation || doc.lease?.token !== token) this.#lost = lost("another coordinator has taken over");
+    else if (doc.state === "cancelled") {
+      this.#lost = new KekError(
+        "cancelled",
+        `the rotation ${doc.from} → ${doc.to} was cancelled in phase ${doc.phase}`,
+        doc.phase === 1
+          ? "nothing has changed; start it again when you are ready"
+          : `both versions stay readable. Go on: certautopilot kek rotate --to-version=${doc.to}  or back: certautopilot kek rotate --to-version=${doc.from} --from-version=${doc.to}`,
+      );
+    } else if (doc.epoch !== epoch) this.#lost = lost("the rotation was changed by somebody else");
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function lost(why: string): KekError {
+  return new KekError(
+    "lease_lost",
+    `this coordinator stops: ${why}`,
+    "`certautopilot kek status` shows who runs the rotation; the same command goes on from where it stands",
+  );
+}

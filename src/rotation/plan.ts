@@ -1,0 +1,78 @@
+import { isOpen } from "../fleet/stance.ts";
+import type { Problem } from "../fleet/readiness.ts";
+import type { RotationDoc, VersionDoc } from "../store/documents.ts";
+
+/** What `kek rotate --to-version=N` means in a given state: pure. */
+
+export type Plan =
+  | { kind: "start"; from: number; to: number; wayBack: boolean }
+  /** The way back from an unfinished rotation, which it replaces. */
+  | { kind: "reverse"; from: number; to: number; replaces: RotationDoc }
+  | { kind: "resume"; from: number; to: number; rotation: RotationDoc }
+  | { kind: "refuse"; problem: Problem };
+
+export interface Wanted {
+  to: number;
+  /** `--from-version`, when given. */
+  from: number | undefined;
+}
+
+export function planRotation(versions: VersionDoc[], rotation: RotationDoc | undefined, wanted: Wanted): Plan {
+  if (rotation !== undefined && isOpen(rotation)) return planWithOpen(rotation, wanted);
+  const active = versions.find((version) => version.state === "active")?._id;
+  const target = versions.find((version) => version._id === wanted.to);
+  if (active === undefined) {
+    return refuse("target", "no KEK version is active yet", "start the service: its first process activates the first version");
+  }
+  if (wanted.to === active) {
+    return refuse("target", `KEK version ${active} is already the active one`, "nothing is left to do; `certautopilot kek status` shows it");
+  }
+  if (wanted.from !== undefined && wanted.from !== active) {
+    return refuse(
+      "target",
+      `--from-version=${wanted.from} is not the active version: that is ${active}`,
+      `run: certautopilot kek rotate --to-version=${wanted.to} --from-version=${active}`,
+    );
+  }
+  if (target === undefined) {
+    return refuse(
+      "target",
+      `KEK version ${wanted.to} is not known: no process of the fleet holds it`,
+      `give every process its key, then run: certautopilot kek verify --target=${wanted.to}`,
+    );
+  }
+  if (target.state === "destroyed") {
+    return refuse("target", `KEK version ${wanted.to} was destroyed`, "a number is never used again: rotate to a new version");
+  }
+  return { kind: "start", from: active, to: wanted.to, wayBack: target.state === "retired" };
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function planWithOpen(open: RotationDoc, wanted: Wanted): Plan {
+  const { from, to } = open;
+  const resume = `certautopilot kek rotate --to-version=${to}`;
+  const reverse = `certautopilot kek rotate --to-version=${from} --from-version=${to}`;
+  if (wanted.to === to && (wanted.from === undefined || wanted.from === from)) return { kind: "resume", from, to, rotation: open };
+  if (wanted.to !== from || (wanted.from !== undefined && wanted.from !== to)) {
+    return refuse("rotation", `a rotation ${from} → ${to} is open (phase ${open.phase}, ${open.state})`, `finish it: ${resume}  or go back: ${reverse}`);
+  }
+  if (open.phase === 1) {
+    return refuse("rotation", `the rotation ${from} → ${to} is in phase 1: no record has changed yet`, "cancel it: certautopilot kek rotate --cancel");
+  }
+  if (open.phase === 3) {
+    return refuse(
+      "rotation",
+      `the rotation ${from} → ${to} is in phase 3: every record is at version ${to}`,
+      `let it complete: ${resume}  then go back: ${reverse}`,
+    );
+  }
+  if (wanted.from === undefined) {
+    return refuse("rotation", `a rotation ${from} → ${to} is open (phase 2, ${open.state})`, `finish it: ${resume}  or go back: ${reverse}`);
+  }
+  return { kind: "reverse", from: to, to: from, replaces: open };
+}
+
+function refuse(code: Problem["code"], message: string, hint: string): Plan {
+  return { kind: "refuse", problem: { code, message, hint } };
+}

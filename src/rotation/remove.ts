@@ -1,0 +1,143 @@
+import { KekError } from "../errors/errors.ts";
+import { isOpen } from "../fleet/stance.ts";
+import { audited } from "../store/audit_log.ts";
+import { countAt } from "../store/census.ts";
+import type { FieldDoc, RotationDoc, VersionDoc } from "../store/documents.ts";
+import { ensureIndex, fieldId, readFields } from "../store/fields.ts";
+import { memberName, readRoster } from "../store/heartbeats.ts";
+import { newestRotation, recordFence } from "../store/rotations.ts";
+import { readState } from "../store/state.ts";
+import type { Session } from "../store/store.ts";
+import { forgetStaged, markDestroyed } from "../store/versions.ts";
+import { batchLimitMs, type Context } from "./context.ts";
+import { setFence, unfencedCollections } from "./fence_keeper.ts";
+
+/** `kek remove --version=N`: destroys a retired version, forgets a staged one. Refuses while anything could need it. */
+
+export interface Removal {
+  version: number;
+  outcome: "destroyed" | "forgotten";
+  destroyed: string[];
+  remaining: string[];
+}
+
+/** What removal would do, checked as far as it can be without changing anything. @throws KekError `refused`, `version_unknown`. */
+export async function checkRemoval(context: Context, version: number): Promise<VersionDoc> {
+  const { store } = context;
+  const state = await readState(store);
+  const doc = state.versions.find((entry) => entry._id === version);
+  if (doc === undefined) {
+    throw new KekError("version_unknown", `KEK version ${version} is not known`, "certautopilot kek status lists the versions");
+  }
+  if (doc.state === "active") {
+    throw new KekError("refused", `KEK version ${version} is the active one`, "rotate to another version first");
+  }
+  refuseInRotation(state.rotation, version);
+  if (doc.state !== "destroyed") await refuseWhileUsed(context, doc);
+  return doc;
+}
+
+/**
+ * Marks first, destroys after: once the version is marked no rotation can lead to it, so nobody can need the key that is
+ * then destroyed. Run again after a crash, it finishes the destruction.
+ */
+export async function remove(context: Context, version: number, wait: (message: string) => void): Promise<Removal> {
+  const doc = await checkRemoval(context, version);
+  const { store, auditor, provider } = context;
+  if (doc.state === "staged") {
+    const forgotten = await audited(store, auditor, async (session) => {
+      if (await rotationHolds(context, version, session)) return undefined;
+      if (!(await forgetStaged(store, session, version))) return undefined;
+      return [{ event: "version.forgotten", data: { version }, result: true }];
+    });
+    if (forgotten === undefined) throw changed(version);
+    // Whoever still has the key makes the version known again, with its own bytes, at its next beat.
+    const holders = (await readRoster(store)).filter((member) => member.loaded.includes(version));
+    return { version, outcome: "forgotten", destroyed: [], remaining: holders.map((member) => `the key held by ${memberName(member)}`) };
+  }
+  if (doc.state === "retired") {
+    await proveUnreachable(context, version, wait);
+    const destroyed = await audited(store, auditor, async (session) => {
+      if (await rotationHolds(context, version, session)) return undefined;
+      if (!(await markDestroyed(store, session, version))) return undefined;
+      return [{ event: "version.destroyed", data: { version }, result: true }];
+    });
+    if (destroyed === undefined) throw changed(version);
+  }
+  const outcome = await provider.destroy(version);
+  return { version, outcome: "destroyed", ...outcome };
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+async function rotationHolds(context: Context, version: number, session: Session): Promise<boolean> {
+  const open = await newestRotation(context.store, session);
+  return open !== undefined && isOpen(open) && (open.from === version || open.to === version);
+}
+
+function refuseInRotation(rotation: RotationDoc | undefined, version: number): void {
+  if (rotation === undefined || !isOpen(rotation) || (rotation.from !== version && rotation.to !== version)) return;
+  throw new KekError(
+    "refused",
+    `KEK version ${version} is part of the open rotation ${rotation.from} → ${rotation.to}`,
+    `finish it first: certautopilot kek rotate --to-version=${rotation.to}`,
+  );
+}
+
+async function refuseWhileUsed(context: Context, doc: VersionDoc): Promise<void> {
+  const version = doc._id;
+  for (const field of await readFields(context.store)) {
+    await ensureIndex(context.store, field);
+    const count = await countAt(context.store, field, version);
+    if (count === 0) continue;
+    throw new KekError(
+      "refused",
+      `${count} envelopes of ${fieldId(field)} are at KEK version ${version}: without its key they could not be read`,
+      `bring them to another version first: certautopilot kek status`,
+    );
+  }
+  if (doc.state === "staged") return;
+  const holders = (await readRoster(context.store)).filter((member) => member.loaded.includes(version));
+  if (holders.length > 0) {
+    throw new KekError(
+      "refused",
+      `KEK version ${version} is still held by ${holders.map(memberName).join(", ")}`,
+      "wait until they have given it up (kek status), or evict them if they are gone",
+    );
+  }
+}
+
+/** Last, with nothing between it and the mark: MongoDB rejects the version, and then there is no envelope of it. */
+async function proveUnreachable(context: Context, version: number, wait: (message: string) => void): Promise<void> {
+  const { store, config } = context;
+  const fields = await readFields(store);
+  let unfenced = await unfencedCollections(context, fields, version);
+  if (unfenced.length > 0) unfenced = await fenceAgain(context, fields, version);
+  if (unfenced.length > 0) {
+    const apart = config.fleet.leaseMs + batchLimitMs(config);
+    wait(`no fence on ${unfenced.join(", ")}: the census is taken twice, ${Math.round(apart / 1000)} s apart`);
+    await refuseIfCounted(context, fields, version);
+    await new Promise((resolve) => setTimeout(resolve, apart));
+  }
+  await refuseIfCounted(context, fields, version);
+}
+
+async function fenceAgain(context: Context, fields: FieldDoc[], version: number): Promise<string[]> {
+  const { store, auditor } = context;
+  const doc = await newestRotation(store);
+  if (doc === undefined || isOpen(doc)) return fields.map((field) => field.collection);
+  const versions = [...new Set([...doc.fence.versions, version])].sort((a, b) => a - b);
+  await setFence(context, fields, doc.fence, versions, (fence) => recordFence(store, auditor, doc._id, { epoch: doc.epoch }, fence));
+  return await unfencedCollections(context, fields, version);
+}
+
+async function refuseIfCounted(context: Context, fields: FieldDoc[], version: number): Promise<void> {
+  for (const field of fields) {
+    const count = await countAt(context.store, field, version);
+    if (count > 0) throw new KekError("refused", `${count} envelopes of ${fieldId(field)} are at KEK version ${version}`, "certautopilot kek status");
+  }
+}
+
+function changed(version: number): KekError {
+  return new KekError("refused", `the state of KEK version ${version} changed meanwhile; nothing was removed`, "look at `certautopilot kek status`, then run it again");
+}

@@ -1,0 +1,50 @@
+import { parentPort, workerData } from "node:worker_threads";
+import { messageOf } from "../errors/errors.ts";
+import { makeProvider } from "../providers/registry.ts";
+import { isTransient } from "../store/failures.ts";
+import { openStore } from "../store/store.ts";
+import type { LaneData, LaneReply, LaneRequest } from "./lanes.ts";
+import { rewrapBatch } from "./rewrap_batch.ts";
+
+/** A lane: a worker thread with a connection and a provider of its own. It does batches one at a time and never decides. */
+
+const port = parentPort;
+if (port === null) throw new Error("rewrap_worker is started by lanes.ts, not by hand");
+const { database, provider: config, installId, from, to } = workerData as LaneData;
+
+const opened = (async () => {
+  const store = await openStore(database, { appName: "certautopilot rewrap lane", poolSize: 2 });
+  const provider = makeProvider(config);
+  await provider.load(from);
+  await provider.load(to);
+  return { store, provider };
+})();
+
+async function answer({ seq, job }: LaneRequest): Promise<LaneReply> {
+  try {
+    const { store, provider } = await opened;
+    return { seq, result: await rewrapBatch(store, provider, installId, job) };
+  } catch (thrown) {
+    return { seq, error: { message: messageOf(thrown), transient: isTransient(thrown) } };
+  }
+}
+
+async function close(): Promise<void> {
+  const { store, provider } = await opened;
+  await provider.close();
+  await store.client.close();
+}
+
+opened.then(
+  () => port.postMessage("ready"),
+  (thrown) => port.postMessage({ seq: 0, error: { message: messageOf(thrown), transient: isTransient(thrown) } }),
+);
+port.on("message", (request: LaneRequest | "close") => {
+  if (request === "close") {
+    close()
+      .catch(() => undefined)
+      .finally(() => port.postMessage("closed"));
+  } else {
+    answer(request).then((reply) => port.postMessage(reply));
+  }
+});

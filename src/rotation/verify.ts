@@ -1,0 +1,160 @@
+import { PREFIX } from "../config/environment.ts";
+import { readSecretsFile } from "../config/secrets_file.ts";
+import { KekError } from "../errors/errors.ts";
+import { loadProved } from "../fleet/keystore.ts";
+import { fleetProblems, type Problem } from "../fleet/readiness.ts";
+import { isOpen, stanceOf } from "../fleet/stance.ts";
+import { canaryOf } from "../store/versions.ts";
+import { proveCanary } from "../providers/canary.ts";
+import { makeProvider } from "../providers/registry.ts";
+import { audited } from "../store/audit_log.ts";
+import { type CensusRow, takeCensus } from "../store/census.ts";
+import type { VersionDoc } from "../store/documents.ts";
+import { readFields } from "../store/fields.ts";
+import { type Member, memberName, readRoster } from "../store/heartbeats.ts";
+import { type KekState, readState } from "../store/state.ts";
+import { markBackupVerified } from "../store/versions.ts";
+import type { Context } from "./context.ts";
+import { unfencedCollections } from "./fence_keeper.ts";
+import { strays } from "./preflight.ts";
+
+/** `kek verify`: reads everything, changes nothing (but the mark that a backup was proved). */
+
+export interface Verification {
+  ready: boolean;
+  target: number | undefined;
+  active: number | undefined;
+  processes: Member[];
+  census: CensusRow[];
+  problems: Problem[];
+}
+
+/** Is every process ready for the target? */
+export async function verifyTarget(context: Context, target: number): Promise<Verification> {
+  const { store, config, provider } = context;
+  const [state, roster] = await Promise.all([readState(store), readRoster(store)]);
+  const active = activeOf(state);
+  const doc = state.versions.find((version) => version._id === target);
+  const problems: Problem[] = [];
+  if (doc === undefined) {
+    problems.push({
+      code: "target",
+      message: `KEK version ${target} is not known: no process of the fleet holds it`,
+      hint: `give every process its key (env: ${PREFIX}ENCRYPTION_ENV_KEK_V${target}), then verify again`,
+    });
+  } else if (doc.state === "destroyed") {
+    problems.push({ code: "target", message: `KEK version ${target} was destroyed`, hint: "use a new number: none is ever used again" });
+  }
+  problems.push(...fleetProblems(roster, { provider: provider.name, active, target, declaredMatters: true, times: config.fleet }));
+  return { ready: problems.length === 0, target, active, processes: roster, census: [], problems };
+}
+
+/** The whole install's health: canaries, census, strays, drift, fences. */
+export async function verifyInstall(context: Context): Promise<Verification> {
+  const { store, config, provider } = context;
+  const [state, roster, fields] = await Promise.all([readState(store), readRoster(store), readFields(store)]);
+  const census = await takeCensus(store, fields);
+  const stance = stanceOf(state.versions, state.rotation);
+  const problems: Problem[] = [
+    ...(await canaryProblems(context, state)),
+    ...fleetProblems(roster, {
+      provider: provider.name,
+      active: stance?.write,
+      target: undefined,
+      declaredMatters: false,
+      times: config.fleet,
+    }),
+    ...driftProblems(roster, state),
+  ];
+  if (stance === undefined) {
+    problems.push({ code: "target", message: "no KEK version is active", hint: "start the service: its first process activates the first version" });
+  } else {
+    const { rotation } = state;
+    const open = rotation !== undefined && isOpen(rotation);
+    problems.push(...strays(census, open ? rotation.from : stance.write, open ? rotation.to : stance.write));
+  }
+  for (const version of state.rotation?.fence.versions ?? []) {
+    for (const collection of await unfencedCollections(context, fields, version)) {
+      problems.push({
+        code: "fence",
+        message: `${collection} is not fenced against KEK version ${version}`,
+        hint: "a running process puts the fence back by itself; `kek remove` checks it again before it destroys anything",
+      });
+    }
+  }
+  return { ready: problems.length === 0, target: undefined, active: activeOf(state), processes: roster, census, problems };
+}
+
+/**
+ * Proves that a copy of the secrets opens the canary of every version in use, and notes it for `--require-backup`.
+ * @returns the versions that the copy opens. @throws KekError `key_missing`, `key_mismatch`, naming the version.
+ */
+export async function verifyBackup(context: Context, file: string): Promise<number[]> {
+  const { store, config, install, auditor } = context;
+  readSecretsFile(file);
+  const copy = makeProvider({ encryption: { ...config.encryption, env: { keks: {} } }, secretsFile: file });
+  const proved: number[] = [];
+  try {
+    for (const doc of (await readState(store)).versions.filter((version) => version.state === "active" || version.state === "staged")) {
+      await copy.load(doc._id);
+      await proveCanary(copy, install.install_id, doc._id, canaryOf(doc));
+      proved.push(doc._id);
+    }
+  } finally {
+    await copy.close();
+  }
+  await audited(store, auditor, async (session) => {
+    for (const version of proved) await markBackupVerified(store, session, version);
+    return [{ event: "version.backup_verified", data: { versions: proved }, result: undefined }];
+  });
+  return proved;
+}
+
+/** A process whose declaration or write version is not what the state says. */
+export function driftProblems(roster: Member[], state: KekState): Problem[] {
+  const stance = stanceOf(state.versions, state.rotation);
+  if (stance === undefined) return [];
+  const expected = state.rotation !== undefined && isOpen(state.rotation) ? [state.rotation.from, state.rotation.to] : [stance.write];
+  return roster.flatMap((member) => {
+    const found: Problem[] = [];
+    if (member.current_version !== null && !expected.includes(member.current_version)) {
+      found.push({
+        code: "declares_other",
+        message: `${memberName(member)} declares current version ${member.current_version}, and the install is at ${stance.write}`,
+        hint: `restart it with CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION=${stance.write}, or rotate to ${member.current_version}`,
+        process: member._id,
+      });
+    }
+    if (member.write_version !== null && !expected.includes(member.write_version)) {
+      found.push({
+        code: "write_version",
+        message: `${memberName(member)} writes under version ${member.write_version}, and the install is at ${stance.write}`,
+        hint: "it has not seen the state for a while and fences itself; look at its log",
+        process: member._id,
+      });
+    }
+    return found;
+  });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function activeOf(state: KekState): number | undefined {
+  return state.versions.find((version) => version.state === "active")?._id;
+}
+
+/** The keys that this command can reach are tried; one that it cannot reach is no problem of the install. */
+async function canaryProblems(context: Context, state: KekState): Promise<Problem[]> {
+  const { provider, install } = context;
+  const problems: Problem[] = [];
+  const held = await provider.available();
+  for (const doc of state.versions.filter((version: VersionDoc) => version.state !== "destroyed" && held.includes(version._id))) {
+    try {
+      await loadProved(provider, install.install_id, doc);
+    } catch (thrown) {
+      if (!(thrown instanceof KekError)) throw thrown;
+      problems.push({ code: "canary", message: `this command: ${thrown.message}`, hint: thrown.hint });
+    }
+  }
+  return problems;
+}

@@ -1,0 +1,73 @@
+import { deserialize, EJSON } from "bson";
+import { dekAad } from "../envelope/aad.ts";
+import { readEnvelope } from "../envelope/envelope.ts";
+import { openField } from "../envelope/field_cipher.ts";
+import { exactId, idBsonOf, splitDocuments } from "../envelope/raw_record.ts";
+import { KekError } from "../errors/errors.ts";
+import { loadProved } from "../fleet/keystore.ts";
+import type { FailedRecord } from "../store/documents.ts";
+import { fieldId, readFields } from "../store/fields.ts";
+import { envelopesOf } from "../store/records.ts";
+import { readVersions } from "../store/versions.ts";
+import type { Context } from "./context.ts";
+
+/** `kek verify --records`: opens every envelope, DEK and ciphertext, with the keys that this command can reach. */
+
+export interface RecordsReport {
+  records: number;
+  opened: number;
+  failed: number;
+  /** The first of them. */
+  bad: FailedRecord[];
+}
+
+const LISTED = 1000;
+const BATCH = 200;
+
+export async function verifyRecords(context: Context, tell: (line: string) => void): Promise<RecordsReport> {
+  const { store, provider, install } = context;
+  await loadWhatIsHeld(context);
+  const report: RecordsReport = { records: 0, opened: 0, failed: 0, bad: [] };
+  for (const field of await readFields(store)) {
+    for await (const { bytes } of envelopesOf(store, field, BATCH)) {
+      for (const raw of splitDocuments(bytes)) {
+        const idBson = idBsonOf(raw);
+        report.records += 1;
+        try {
+          const envelope = readEnvelope(at(deserialize(raw, { promoteValues: false }), field.path), provider.name);
+          const place = { collection: field.collection, idBson, path: field.path };
+          const aad = dekAad(install.install_id, provider.name, envelope.version, place);
+          const dek = await provider.unwrap(envelope.wrappedDek, aad, envelope.version);
+          openField(dek, envelope, install.install_id, place).fill(0);
+          dek.fill(0);
+          report.opened += 1;
+        } catch (thrown) {
+          if (!(thrown instanceof KekError)) throw thrown;
+          report.failed += 1;
+          const id = EJSON.stringify(exactId(idBson), { relaxed: false });
+          if (report.bad.length < LISTED) report.bad.push({ field: fieldId(field), id, reason: thrown.message });
+        }
+      }
+      tell(`${fieldId(field)}: ${report.records} read, ${report.failed} do not open`);
+    }
+  }
+  return report;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+async function loadWhatIsHeld({ store, provider, install }: Context): Promise<void> {
+  const held = await provider.available();
+  for (const doc of await readVersions(store)) {
+    if (doc.state !== "destroyed" && held.includes(doc._id)) await loadProved(provider, install.install_id, doc);
+  }
+}
+
+function at(document: Record<string, unknown>, path: string): unknown {
+  let value: unknown = document;
+  for (const name of path.split(".")) {
+    if (typeof value !== "object" || value === null) return undefined;
+    value = (value as Record<string, unknown>)[name];
+  }
+  return value;
+}

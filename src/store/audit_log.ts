@@ -1,0 +1,114 @@
+import { appendFileSync } from "node:fs";
+import { type AuditData, type AuditEntry, type AuditEvent, type ChainFault, canonicalJson, checkLink, link } from "../audit/chain.ts";
+import { KekError, messageOf } from "../errors/errors.ts";
+import { serverNow, type Session, type Store, transact } from "./store.ts";
+
+/** `audit_log`: appended in the transaction that makes the change; an append that fails stops the change. */
+
+export interface Auditor {
+  secret: string;
+  actor: string;
+  /** JSON lines for a SIEM, beside the collection. */
+  file: string | undefined;
+}
+
+const NAME = "audit_log";
+
+export async function ensureAuditLog(store: Store): Promise<void> {
+  await entries(store).createIndex({ seq: 1 }, { unique: true });
+}
+
+/** Appends inside a transaction. Two at once conflict on `seq` and one of them runs again. */
+export async function appendAudit(
+  store: Store,
+  auditor: Auditor,
+  session: Session,
+  event: AuditEvent,
+  data: AuditData,
+): Promise<AuditEntry> {
+  const at = await serverNow(store, session);
+  const [last] = await entries(store).find({}, { session }).sort({ seq: -1 }).limit(1).toArray();
+  const entry = link(auditor.secret, last, { at, actor: auditor.actor, event, data });
+  await entries(store).insertOne({ ...entry }, { session });
+  return entry;
+}
+
+/** A change and its audit event, both or neither. `work` returns undefined when there was nothing to change. */
+export async function audited<T>(
+  store: Store,
+  auditor: Auditor,
+  work: (session: Session) => Promise<{ event: AuditEvent; data: AuditData; result: T }[] | undefined>,
+): Promise<T[] | undefined> {
+  const outcome = await transact(store, async (session) => {
+    const changes = await work(session);
+    if (changes === undefined) return undefined;
+    const written: AuditEntry[] = [];
+    for (const change of changes) written.push(await appendAudit(store, auditor, session, change.event, change.data));
+    return { written, results: changes.map((change) => change.result) };
+  });
+  if (outcome === undefined) return undefined;
+  mirror(auditor, outcome.written);
+  return outcome.results;
+}
+
+/** An event that goes with no change of its own. */
+export async function note(store: Store, auditor: Auditor, event: AuditEvent, data: AuditData): Promise<void> {
+  await audited(store, auditor, async () => [{ event, data, result: undefined }]);
+}
+
+export interface ChainReport {
+  entries: number;
+  lastMac: string | undefined;
+  faults: ChainFault[];
+}
+
+/** Walks the whole chain, oldest first. At most 100 faults are listed. */
+export async function verifyChain(store: Store, secret: string): Promise<ChainReport> {
+  const report: ChainReport = { entries: 0, lastMac: undefined, faults: [] };
+  let last: AuditEntry | undefined;
+  for await (const entry of entries(store).find({}).sort({ seq: 1 })) {
+    const fault = checkLink(secret, last, entry);
+    if (fault !== undefined && report.faults.length < 100) report.faults.push(fault);
+    report.entries += 1;
+    report.lastMac = entry.mac;
+    last = entry;
+  }
+  return report;
+}
+
+export interface AuditFilter {
+  event?: string;
+  actor?: string;
+  since?: Date;
+  limit: number;
+}
+
+/** The newest entries that fit, oldest first. */
+export async function listAudit(store: Store, filter: AuditFilter): Promise<AuditEntry[]> {
+  const query = {
+    ...(filter.event === undefined ? {} : { event: filter.event as AuditEvent }),
+    ...(filter.actor === undefined ? {} : { actor: filter.actor }),
+    ...(filter.since === undefined ? {} : { at: { $gte: filter.since } }),
+  };
+  const found = await entries(store).find(query, { projection: { _id: 0 } }).sort({ seq: -1 }).limit(filter.limit).toArray();
+  return found.reverse();
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function entries(store: Store) {
+  return store.db.collection<AuditEntry>(NAME);
+}
+
+function mirror(auditor: Auditor, written: AuditEntry[]): void {
+  if (auditor.file === undefined) return;
+  try {
+    appendFileSync(auditor.file, written.map((entry) => `${canonicalJson(entry)}\n`).join(""), { mode: 0o600 });
+  } catch (thrown) {
+    throw new KekError(
+      "config_invalid",
+      `the audit file ${auditor.file} cannot be written: ${messageOf(thrown)}`,
+      "the event is in audit_log; mend CERTAUTOPILOT_AUDIT_FILE, then run the same command again",
+    );
+  }
+}

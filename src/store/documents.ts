@@ -1,0 +1,149 @@
+import type { Binary } from "mongodb";
+import type { ProviderName } from "../config/config.ts";
+
+/** What is stored, as types: the contract of DESIGN.md section 3. Names are the database's. */
+
+export interface InstallDoc {
+  _id: "kek_install";
+  provider: ProviderName;
+  install_id: string;
+  locked_at: Date;
+  locked_by: "service" | "pkcs11-init" | "install";
+}
+
+export type VersionState = "staged" | "active" | "retired" | "destroyed";
+
+export interface VersionDoc {
+  /** The version's number. */
+  _id: number;
+  provider: ProviderName;
+  state: VersionState;
+  canary: Binary;
+  canary_digest: Binary;
+  /** Reserved in blocks before use: it never under-counts. */
+  wraps: number;
+  staged_at: Date;
+  staged_by?: string;
+  activated_at?: Date;
+  retired_at?: Date;
+  destroyed_at?: Date;
+  /** When a copy of the secrets last opened this canary (`kek verify --backup`). */
+  backup_verified_at?: Date;
+}
+
+export interface FieldDoc {
+  /** `<collection>:<path>` */
+  _id: string;
+  collection: string;
+  path: string;
+  registered_by: string;
+}
+
+export type Phase = 1 | 2 | 3;
+export type RotationState = "running" | "cancelled" | "completed" | "reverted";
+
+export interface Lease {
+  owner: string;
+  /** The fencing token: grows with every owner. */
+  token: number;
+  expires_at: Date;
+}
+
+export interface FieldCount {
+  /** `<collection>:<path>` */
+  field: string;
+  done: number;
+  remaining: number;
+  failed: number;
+}
+
+export interface FailedRecord {
+  field: string;
+  /** The record's _id as canonical extended JSON. */
+  id: string;
+  reason: string;
+}
+
+/** A collection's validator as `listCollections` tells it; absent members are MongoDB's defaults. */
+export interface ValidatorOptions {
+  validator?: Record<string, unknown>;
+  validationLevel?: string;
+  validationAction?: string;
+}
+
+export interface FencedCollection {
+  collection: string;
+  /** What the collection had, restored exactly when the fence is lifted. As extended JSON: it may hold `$` keys. */
+  own: string;
+  /** What it is to have while the fence is up. */
+  expected: string;
+}
+
+export interface FenceRecord {
+  /** The versions that MongoDB rejects. */
+  versions: number[];
+  collections: FencedCollection[];
+}
+
+export interface RotationDoc {
+  /** 1, 2, 3, … in the order in which rotations were started. */
+  _id: number;
+  /** Present while processes must follow this rotation; a unique index lets one document have it. */
+  open?: true;
+  from: number;
+  to: number;
+  phase: Phase;
+  /** Grows with every change of phase or state. */
+  epoch: number;
+  state: RotationState;
+  lease: Lease | null;
+  started_at: Date;
+  started_by: string;
+  phase_times: { [phase: string]: Date };
+  ended_at?: Date;
+  fields: FieldCount[];
+  failed: FailedRecord[];
+  fence: FenceRecord;
+  /** The unfinished rotation whose way back this one is. */
+  reverses?: number;
+}
+
+/** The fleet's times as a process announces them. */
+export interface AnnouncedTimes {
+  beat_ms: number;
+  lease_ms: number;
+  eviction_ms: number;
+  drain_ms: number;
+}
+
+export interface KeyProblem {
+  version: number;
+  reason: "missing" | "wrong_key" | "unreadable";
+}
+
+export type Role = "api" | "worker" | "library";
+
+export interface Acked {
+  rotation: number | null;
+  epoch: number;
+  phase: 0 | Phase;
+}
+
+export interface HeartbeatDoc {
+  _id: string;
+  role: Role;
+  host: string;
+  pid: number;
+  instance_name: string;
+  provider: ProviderName;
+  loaded: number[];
+  /** Proved, but not held: retired versions that this process could load for a rotation back. */
+  available?: number[];
+  problems?: KeyProblem[];
+  current_version: number | null;
+  write_version: number | null;
+  acked: Acked | null;
+  fleet?: AnnouncedTimes;
+  started_at: Date;
+  updated_at: Date;
+}

@@ -1,0 +1,88 @@
+import type { Acked, HeartbeatDoc } from "./documents.ts";
+import type { Session, Store } from "./store.ts";
+
+/** `process_heartbeats`: the roster. Times are the server's; a beat never recreates a document. */
+
+/** A heartbeat with its age by the server's clock, in milliseconds. */
+export interface Member extends HeartbeatDoc {
+  age_ms: number;
+}
+
+/** A process silent for a day is no news any more: MongoDB drops its heartbeat, and it joins anew if it ever wakes. */
+const FORGOTTEN_AFTER_SECONDS = 86_400;
+
+export async function ensureHeartbeats(store: Store): Promise<void> {
+  await heartbeats(store).createIndex({ updated_at: 1 }, { expireAfterSeconds: FORGOTTEN_AFTER_SECONDS });
+}
+
+export type NewMember = Omit<HeartbeatDoc, "started_at" | "updated_at">;
+
+/** Joins the roster. `_id` is new at each join. */
+export async function join(store: Store, session: Session, member: NewMember): Promise<void> {
+  const { _id, ...fields } = member;
+  await heartbeats(store).updateOne(
+    { _id },
+    { $setOnInsert: fields, $currentDate: { started_at: true, updated_at: true } },
+    { upsert: true, session },
+  );
+}
+
+export type BeatFields = Pick<
+  HeartbeatDoc,
+  "loaded" | "available" | "problems" | "current_version" | "write_version"
+>;
+
+/** @returns false when the document is gone: this process was evicted and must join anew. */
+export async function beat(store: Store, session: Session, id: string, fields: BeatFields): Promise<boolean> {
+  const done = await heartbeats(store).updateOne({ _id: id }, { $set: fields, $currentDate: { updated_at: true } }, { session });
+  return done.matchedCount === 1;
+}
+
+/** Acknowledges what has been applied. @returns false when the document is gone. */
+export async function acknowledge(
+  store: Store,
+  session: Session,
+  id: string,
+  fields: BeatFields & { acked: Acked },
+): Promise<boolean> {
+  const done = await heartbeats(store).updateOne({ _id: id }, { $set: fields, $currentDate: { updated_at: true } }, { session });
+  return done.matchedCount === 1;
+}
+
+/** A clean stop. */
+export async function leave(store: Store, id: string): Promise<void> {
+  await heartbeats(store).deleteOne({ _id: id });
+}
+
+export async function readRoster(store: Store): Promise<Member[]> {
+  return await heartbeats(store)
+    .aggregate<Member>([
+      { $sort: { started_at: 1, _id: 1 } },
+      { $addFields: { age_ms: { $toDouble: { $subtract: ["$$NOW", "$updated_at"] } } } },
+    ])
+    .toArray();
+}
+
+/** Takes a silent member off the roster, inside a transaction: only on the very beat that was seen. */
+export async function removeSilent(store: Store, session: Session, member: Member, silentMs: number): Promise<boolean> {
+  const done = await heartbeats(store).deleteOne(
+    {
+      _id: member._id,
+      updated_at: member.updated_at,
+      $expr: { $gt: [{ $subtract: ["$$NOW", "$updated_at"] }, silentMs] },
+    },
+    { session },
+  );
+  return done.deletedCount === 1;
+}
+
+/** How a member is named to people. */
+export function memberName(member: Pick<HeartbeatDoc, "instance_name" | "role" | "host" | "pid">): string {
+  return `${member.instance_name} (${member.role}, ${member.host}, pid ${member.pid})`;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function heartbeats(store: Store) {
+  return store.db.collection<HeartbeatDoc>("process_heartbeats");
+}

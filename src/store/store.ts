@@ -1,0 +1,88 @@
+import { type ClientSession, type Db, MongoClient, type TransactionOptions } from "mongodb";
+import type { Config } from "../config/config.ts";
+import { KekError } from "../errors/errors.ts";
+import { explainMongo, hostsOf } from "./failures.ts";
+
+/** The connection. Everything the protocol reads or writes is majority, writes are journaled (DESIGN.md section 3). */
+export interface Store {
+  readonly client: MongoClient;
+  readonly db: Db;
+}
+
+export type Session = ClientSession;
+
+const WRITE_CONCERN = { w: "majority", journal: true } as const;
+const TRANSACTION: TransactionOptions = {
+  readConcern: { level: "snapshot" },
+  writeConcern: WRITE_CONCERN,
+  readPreference: "primary",
+};
+
+export interface StoreOptions {
+  /** Shown by MongoDB in its logs and currentOp. */
+  appName: string;
+  /** How long to look for a primary, in milliseconds. */
+  selectionMs?: number;
+  poolSize?: number;
+}
+
+/**
+ * Connects and makes sure that MongoDB can coordinate: transactions and change streams need a replica set.
+ * @throws KekError `mongodb_away`, `mongodb_refused`, `mongodb_no_replica_set`.
+ */
+export async function openStore(database: Config["database"], options: StoreOptions): Promise<Store> {
+  const { uri } = database;
+  let client: MongoClient | undefined;
+  try {
+    client = new MongoClient(uri, {
+      appName: options.appName,
+      writeConcern: WRITE_CONCERN,
+      readConcern: { level: "majority" },
+      readPreference: "primary",
+      retryWrites: true,
+      retryReads: true,
+      serverSelectionTimeoutMS: options.selectionMs ?? 5000,
+      connectTimeoutMS: 5000,
+      ...(options.poolSize === undefined ? {} : { maxPoolSize: options.poolSize }),
+    });
+    const db = client.db(database.name);
+    const hello = await db.command({ hello: 1 });
+    if (hello["setName"] === undefined && hello["msg"] !== "isdbgrid") {
+      throw new KekError(
+        "mongodb_no_replica_set",
+        `MongoDB at ${hostsOf(uri)} is not a replica set`,
+        "start mongod with --replSet rs0 and run rs.initiate() once; one member is enough",
+      );
+    }
+    return { client, db };
+  } catch (thrown) {
+    await client?.close().catch(() => undefined);
+    throw explainMongo(thrown, uri) ?? thrown;
+  }
+}
+
+export async function closeStore(store: Store): Promise<void> {
+  await store.client.close();
+}
+
+/** Operations in one session are causally ordered: a read sees at least what an earlier write of the session saw. */
+export async function inSession<T>(store: Store, work: (session: Session) => Promise<T>): Promise<T> {
+  return await store.client.withSession({ causalConsistency: true }, work);
+}
+
+/** A transaction; `work` may run several times, so it must have no effect outside MongoDB. */
+export async function transact<T>(store: Store, work: (session: Session) => Promise<T>, within?: Session): Promise<T> {
+  if (within !== undefined) return await within.withTransaction(() => work(within), TRANSACTION);
+  return await inSession(store, (session) => session.withTransaction(() => work(session), TRANSACTION));
+}
+
+/** The primary's clock. Inside a transaction too. */
+export async function serverNow(store: Store, session?: Session): Promise<Date> {
+  const cursor = store.db.aggregate<{ now: Date }>(
+    [{ $documents: [{}] }, { $project: { now: "$$NOW" } }],
+    session === undefined ? {} : { session },
+  );
+  const [row] = await cursor.toArray();
+  if (row === undefined) throw new KekError("unexpected", "MongoDB gave no time", "report this");
+  return row.now;
+}

@@ -1,0 +1,125 @@
+import { Binary } from "mongodb";
+import type { ProviderName } from "../config/config.ts";
+import type { Canary } from "../providers/canary.ts";
+import { type Auditor, audited } from "./audit_log.ts";
+import type { VersionDoc } from "./documents.ts";
+import { isDuplicateKey } from "./failures.ts";
+import { serverNow, type Session, type Store } from "./store.ts";
+
+/** `kek_versions`: one document a version, its canary, its state. A number is never used again. */
+
+export async function ensureVersions(store: Store): Promise<void> {
+  await versions(store).createIndex(
+    { state: 1 },
+    { name: "one_active", unique: true, partialFilterExpression: { state: "active" } },
+  );
+}
+
+export async function readVersions(store: Store, session?: Session): Promise<VersionDoc[]> {
+  return await versions(store)
+    .find({}, session === undefined ? {} : { session })
+    .sort({ _id: 1 })
+    .toArray();
+}
+
+export function canaryOf(doc: VersionDoc): Canary {
+  return { canary: doc.canary.buffer, digest: doc.canary_digest.buffer };
+}
+
+/** Makes a version known. When another process was first, its canary stands and this call changes nothing. */
+export async function stageVersion(
+  store: Store,
+  auditor: Auditor,
+  version: number,
+  provider: ProviderName,
+  canary: Canary,
+): Promise<void> {
+  try {
+    await audited(store, auditor, async (session) => {
+      const known = await versions(store).findOne({ _id: version }, { session });
+      if (known !== null) return undefined;
+      await versions(store).insertOne(
+        {
+          _id: version,
+          provider,
+          state: "staged",
+          canary: new Binary(canary.canary, 0),
+          canary_digest: new Binary(canary.digest, 0),
+          wraps: 1,
+          staged_at: await serverNow(store, session),
+          staged_by: auditor.actor,
+        },
+        { session },
+      );
+      return [{ event: "version.staged", data: { version }, result: undefined }];
+    });
+  } catch (thrown) {
+    if (!isDuplicateKey(thrown)) throw thrown;
+  }
+}
+
+/** Makes the first version of an install active: only while no version ever was. */
+export async function activateFirst(store: Store, auditor: Auditor, version: number): Promise<void> {
+  try {
+    await audited(store, auditor, async (session) => {
+      const used = await versions(store).findOne({ state: { $ne: "staged" } }, { session });
+      if (used !== null) return undefined;
+      const changed = await versions(store).updateOne(
+        { _id: version, state: "staged" },
+        { $set: { state: "active" }, $currentDate: { activated_at: true } },
+        { session },
+      );
+      if (changed.modifiedCount === 0) return undefined;
+      return [{ event: "version.activated", data: { version }, result: undefined }];
+    });
+  } catch (thrown) {
+    // Two first processes at once: the unique index lets one version be active.
+    if (!isDuplicateKey(thrown)) throw thrown;
+  }
+}
+
+/** Completion of a rotation, inside its transaction. The old one first: one version is active at any time. */
+export async function switchActive(store: Store, session: Session, from: number, to: number): Promise<void> {
+  await versions(store).updateOne({ _id: from }, { $set: { state: "retired" }, $currentDate: { retired_at: true } }, { session });
+  await versions(store).updateOne({ _id: to }, { $set: { state: "active" }, $currentDate: { activated_at: true } }, { session });
+}
+
+/** Claims a version for a rotation, inside its transaction, so that a removal at the same moment conflicts. */
+export async function claimVersion(store: Store, session: Session, version: number): Promise<boolean> {
+  const claimed = await versions(store).updateOne(
+    { _id: version, state: { $in: ["staged", "active", "retired"] } },
+    { $currentDate: { claimed_at: true } },
+    { session },
+  );
+  return claimed.matchedCount === 1;
+}
+
+/** Marks a retired version destroyed, inside a transaction. From then on no rotation can lead to it. */
+export async function markDestroyed(store: Store, session: Session, version: number): Promise<boolean> {
+  const changed = await versions(store).updateOne(
+    { _id: version, state: "retired" },
+    { $set: { state: "destroyed" }, $currentDate: { destroyed_at: true } },
+    { session },
+  );
+  return changed.modifiedCount === 1;
+}
+
+/** Forgets a staged version, inside a transaction. */
+export async function forgetStaged(store: Store, session: Session, version: number): Promise<boolean> {
+  return (await versions(store).deleteOne({ _id: version, state: "staged" }, { session })).deletedCount === 1;
+}
+
+export async function markBackupVerified(store: Store, session: Session, version: number): Promise<void> {
+  await versions(store).updateOne({ _id: version }, { $currentDate: { backup_verified_at: true } }, { session });
+}
+
+/** Counts wraps before they are made. A crash loses the unused rest of a block: the count is never too low. */
+export async function reserveWraps(store: Store, version: number, count: number): Promise<void> {
+  await versions(store).updateOne({ _id: version }, { $inc: { wraps: count } });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function versions(store: Store) {
+  return store.db.collection<VersionDoc & { claimed_at?: Date }>("kek_versions");
+}
