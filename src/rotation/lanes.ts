@@ -21,6 +21,9 @@ export interface LaneRequest {
 
 export type LaneReply = { seq: number; result: BatchResult } | { seq: number; error: { message: string; transient: boolean } };
 
+/** In the compiled binary all modules are one, at the root of its embedded files; the worker keeps its path below that. */
+const WORKER = new URL(import.meta.url.includes("/$bunfs/") ? "./rotation/rewrap_worker.ts" : "./rewrap_worker.ts", import.meta.url);
+
 export class Lanes {
   readonly #lanes: Lane[];
   readonly #free: Lane[] = [];
@@ -67,7 +70,7 @@ export class Lane {
   #seq = 0;
 
   constructor(data: LaneData) {
-    this.#worker = new Worker(new URL("./rewrap_worker.ts", import.meta.url), { workerData: data });
+    this.#worker = new Worker(WORKER, { workerData: data });
     this.ready = new Promise((resolve, reject) => {
       this.#pending.set(0, { resolve: () => resolve(), reject });
     });
