@@ -24,7 +24,9 @@ export type AuditEvent =
   | "fence.lifted"
   | "fence.mended";
 
-export type AuditData = { [key: string]: string | number | boolean | null | AuditData | (string | number | AuditData)[] };
+export type AuditData = {
+  [key: string]: string | number | boolean | null | AuditData | (string | number | AuditData)[];
+};
 
 export interface AuditEntry {
   seq: number;
@@ -60,12 +62,16 @@ export interface ChainFault {
 export function checkLink(secret: string, last: AuditEntry | undefined, entry: AuditEntry): ChainFault | undefined {
   const expected = (last?.seq ?? 0) + 1;
   if (entry.seq !== expected) return { seq: entry.seq, reason: `entry ${expected} is missing before it` };
-  if (entry.prev !== (last?.mac ?? GENESIS)) return { seq: entry.seq, reason: "it does not follow the entry before it" };
+  if (entry.prev !== (last?.mac ?? GENESIS))
+    return { seq: entry.seq, reason: "it does not follow the entry before it" };
   if (sameMac(macOf(secret, entry), entry.mac)) return undefined;
   if (secret !== "" && sameMac(macOf("", entry), entry.mac)) {
     return { seq: entry.seq, reason: "it was written by a process without AUDIT_SECRET" };
   }
-  return { seq: entry.seq, reason: "its mac does not match: it was changed, or AUDIT_SECRET is not the one it was written with" };
+  return {
+    seq: entry.seq,
+    reason: "its mac does not match: it was changed, or AUDIT_SECRET is not the one it was written with",
+  };
 }
 
 /** JSON with sorted keys and no white space; dates in RFC 3339 with milliseconds. */

@@ -22,7 +22,7 @@ export function repeated(argv: string[], flag: string): string[] {
 export function checkArguments(argv: string[], args: ArgsDef, command: string, mayRepeat: string[] = []): void {
   const seen = new Set<string>();
   const positionals = Object.values(args).filter((arg) => arg.type === "positional").length;
-  const fail = (message: string) => {
+  const fail: (message: string) => never = (message) => {
     throw new KekError("usage", message, `see: certautopilot ${command} --help`.replace("  ", " "));
   };
   let loose = 0;
@@ -37,7 +37,7 @@ export function checkArguments(argv: string[], args: ArgsDef, command: string, m
     const name = match?.[1];
     const arg = name === undefined ? undefined : args[name];
     if (name === undefined || arg === undefined || arg.type === "positional") {
-      return fail(`unknown flag ${(word.split("=")[0] ?? word).slice(0, 60)}`);
+      fail(`unknown flag ${(word.split("=")[0] ?? word).slice(0, 60)}`);
     }
     if (seen.has(name) && !mayRepeat.includes(name)) fail(`--${name} is given twice`);
     seen.add(name);
@@ -46,7 +46,8 @@ export function checkArguments(argv: string[], args: ArgsDef, command: string, m
       if (value !== undefined) fail(`--${name} takes no value`);
     } else if (value === undefined) {
       const next = argv[at + 1];
-      if (next === undefined || next.startsWith("--")) fail(`--${name} needs a value: --${name}=${arg.valueHint ?? "VALUE"}`);
+      if (next === undefined || next.startsWith("--"))
+        fail(`--${name} needs a value: --${name}=${arg.valueHint ?? "VALUE"}`);
       at += 1;
     } else if (value === "") {
       fail(`--${name} has an empty value`);
@@ -59,7 +60,11 @@ export function wholeNumber(name: string, value: string | undefined, min: number
   if (value === undefined) return undefined;
   const number = /^\d{1,15}$/.test(value) ? Number(value) : Number.NaN;
   if (Number.isNaN(number) || number < min || number > max) {
-    throw new KekError("usage", `--${name}=${value.slice(0, 40)} is not a whole number from ${min} to ${max}`, `give a number, as in --${name}=${Math.max(min, 2)}`);
+    throw new KekError(
+      "usage",
+      `--${name}=${value.slice(0, 40)} is not a whole number from ${min} to ${max}`,
+      `give a number, as in --${name}=${Math.max(min, 2)}`,
+    );
   }
   return number;
 }

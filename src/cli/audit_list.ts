@@ -26,7 +26,10 @@ export default leaf({
         ...(args.actor === undefined ? {} : { actor: args.actor }),
         ...(since === undefined ? {} : { since }),
       });
-      const lines = entries.map((entry) => `${entry.seq}  ${entry.at.toISOString()}  ${entry.event}  ${entry.actor}  ${JSON.stringify(entry.data)}`);
+      const lines = entries.map(
+        (entry) =>
+          `${entry.seq}  ${entry.at.toISOString()}  ${entry.event}  ${entry.actor}  ${JSON.stringify(entry.data)}`,
+      );
       output.result(lines.join("\n"), entries);
       return EXIT.done;
     });

@@ -20,7 +20,11 @@ export default leaf({
           : faults.join("\n");
       output.result(text, { whole: faults.length === 0, ...report });
       if (faults.length === 0) return EXIT.done;
-      throw new KekError("audit_broken", `the audit chain is broken: ${faults[0]}`, "compare with the SIEM's copy; keep this database as evidence");
+      throw new KekError(
+        "audit_broken",
+        `the audit chain is broken: ${faults[0]}`,
+        "compare with the SIEM's copy; keep this database as evidence",
+      );
     });
   },
 });

@@ -1,5 +1,5 @@
 import { type ArgsDef, type ParsedArgs, parseArgs } from "citty";
-import { checkArguments, COMMON } from "./arguments.ts";
+import { COMMON, checkArguments } from "./arguments.ts";
 import { createOutput, type Output } from "./output.ts";
 
 /** A command as this program defines it: citty's flags, read strictly. */

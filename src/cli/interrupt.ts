@@ -33,7 +33,8 @@ export class CancelOnInterrupt {
 
   /** @throws KekError `cancelled` when Ctrl-C came before anything began. */
   check(): void {
-    if (this.#count > 0) throw new KekError("cancelled", "cancelled before anything was changed", "run it again when you are ready");
+    if (this.#count > 0)
+      throw new KekError("cancelled", "cancelled before anything was changed", "run it again when you are ready");
   }
 
   #interrupted(signal: NodeJS.Signals): void {

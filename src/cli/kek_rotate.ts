@@ -1,8 +1,8 @@
 import { availableParallelism } from "node:os";
 import { EXIT, KekError } from "../errors/errors.ts";
 import { cancel } from "../rotation/cancel.ts";
-import { prepareRotation, type RotateOptions, runRotation } from "../rotation/rotate.ts";
 import { checkRemoval, remove } from "../rotation/remove.ts";
+import { prepareRotation, type RotateOptions, runRotation } from "../rotation/rotate.ts";
 import { repeated, required, version, wholeNumber } from "./arguments.ts";
 import { leaf } from "./command.ts";
 import { CancelOnInterrupt } from "./interrupt.ts";
@@ -33,10 +33,21 @@ export default leaf({
     concurrency: { type: "string", description: "Worker threads (default: processors, at most 4)", valueHint: "N" },
     "max-rate": { type: "string", description: "At most so many records a second", valueHint: "N" },
     "dry-run": { type: "boolean", description: "Check everything, say what would be done, change nothing" },
-    fence: { type: "string", description: "auto or off: let MongoDB reject the old version before settling", valueHint: "MODE" },
+    fence: {
+      type: "string",
+      description: "auto or off: let MongoDB reject the old version before settling",
+      valueHint: "MODE",
+    },
     "remove-old": { type: "boolean", description: "Destroy the old version when the rotation is complete" },
-    "require-backup": { type: "boolean", description: "Refuse unless `kek verify --backup` has proved a copy of the new key" },
-    evict: { type: "string", description: "Take a silent process off the roster first (id or name); may be repeated", valueHint: "NAME" },
+    "require-backup": {
+      type: "boolean",
+      description: "Refuse unless `kek verify --backup` has proved a copy of the new key",
+    },
+    evict: {
+      type: "string",
+      description: "Take a silent process off the roster first (id or name); may be repeated",
+      valueHint: "NAME",
+    },
     cancel: { type: "boolean", description: "Cancel the open rotation" },
     yes: { type: "boolean", description: "Do not ask" },
   },
@@ -44,7 +55,12 @@ export default leaf({
   async run({ args, argv, output }) {
     if (args.cancel === true) {
       const extra = FLAGS_OF_A_ROTATION.find((flag) => args[flag] !== undefined);
-      if (extra !== undefined) throw new KekError("usage", `--cancel and --${extra} do not go together`, "run: certautopilot kek rotate --cancel");
+      if (extra !== undefined)
+        throw new KekError(
+          "usage",
+          `--cancel and --${extra} do not go together`,
+          "run: certautopilot kek rotate --cancel",
+        );
       return await withInstall(args.config, async (context) => {
         const doc = await cancel(context);
         const rest =
@@ -61,9 +77,13 @@ export default leaf({
       });
     }
     const fence = args.fence ?? "auto";
-    if (fence !== "auto" && fence !== "off") throw new KekError("usage", `--fence=${fence} is neither auto nor off`, "give --fence=auto or --fence=off");
+    if (fence !== "auto" && fence !== "off")
+      throw new KekError("usage", `--fence=${fence} is neither auto nor off`, "give --fence=auto or --fence=off");
     const options: RotateOptions = {
-      wanted: { to: required(version("to-version", args["to-version"]), "to-version"), from: version("from-version", args["from-version"]) },
+      wanted: {
+        to: required(version("to-version", args["to-version"]), "to-version"),
+        from: version("from-version", args["from-version"]),
+      },
       batchSize: wholeNumber("batch-size", args["batch-size"], 1, 10_000) ?? 1000,
       concurrency: wholeNumber("concurrency", args.concurrency, 1, 64) ?? Math.min(4, availableParallelism()),
       maxRate: wholeNumber("max-rate", args["max-rate"], 1, 10_000_000),
@@ -81,7 +101,8 @@ export default leaf({
           return EXIT.done;
         }
         output.log.info(plan.text);
-        if (args.yes !== true && !(await output.confirm("Start?"))) throw new KekError("cancelled", "nothing was changed", "run it again when you are ready");
+        if (args.yes !== true && !(await output.confirm("Start?")))
+          throw new KekError("cancelled", "nothing was changed", "run it again when you are ready");
         interrupt.check();
         const summary = await runRotation(context, options, prepared, progressReporter(output), () => interrupt.arm());
         interrupt.disarm();

@@ -33,11 +33,23 @@ function describe(view: StatusView): string {
     "",
     table(
       ["version", "state", "records", "wraps", "since"],
-      versions.map((entry) => [String(entry.version), entry.state, String(entry.records), String(entry.wraps), entry.since]),
+      versions.map((entry) => [
+        String(entry.version),
+        entry.state,
+        String(entry.records),
+        String(entry.wraps),
+        entry.since,
+      ]),
     ),
   ];
   if (census.length > 0) {
-    parts.push("", table(["field", "version", "records"], census.map((row) => [row.field, row.version, String(row.count)])));
+    parts.push(
+      "",
+      table(
+        ["field", "version", "records"],
+        census.map((row) => [row.field, row.version, String(row.count)]),
+      ),
+    );
   }
   if (rotation !== null) parts.push("", ...describeRotation(rotation));
   parts.push("", processes.length === 0 ? "no process is in the fleet" : fleetTable(view));
@@ -71,7 +83,8 @@ function describeRotation(rotation: RotationView): string[] {
   for (const field of rotation.fields) {
     lines.push(`  ${field.field}: ${field.done} done, ${field.remaining} left, ${field.failed} failed`);
   }
-  for (const record of rotation.failed.slice(0, 20)) lines.push(`  failed: ${record.field} ${record.id}: ${record.reason}`);
+  for (const record of rotation.failed.slice(0, 20))
+    lines.push(`  failed: ${record.field} ${record.id}: ${record.reason}`);
   if (rotation.coordinator === null || state === "cancelled") {
     lines.push(
       `  go on: certautopilot kek rotate --to-version=${to}  or back: certautopilot kek rotate --to-version=${from} --from-version=${to}`,

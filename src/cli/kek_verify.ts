@@ -1,9 +1,8 @@
-import { EXIT } from "../errors/errors.ts";
-import { memberName } from "../store/heartbeats.ts";
+import { EXIT, KekError } from "../errors/errors.ts";
 import { seconds } from "../fleet/readiness.ts";
 import { type Verification, verifyBackup, verifyInstall, verifyTarget } from "../rotation/verify.ts";
 import { verifyRecords } from "../rotation/verify_records.ts";
-import { KekError } from "../errors/errors.ts";
+import { memberName } from "../store/heartbeats.ts";
 import { version } from "./arguments.ts";
 import { leaf } from "./command.ts";
 import { table } from "./output.ts";
@@ -20,12 +19,20 @@ export default leaf({
   async run({ args, output }) {
     const target = version("target", args.target);
     if ([target !== undefined, args.records === true, args.backup !== undefined].filter(Boolean).length > 1) {
-      throw new KekError("usage", "--target, --records and --backup each ask another question", "give one of them at a time");
+      throw new KekError(
+        "usage",
+        "--target, --records and --backup each ask another question",
+        "give one of them at a time",
+      );
     }
     return await withInstall(args.config, async (context) => {
       if (args.backup !== undefined) {
         const proved = await verifyBackup(context, args.backup);
-        output.result(`${args.backup} opens the canaries of KEK versions ${proved.join(", ")}`, { ready: true, backup: args.backup, versions: proved });
+        output.result(`${args.backup} opens the canaries of KEK versions ${proved.join(", ")}`, {
+          ready: true,
+          backup: args.backup,
+          versions: proved,
+        });
         return EXIT.done;
       }
       if (args.records === true) {
@@ -37,7 +44,11 @@ export default leaf({
         ];
         output.result(text.join("\n"), { ready: report.failed === 0, ...report });
         if (report.failed === 0) return EXIT.done;
-        throw new KekError("incomplete", `${report.failed} envelopes do not open`, "restore these fields from a backup");
+        throw new KekError(
+          "incomplete",
+          `${report.failed} envelopes do not open`,
+          "restore these fields from a backup",
+        );
       }
       const verification = target === undefined ? await verifyInstall(context) : await verifyTarget(context, target);
       output.result(describe(verification), asData(verification));
@@ -64,7 +75,16 @@ function describe({ ready, target, active, processes, census, problems }: Verifi
     processes.length === 0
       ? "no process is in the fleet"
       : table(["process", "role", "host:pid", "provider", "loaded", "declares", "writes", "last beat", ""], rows);
-  const counted = census.length === 0 ? [] : ["", table(["field", "version", "records"], census.map((row) => [row.field, row.version, String(row.count)]))];
+  const counted =
+    census.length === 0
+      ? []
+      : [
+          "",
+          table(
+            ["field", "version", "records"],
+            census.map((row) => [row.field, row.version, String(row.count)]),
+          ),
+        ];
   const found = problems.map((problem) => `problem: ${problem.message}\n   hint: ${problem.hint}`);
   const subject = target === undefined ? "the install" : `the fleet for KEK version ${target}`;
   const verdict = ready

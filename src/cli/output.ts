@@ -77,11 +77,18 @@ export function reportError(thrown: unknown, options: { json: boolean; debug: bo
   const code = EXIT[known ? thrown.exit : "unexpected"];
   process.stderr.write(`error: ${message}\nhint: ${hint.replaceAll(/\s*\n\s*/g, " ")}\n`);
   if (options.debug && thrown instanceof Error) {
-    for (let at: unknown = thrown; at instanceof Error; at = at.cause) process.stderr.write(`${at.stack ?? at.message}\n`);
+    for (let at: unknown = thrown; at instanceof Error; at = at.cause)
+      process.stderr.write(`${at.stack ?? at.message}\n`);
   }
   if (options.json) {
     const problems = (thrown as { problems?: unknown }).problems;
-    const error = { code: known ? thrown.code : "unexpected", message, hint, exit: code, ...(problems === undefined ? {} : { problems }) };
+    const error = {
+      code: known ? thrown.code : "unexpected",
+      message,
+      hint,
+      exit: code,
+      ...(problems === undefined ? {} : { problems }),
+    };
     process.stdout.write(`${JSON.stringify({ error }, null, 2)}\n`);
   }
   return code;
@@ -90,6 +97,10 @@ export function reportError(thrown: unknown, options: { json: boolean; debug: bo
 /** Rows as aligned columns. */
 export function table(head: string[], rows: string[][]): string {
   const widths = head.map((title, column) => Math.max(title.length, ...rows.map((row) => row[column]?.length ?? 0)));
-  const line = (cells: string[]) => cells.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join("  ").trimEnd();
+  const line = (cells: string[]) =>
+    cells
+      .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+      .join("  ")
+      .trimEnd();
   return [line(head), ...rows.map(line)].join("\n");
 }

@@ -54,10 +54,17 @@ async function walk(node: Branch | Leaf, path: string[], argv: string[]): Promis
   if (node.kind === "leaf") return await node.run(argv, name);
   const [word, ...rest] = argv;
   const known = Object.keys(node.commands).join(", ");
-  if (word === undefined) throw new KekError("usage", `${["certautopilot", ...path].join(" ")} needs a command: ${known}`, "see: certautopilot --help");
+  if (word === undefined)
+    throw new KekError(
+      "usage",
+      `${["certautopilot", ...path].join(" ")} needs a command: ${known}`,
+      "see: certautopilot --help",
+    );
   const next = node.commands[word];
   if (next === undefined) {
-    const what = word.startsWith("-") ? `unknown flag ${word.split("=")[0]} before a command` : `unknown command ${JSON.stringify(word)}`;
+    const what = word.startsWith("-")
+      ? `unknown flag ${word.split("=")[0]} before a command`
+      : `unknown command ${JSON.stringify(word)}`;
     throw new KekError("usage", what, `the commands here are: ${known}`);
   }
   return await walk(await next(), [...path, word], rest);

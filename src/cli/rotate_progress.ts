@@ -56,7 +56,11 @@ export function progressLine({ from, to, fields, rate, eta }: Progress): string 
 export function describePlan({ plan, roster, census }: Prepared): { text: string; data: Record<string, unknown> } {
   const { kind, from, to } = plan;
   const records = census.filter((row) => row.version === String(from)).reduce((sum, row) => sum + row.count, 0);
-  const what = { start: "rotate", resume: "resume the rotation", reverse: "go back, replacing the unfinished rotation," }[kind];
+  const what = {
+    start: "rotate",
+    resume: "resume the rotation",
+    reverse: "go back, replacing the unfinished rotation,",
+  }[kind];
   const text = `${what} from KEK version ${from} to ${to}: ${records} records in ${new Set(census.map((row) => row.field)).size} fields, ${roster.length} processes must acknowledge each of 3 phases`;
   return { text, data: { plan: kind, from, to, records, processes: roster.length } };
 }

@@ -12,14 +12,17 @@ export default leaf({
   },
   async run({ args, output }) {
     const role = args.role ?? "api";
-    if (role !== "api" && role !== "worker") throw new KekError("usage", `--role=${role} is neither api nor worker`, "give --role=api or --role=worker");
+    if (role !== "api" && role !== "worker")
+      throw new KekError("usage", `--role=${role} is neither api nor worker`, "give --role=api or --role=worker");
     const config = loadConfig(args.config);
     if (config.audit.secret === "") {
       output.log.warn("CERTAUTOPILOT_AUDIT_SECRET is not set: the audit chain shows accidents, not forgery");
     }
     const told = stopSignal();
     const serving = await serve(config, role, output.log);
-    output.log.info(`${config.instanceName} (${role}, pid ${process.pid}) is ready on ${serving.address}, writing under KEK version ${serving.kek.writeVersion}`);
+    output.log.info(
+      `${config.instanceName} (${role}, pid ${process.pid}) is ready on ${serving.address}, writing under KEK version ${serving.kek.writeVersion}`,
+    );
     output.log.info(`stopping: ${await told}`);
     await serving.stop();
     return EXIT.done;

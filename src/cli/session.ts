@@ -8,7 +8,10 @@ import { explainMongo } from "../store/failures.ts";
 import { closeStore, openStore } from "../store/store.ts";
 
 /** What every command that works on an install begins and ends with: configuration, connection, lock, provider. */
-export async function withInstall<T>(configFile: string | undefined, work: (context: Context) => Promise<T>): Promise<T> {
+export async function withInstall<T>(
+  configFile: string | undefined,
+  work: (context: Context) => Promise<T>,
+): Promise<T> {
   const config = loadConfig(configFile);
   const store = await openStore(config.database, { appName: "certautopilot" });
   try {

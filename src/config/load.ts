@@ -50,9 +50,12 @@ export function loadConfig(configFile?: string): Config {
 /** What a running process may learn anew from its secrets file: the declared version. Keys are read by the provider. */
 export function declaredVersion(config: Config): number | undefined {
   const name = `${PREFIX}ENCRYPTION_CURRENT_VERSION`;
-  if (config.secretsFile === undefined || readEnvironment()[name] !== undefined) return config.encryption.currentVersion;
+  if (config.secretsFile === undefined || readEnvironment()[name] !== undefined)
+    return config.encryption.currentVersion;
   const declared = readSecretsFile(config.secretsFile)[name];
-  return declared !== undefined && /^[1-9]\d{0,9}$/.test(declared) ? Number(declared) : config.encryption.currentVersion;
+  return declared !== undefined && /^[1-9]\d{0,9}$/.test(declared)
+    ? Number(declared)
+    : config.encryption.currentVersion;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -106,10 +109,16 @@ function assign(tree: Tree, [head, ...rest]: readonly string[], value: unknown):
 
 function invalid(issue: v.BaseIssue<unknown>): KekError {
   const path = (issue.path ?? []).map((item) => String(item.key));
-  const variable = Object.entries(VARIABLES).find(([, place]) => place.join(".") === path.slice(0, place.length).join("."))?.[0];
+  const variable = Object.entries(VARIABLES).find(
+    ([, place]) => place.join(".") === path.slice(0, place.length).join("."),
+  )?.[0];
   const name = variable === undefined ? path.join(".") : `${PREFIX}${variable} (${path.join(".")})`;
   // Valibot's own messages quote the value received, which may be a secret: only ours, which begin with a verb, pass.
-  const what = /^(is|must|has) /.test(issue.message) ? issue.message : issue.type === "strict_object" ? "is not a known setting" : "is not valid";
+  const what = /^(is|must|has) /.test(issue.message)
+    ? issue.message
+    : issue.type === "strict_object"
+      ? "is not a known setting"
+      : "is not valid";
   return new KekError("config_invalid", `${name} ${what}`, "see the table of settings in README.md");
 }
 
@@ -146,7 +155,11 @@ function toConfig(settings: Settings, environment: Record<string, string>, file:
   };
 }
 
-function keksOf(settings: Settings, environment: Record<string, string>, file: string | undefined): Record<number, KekHex> {
+function keksOf(
+  settings: Settings,
+  environment: Record<string, string>,
+  file: string | undefined,
+): Record<number, KekHex> {
   const keks: Record<number, KekHex> = {};
   const add = (key: string, setting: string, hex: string) => {
     const version = kekVersionOf(key);

@@ -50,7 +50,8 @@ export function toStored(envelope: Envelope): StoredEnvelope {
 export function readEnvelope(stored: unknown, provider: ProviderName): Envelope {
   if (typeof stored !== "object" || stored === null || Array.isArray(stored)) throw bad("it is not a subdocument");
   const fields = stored as Record<string, unknown>;
-  for (const key of Object.keys(fields)) if (!KEYS.includes(key)) throw bad(`it has an unknown key ${JSON.stringify(key)}`);
+  for (const key of Object.keys(fields))
+    if (!KEYS.includes(key)) throw bad(`it has an unknown key ${JSON.stringify(key)}`);
   for (const key of KEYS) if (!(key in fields)) throw bad(`it has no ${key}`);
   if (int32(fields["format"]) !== FORMAT) throw bad("its format is not 1");
   if (fields["provider"] !== provider) throw bad(`its provider is not "${provider}", the provider of this install`);

@@ -68,7 +68,8 @@ export function readWrap(raw: Uint8Array, path: string): Omit<RawRecord, "idBson
         if (type === TYPE_INT32) version = readInt32(raw, offset);
         break;
       case "wrapped_dek":
-        if (type === TYPE_BINARY && raw[offset + 4] === 0) wrappedDek = raw.subarray(offset + 5, offset + 5 + readInt32(raw, offset));
+        if (type === TYPE_BINARY && raw[offset + 4] === 0)
+          wrappedDek = raw.subarray(offset + 5, offset + 5 + readInt32(raw, offset));
         break;
     }
   }
@@ -108,11 +109,18 @@ function exactValue(raw: Uint8Array, element: Element): unknown {
   const single = Buffer.alloc(body.length + 5);
   single.writeInt32LE(single.length, 0);
   single.set(body, 4);
-  return Object.values(deserialize(single, { promoteValues: false, promoteLongs: false, promoteBuffers: false, bsonRegExp: true }))[0];
+  return Object.values(
+    deserialize(single, { promoteValues: false, promoteLongs: false, promoteBuffers: false, bsonRegExp: true }),
+  )[0];
 }
 
 function readInt32(raw: Uint8Array, at: number): number {
-  return (raw[at] as number) | ((raw[at + 1] as number) << 8) | ((raw[at + 2] as number) << 16) | ((raw[at + 3] as number) << 24);
+  return (
+    (raw[at] as number) |
+    ((raw[at + 1] as number) << 8) |
+    ((raw[at + 2] as number) << 16) |
+    ((raw[at + 3] as number) << 24)
+  );
 }
 
 function decodeText(raw: Uint8Array, at: number, length: number): string {

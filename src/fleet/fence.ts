@@ -23,13 +23,20 @@ export function stripFence(validator: Clause | undefined): Clause | undefined {
 /** Whether a live validator rejects a version at every one of these paths. */
 export function fences(options: ValidatorOptions | undefined, paths: string[], version: number): boolean {
   if (options?.validator === undefined) return false;
-  if ((options.validationLevel ?? "strict") !== "strict" || (options.validationAction ?? "error") !== "error") return false;
+  if ((options.validationLevel ?? "strict") !== "strict" || (options.validationAction ?? "error") !== "error")
+    return false;
   const parts: unknown = options.validator["$and"];
-  const clause: Clause | undefined = isFence(options.validator) ? options.validator : Array.isArray(parts) ? parts.find(isFence) : undefined;
+  const clause: Clause | undefined = isFence(options.validator)
+    ? options.validator
+    : Array.isArray(parts)
+      ? parts.find(isFence)
+      : undefined;
   const rules = clause?.["$nor"];
   if (!Array.isArray(rules)) return false;
   return paths.every((path) =>
-    rules.some((rule: Record<string, { $in?: unknown[] }>) => rule[versionKey(path)]?.$in?.some((entry) => Number(entry) === version)),
+    rules.some((rule: Record<string, { $in?: unknown[] }>) =>
+      rule[versionKey(path)]?.$in?.some((entry) => Number(entry) === version),
+    ),
   );
 }
 
@@ -41,7 +48,11 @@ export function fences(options: ValidatorOptions | undefined, paths: string[], v
  * @returns undefined when the fence cannot be merged without changing what the collection's own rules mean.
  */
 export function mergeFence(own: ValidatorOptions, clause: Clause, violations: number): ValidatorOptions | undefined {
-  const fenced = (validator: Clause): ValidatorOptions => ({ validator, validationLevel: "strict", validationAction: "error" });
+  const fenced = (validator: Clause): ValidatorOptions => ({
+    validator,
+    validationLevel: "strict",
+    validationAction: "error",
+  });
   const rules = own.validator;
   if (rules === undefined || Object.keys(rules).length === 0) return fenced(clause);
   if (own.validationLevel === "off" || own.validationAction === "warn") return fenced(clause);

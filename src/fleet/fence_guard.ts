@@ -40,7 +40,10 @@ export class FenceGuard {
   }
 
   async #compare(rotation: RotationDoc): Promise<void> {
-    const live = await readValidators(this.#store, rotation.fence.collections.map((entry) => entry.collection));
+    const live = await readValidators(
+      this.#store,
+      rotation.fence.collections.map((entry) => entry.collection),
+    );
     const drifted = rotation.fence.collections.filter((entry) => {
       const options = live.get(entry.collection);
       return options !== undefined && !sameOptions(options, thawOptions(entry.expected));
@@ -53,7 +56,9 @@ export class FenceGuard {
     for (const entry of drifted) {
       const outcome = await setValidator(this.#store, entry.collection, thawOptions(entry.expected));
       if (outcome === "refused") {
-        this.#log.warn(`the validator of ${entry.collection} is not the expected one, and MongoDB does not permit collMod`);
+        this.#log.warn(
+          `the validator of ${entry.collection} is not the expected one, and MongoDB does not permit collMod`,
+        );
         continue;
       }
       await note(this.#store, this.#auditor, "fence.mended", { rotation: rotation._id, collection: entry.collection });

@@ -1,13 +1,13 @@
 import type { Config } from "../config/config.ts";
 import { KekError } from "../errors/errors.ts";
-import { buildRegistry, checkLock, probe } from "../providers/registry.ts";
 import type { Provider } from "../providers/provider.ts";
+import { buildRegistry, checkLock, probe } from "../providers/registry.ts";
 import { type Auditor, ensureAuditLog } from "../store/audit_log.ts";
 import type { InstallDoc } from "../store/documents.ts";
 import { ensureHeartbeats } from "../store/heartbeats.ts";
 import { lockInstall, readInstall } from "../store/install.ts";
 import { ensureRotations } from "../store/rotations.ts";
-import { type Store } from "../store/store.ts";
+import type { Store } from "../store/store.ts";
 import { ensureVersions } from "../store/versions.ts";
 
 /** How a process comes to an install: lock first, provider next, and only then anything written. */

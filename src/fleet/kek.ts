@@ -1,6 +1,6 @@
 import { Buffer } from "node:buffer";
 import type { Config } from "../config/config.ts";
-import { type Place, placeOf, dekAad } from "../envelope/aad.ts";
+import { dekAad, type Place, placeOf } from "../envelope/aad.ts";
 import { readEnvelope, type StoredEnvelope, toStored } from "../envelope/envelope.ts";
 import { newDek, openField, sealField } from "../envelope/field_cipher.ts";
 import { KekError } from "../errors/errors.ts";
@@ -63,7 +63,11 @@ export async function joinFleet(config: Config, options: KekOptions = {}): Promi
   const log = options.log ?? SILENT;
   const role = options.role ?? "library";
   const store = await openStore(config.database, { appName: `certautopilot ${role}` });
-  const auditor: Auditor = { secret: config.audit.secret, actor: `${role} ${config.instanceName}`, file: config.audit.file };
+  const auditor: Auditor = {
+    secret: config.audit.secret,
+    actor: `${role} ${config.instanceName}`,
+    file: config.audit.file,
+  };
   try {
     const { install, provider } = await openOrLockInstall(store, config, auditor);
     const keyring = new Keyring(provider);
@@ -114,7 +118,8 @@ class FleetKek implements Kek {
     for (;;) {
       await this.#member.ensureFit();
       const version = this.#keyring.writeVersion;
-      if (version === undefined) throw new KekError("fenced", "this process has no write version", "it goes on by itself once it has synced");
+      if (version === undefined)
+        throw new KekError("fenced", "this process has no write version", "it goes on by itself once it has synced");
       await this.#budget.take(version);
       const sealed = await this.#seal(bytes, version, place);
       // The phase may have changed, or the lease run out, while the key was at work: then this envelope is thrown away.
@@ -128,7 +133,9 @@ class FleetKek implements Kek {
     // A process that has slept may not know a version that was made since: it looks before it gives up.
     if (!this.#keyring.has(envelope.version)) await this.#member.sync();
     const aad = dekAad(this.#installId, envelope.provider, envelope.version, place);
-    const dek = await this.#keyring.use(envelope.version, (provider) => provider.unwrap(envelope.wrappedDek, aad, envelope.version));
+    const dek = await this.#keyring.use(envelope.version, (provider) =>
+      provider.unwrap(envelope.wrappedDek, aad, envelope.version),
+    );
     try {
       return openField(dek, envelope, this.#installId, place);
     } finally {
@@ -184,6 +191,8 @@ function isFenceRejection(thrown: unknown): boolean {
   if (typeof thrown !== "object" || thrown === null) return false;
   const { code, errInfo, writeErrors } = thrown as { code?: unknown; errInfo?: unknown; writeErrors?: unknown };
   if (code !== DOCUMENT_VALIDATION_FAILURE) return false;
-  const inBulk = (Array.isArray(writeErrors) ? writeErrors : [writeErrors]).map((error) => error?.errInfo ?? error?.err?.errInfo);
+  const inBulk = (Array.isArray(writeErrors) ? writeErrors : [writeErrors]).map(
+    (error) => error?.errInfo ?? error?.err?.errInfo,
+  );
   return JSON.stringify([errInfo, ...inBulk]).includes(".kek_version");
 }

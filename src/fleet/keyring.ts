@@ -1,5 +1,5 @@
-import type { Provider } from "../providers/provider.ts";
 import { KekError } from "../errors/errors.ts";
+import type { Provider } from "../providers/provider.ts";
 
 /** The versions that this process holds and has proved, the one it writes under, and the reads that are in hand. */
 export class Keyring {

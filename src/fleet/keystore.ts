@@ -88,13 +88,19 @@ export class KeyProver {
     });
   }
 
-  async #prove(provider: Provider, doc: VersionDoc, report: KeyReport, proved: () => void | Promise<void>): Promise<void> {
+  async #prove(
+    provider: Provider,
+    doc: VersionDoc,
+    report: KeyReport,
+    proved: () => void | Promise<void>,
+  ): Promise<void> {
     try {
       await loadProved(provider, this.#installId, doc);
       await proved();
     } catch (thrown) {
       if (!(thrown instanceof KekError)) throw thrown;
-      const reason = thrown.code === "key_mismatch" ? "wrong_key" : thrown.code === "key_missing" ? "missing" : "unreadable";
+      const reason =
+        thrown.code === "key_mismatch" ? "wrong_key" : thrown.code === "key_missing" ? "missing" : "unreadable";
       report.problems.push({ version: doc._id, reason });
       report.reasons.set(doc._id, thrown);
     }

@@ -14,7 +14,7 @@ import { inSession, type Session, type Store } from "../store/store.ts";
 import { activateFirst } from "../store/versions.ts";
 import { Drain } from "./drain.ts";
 import type { Keyring } from "./keyring.ts";
-import { type KeyReport, KeyProver, stageUnknown } from "./keystore.ts";
+import { KeyProver, type KeyReport, stageUnknown } from "./keystore.ts";
 import { watchSecrets } from "./secrets_watch.ts";
 import { mayHold, type Stance, stanceOf } from "./stance.ts";
 
@@ -78,7 +78,11 @@ export class Member {
 
   /** Whether this process may encrypt now: it has acknowledged, and its last look is younger than its lease. */
   get fit(): boolean {
-    return !this.#closed && this.#acked !== undefined && performance.now() - this.#syncedAt < this.#options.config.fleet.leaseMs;
+    return (
+      !this.#closed &&
+      this.#acked !== undefined &&
+      performance.now() - this.#syncedAt < this.#options.config.fleet.leaseMs
+    );
   }
 
   /** What keeps this process from being ready, in words; undefined when nothing does. */

@@ -76,7 +76,10 @@ export function memberProblems(member: Member, question: ReadinessQuestion): Pro
     if (version !== undefined) keyProblem(member, version, version === question.target, add);
   }
   if (question.target !== undefined && question.declaredMatters && member.current_version !== question.target) {
-    const declares = member.current_version === null ? "declares no current version" : `declares current version ${member.current_version}`;
+    const declares =
+      member.current_version === null
+        ? "declares no current version"
+        : `declares current version ${member.current_version}`;
     add(
       "declares_other",
       `${declares}, not ${question.target}`,

@@ -41,7 +41,9 @@ export function stanceOf(versions: Versions, rotation: Rotation | undefined): St
 /** Versions that a process may keep in memory under a stance: those it must read, and those staged for later. */
 export function mayHold(stance: Stance, versions: Versions): number[] {
   const staged = versions.filter((version) => version.state === "staged").map((version) => version._id);
-  return [...new Set([...stance.readable, ...staged])].filter((version) => version !== stance.leaving).sort((a, b) => a - b);
+  return [...new Set([...stance.readable, ...staged])]
+    .filter((version) => version !== stance.leaving)
+    .sort((a, b) => a - b);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

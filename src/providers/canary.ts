@@ -23,7 +23,12 @@ export async function makeCanary(provider: Provider, installId: string, version:
  * Proves that the loaded key of a version is the install's.
  * @throws KekError `key_mismatch` when the canary does not open.
  */
-export async function proveCanary(provider: Provider, installId: string, version: number, canary: Canary): Promise<void> {
+export async function proveCanary(
+  provider: Provider,
+  installId: string,
+  version: number,
+  canary: Canary,
+): Promise<void> {
   try {
     if (canary.canary.length !== WRAP_BYTES) throw new RangeError("canary of wrong length");
     const secret = await provider.unwrap(canary.canary, canaryAad(installId, provider.name, version), version);

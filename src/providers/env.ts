@@ -3,8 +3,8 @@ import type { KekHex } from "../config/config.ts";
 import { PREFIX } from "../config/environment.ts";
 import { KEK_HEX, kekVersionOf } from "../config/schema.ts";
 import { readSecretsFile, removeSecret } from "../config/secrets_file.ts";
-import { KekError } from "../errors/errors.ts";
 import { unwrapWithKey, wrapWithKey } from "../envelope/gcm.ts";
+import { KekError } from "../errors/errors.ts";
 import type { DestroyOutcome, Provider } from "./provider.ts";
 
 /** Where the `env` provider finds KEKs: settings read at start, and the secrets file, read again at each look. */
@@ -104,7 +104,11 @@ export class EnvProvider implements Provider {
       if (!name.startsWith(SETTING.slice(0, -"KEK_V".length))) continue;
       const version = kekVersionOf(name.slice(SETTING.length - "KEK_V".length));
       if (version === undefined) {
-        throw new KekError("config_invalid", `${name} in ${secretsFile} does not name a version`, `use ${SETTING}1, …2`);
+        throw new KekError(
+          "config_invalid",
+          `${name} in ${secretsFile} does not name a version`,
+          `use ${SETTING}1, …2`,
+        );
       }
       const other = all[version];
       if (other !== undefined && other.hex.toLowerCase() !== hex.toLowerCase()) {

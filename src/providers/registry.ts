@@ -58,7 +58,11 @@ export async function probe(provider: Provider, version: number): Promise<void> 
   const aad = Buffer.from("certautopilot/probe/1");
   const wrapped = await provider.wrap(secret, aad, version);
   const fail = (what: string) =>
-    new KekError("provider_unavailable", `the ${provider.name} provider ${what}`, "do not use it: run `certautopilot kek verify`");
+    new KekError(
+      "provider_unavailable",
+      `the ${provider.name} provider ${what}`,
+      "do not use it: run `certautopilot kek verify`",
+    );
   const back = await provider.unwrap(wrapped, aad, version);
   if (!timingSafeEqual(back, secret)) throw fail("does not give back what it wrapped");
   const tampered = Buffer.from(wrapped);

@@ -14,14 +14,21 @@ const POLL_SLOWLY_MS = 250;
 
 /** Members that have not acknowledged this epoch: pure. */
 export function awaited(roster: Member[], rotation: number, epoch: number, phase: Phase): Member[] {
-  return roster.filter(({ acked }) => !(acked !== null && acked.rotation === rotation && acked.epoch === epoch && acked.phase === phase));
+  return roster.filter(
+    ({ acked }) => !(acked !== null && acked.rotation === rotation && acked.epoch === epoch && acked.phase === phase),
+  );
 }
 
 /**
  * @throws KekError `not_acknowledged` when a member beats but does not follow in time, naming it and its reason.
  * @throws KekError `cancelled`, `lease_lost`.
  */
-export async function awaitAcknowledgements(context: Context, lease: LeaseKeeper, phase: Phase, reporter: Reporter): Promise<void> {
+export async function awaitAcknowledgements(
+  context: Context,
+  lease: LeaseKeeper,
+  phase: Phase,
+  reporter: Reporter,
+): Promise<void> {
   const { store, config, auditor } = context;
   const { evictionMs, drainMs } = config.fleet;
   const what = `phase ${phase}`;
@@ -32,11 +39,16 @@ export async function awaitAcknowledgements(context: Context, lease: LeaseKeeper
     const pending = await pendingMembers(context, lease, phase);
     const now = performance.now();
     if (pending !== undefined) {
-      reporter.waiting(what, pending.map((member) => `${memberName(member)}${why(member, config.fleet.beatMs)}`));
+      reporter.waiting(
+        what,
+        pending.map((member) => `${memberName(member)}${why(member, config.fleet.beatMs)}`),
+      );
       if (pending.length === 0) return;
       for (const member of pending.filter((candidate) => candidate.age_ms > evictionMs)) {
         if (await evictMember(store, auditor, lease.held, member, evictionMs)) {
-          reporter.note(`evicted ${memberName(member)}: silent for ${seconds(member.age_ms)}. If it wakes it joins anew before it serves`);
+          reporter.note(
+            `evicted ${memberName(member)}: silent for ${seconds(member.age_ms)}. If it wakes it joins anew before it serves`,
+          );
         }
       }
       if (now > deadline) throw notAcknowledged(pending, phase, now - began);

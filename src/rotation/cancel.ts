@@ -16,7 +16,11 @@ export async function cancel(context: Context): Promise<RotationDoc> {
   for (;;) {
     const seen = await newestRotation(store);
     if (seen === undefined || !isOpen(seen)) {
-      throw new KekError("nothing_to_cancel", "there is nothing to cancel: no rotation is open", "certautopilot kek status shows the last one");
+      throw new KekError(
+        "nothing_to_cancel",
+        "there is nothing to cancel: no rotation is open",
+        "certautopilot kek status shows the last one",
+      );
     }
     const { from, to, phase } = seen;
     if (seen.state === "cancelled") {

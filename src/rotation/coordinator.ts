@@ -65,7 +65,14 @@ export class Coordinator {
       });
     }
     const { _id: rotation, from, to } = this.#doc;
-    return { rotation, from, to, rewrapped: this.#rewrapped, seconds: (performance.now() - began) / 1000, fenced: this.#fenced };
+    return {
+      rotation,
+      from,
+      to,
+      rewrapped: this.#rewrapped,
+      seconds: (performance.now() - began) / 1000,
+      fenced: this.#fenced,
+    };
   }
 
   // -------------------------------------------------------------------------------------------------------------------
@@ -110,7 +117,9 @@ export class Coordinator {
 
   async #settle(): Promise<void> {
     await this.#enter(3);
-    const completed = await this.#steadily(() => completeRotation(this.#context.store, this.#context.auditor, this.#lease.held));
+    const completed = await this.#steadily(() =>
+      completeRotation(this.#context.store, this.#context.auditor, this.#lease.held),
+    );
     if (completed === undefined) await this.#lease.refused();
   }
 
@@ -121,7 +130,9 @@ export class Coordinator {
 
   async #advance(phase: Phase): Promise<void> {
     this.#lease.check();
-    const doc = await this.#steadily(() => advancePhase(this.#context.store, this.#context.auditor, this.#lease.held, phase));
+    const doc = await this.#steadily(() =>
+      advancePhase(this.#context.store, this.#context.auditor, this.#lease.held, phase),
+    );
     if (doc === undefined) return await this.#lease.refused();
     this.#doc = doc;
     this.#lease.moved(doc);
@@ -134,7 +145,10 @@ export class Coordinator {
     const unfenced = await this.#fence(versions);
     this.#fenced = unfenced.length === 0;
     if (this.#fenced) this.#reporter.note(`the fence is up: MongoDB rejects envelopes of version ${from} from now on`);
-    else this.#reporter.note(`the fence could not be set on ${unfenced.join(", ")}: the zero census is taken twice instead`);
+    else
+      this.#reporter.note(
+        `the fence could not be set on ${unfenced.join(", ")}: the zero census is taken twice instead`,
+      );
   }
 
   async #fence(versions: number[]): Promise<string[]> {

@@ -1,6 +1,13 @@
 import { type Clause, fenceClause, fences, mergeFence, stripFence } from "../fleet/fence.ts";
 import type { FencedCollection, FenceRecord, FieldDoc, ValidatorOptions } from "../store/documents.ts";
-import { countViolations, freezeOptions, readValidators, sameOptions, setValidator, thawOptions } from "../store/validators.ts";
+import {
+  countViolations,
+  freezeOptions,
+  readValidators,
+  sameOptions,
+  setValidator,
+  thawOptions,
+} from "../store/validators.ts";
 import type { Context } from "./context.ts";
 
 /** Sets and lifts the fence: first the record of what is to be, then the collections, then a look at what is. */
@@ -25,7 +32,9 @@ export async function setFence(
   record: RecordFence,
 ): Promise<FenceOutcome | undefined> {
   const { store } = context;
-  const names = [...new Set([...fields.map((field) => field.collection), ...before.collections.map((entry) => entry.collection)])];
+  const names = [
+    ...new Set([...fields.map((field) => field.collection), ...before.collections.map((entry) => entry.collection)]),
+  ];
   const live = await readValidators(store, names);
   const outcome: FenceOutcome = { unfenced: [] };
   const collections: FencedCollection[] = [];
@@ -33,7 +42,10 @@ export async function setFence(
     const options = live.get(name);
     if (options === undefined) continue;
     const paths = fields.filter((field) => field.collection === name).map((field) => field.path);
-    const own = ownOptions(options, before.collections.find((entry) => entry.collection === name));
+    const own = ownOptions(
+      options,
+      before.collections.find((entry) => entry.collection === name),
+    );
     const clause = versions.length === 0 || paths.length === 0 ? undefined : fenceClause(paths, versions);
     const expected = clause === undefined ? own : await merged(context, name, own, clause);
     if (expected === undefined) outcome.unfenced.push(`${name} (documents break its moderate validator)`);
@@ -70,7 +82,12 @@ function ownOptions(live: ValidatorOptions, recorded: FencedCollection | undefin
   return validator === undefined ? (live.validator === undefined ? rest : {}) : { ...rest, validator };
 }
 
-async function merged(context: Context, name: string, own: ValidatorOptions, clause: Clause): Promise<ValidatorOptions | undefined> {
+async function merged(
+  context: Context,
+  name: string,
+  own: ValidatorOptions,
+  clause: Clause,
+): Promise<ValidatorOptions | undefined> {
   const moderate = own.validationLevel === "moderate" && own.validator !== undefined;
   return mergeFence(own, clause, moderate ? await countViolations(context.store, name, own.validator ?? {}) : 0);
 }

@@ -19,10 +19,15 @@ export interface LaneRequest {
   job: BatchJob;
 }
 
-export type LaneReply = { seq: number; result: BatchResult } | { seq: number; error: { message: string; transient: boolean } };
+export type LaneReply =
+  | { seq: number; result: BatchResult }
+  | { seq: number; error: { message: string; transient: boolean } };
 
 /** In the compiled binary all modules are one, at the root of its embedded files; the worker keeps its path below that. */
-const WORKER = new URL(import.meta.url.includes("/$bunfs/") ? "./rotation/rewrap_worker.ts" : "./rewrap_worker.ts", import.meta.url);
+const WORKER = new URL(
+  import.meta.url.includes("/$bunfs/") ? "./rotation/rewrap_worker.ts" : "./rewrap_worker.ts",
+  import.meta.url,
+);
 
 export class Lanes {
   readonly #lanes: Lane[];
@@ -106,7 +111,10 @@ export class Lane {
   }
 
   #receive(message: LaneReply | "ready" | "closed"): void {
-    if (message === "closed") return this.#closed?.();
+    if (message === "closed") {
+      this.#closed?.();
+      return;
+    }
     const seq = message === "ready" ? 0 : message.seq;
     const waiting = this.#pending.get(seq);
     this.#pending.delete(seq);
@@ -114,7 +122,13 @@ export class Lane {
     else if ("result" in message) waiting?.resolve(message.result);
     else {
       const { message: text, transient } = message.error;
-      waiting?.reject(new KekError(transient ? "mongodb_away" : "unexpected", `a rewrap lane failed: ${text}`, "run the same command again"));
+      waiting?.reject(
+        new KekError(
+          transient ? "mongodb_away" : "unexpected",
+          `a rewrap lane failed: ${text}`,
+          "run the same command again",
+        ),
+      );
     }
   }
 

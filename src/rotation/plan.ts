@@ -1,5 +1,5 @@
-import { isOpen } from "../fleet/stance.ts";
 import type { Problem } from "../fleet/readiness.ts";
+import { isOpen } from "../fleet/stance.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
 
 /** What `kek rotate --to-version=N` means in a given state: pure. */
@@ -22,10 +22,18 @@ export function planRotation(versions: VersionDoc[], rotation: RotationDoc | und
   const active = versions.find((version) => version.state === "active")?._id;
   const target = versions.find((version) => version._id === wanted.to);
   if (active === undefined) {
-    return refuse("target", "no KEK version is active yet", "start the service: its first process activates the first version");
+    return refuse(
+      "target",
+      "no KEK version is active yet",
+      "start the service: its first process activates the first version",
+    );
   }
   if (wanted.to === active) {
-    return refuse("target", `KEK version ${active} is already the active one`, "nothing is left to do; `certautopilot kek status` shows it");
+    return refuse(
+      "target",
+      `KEK version ${active} is already the active one`,
+      "nothing is left to do; `certautopilot kek status` shows it",
+    );
   }
   if (wanted.from !== undefined && wanted.from !== active) {
     return refuse(
@@ -42,7 +50,11 @@ export function planRotation(versions: VersionDoc[], rotation: RotationDoc | und
     );
   }
   if (target.state === "destroyed") {
-    return refuse("target", `KEK version ${wanted.to} was destroyed`, "a number is never used again: rotate to a new version");
+    return refuse(
+      "target",
+      `KEK version ${wanted.to} was destroyed`,
+      "a number is never used again: rotate to a new version",
+    );
   }
   return { kind: "start", from: active, to: wanted.to, wayBack: target.state === "retired" };
 }
@@ -53,12 +65,21 @@ function planWithOpen(open: RotationDoc, wanted: Wanted): Plan {
   const { from, to } = open;
   const resume = `certautopilot kek rotate --to-version=${to}`;
   const reverse = `certautopilot kek rotate --to-version=${from} --from-version=${to}`;
-  if (wanted.to === to && (wanted.from === undefined || wanted.from === from)) return { kind: "resume", from, to, rotation: open };
+  if (wanted.to === to && (wanted.from === undefined || wanted.from === from))
+    return { kind: "resume", from, to, rotation: open };
   if (wanted.to !== from || (wanted.from !== undefined && wanted.from !== to)) {
-    return refuse("rotation", `a rotation ${from} → ${to} is open (phase ${open.phase}, ${open.state})`, `finish it: ${resume}  or go back: ${reverse}`);
+    return refuse(
+      "rotation",
+      `a rotation ${from} → ${to} is open (phase ${open.phase}, ${open.state})`,
+      `finish it: ${resume}  or go back: ${reverse}`,
+    );
   }
   if (open.phase === 1) {
-    return refuse("rotation", `the rotation ${from} → ${to} is in phase 1: no record has changed yet`, "cancel it: certautopilot kek rotate --cancel");
+    return refuse(
+      "rotation",
+      `the rotation ${from} → ${to} is in phase 1: no record has changed yet`,
+      "cancel it: certautopilot kek rotate --cancel",
+    );
   }
   if (open.phase === 3) {
     return refuse(
@@ -68,7 +89,11 @@ function planWithOpen(open: RotationDoc, wanted: Wanted): Plan {
     );
   }
   if (wanted.from === undefined) {
-    return refuse("rotation", `a rotation ${from} → ${to} is open (phase 2, ${open.state})`, `finish it: ${resume}  or go back: ${reverse}`);
+    return refuse(
+      "rotation",
+      `a rotation ${from} → ${to} is open (phase 2, ${open.state})`,
+      `finish it: ${resume}  or go back: ${reverse}`,
+    );
   }
   return { kind: "reverse", from: to, to: from, replaces: open };
 }

@@ -1,8 +1,8 @@
 import type { FleetTimes, ProviderName } from "../config/config.ts";
 import type { KekError } from "../errors/errors.ts";
 import { fleetProblems, type Problem } from "../fleet/readiness.ts";
-import type { VersionDoc } from "../store/documents.ts";
 import type { CensusRow } from "../store/census.ts";
+import type { VersionDoc } from "../store/documents.ts";
 import type { Member } from "../store/heartbeats.ts";
 import type { Plan } from "./plan.ts";
 
@@ -42,7 +42,12 @@ export function preflight(facts: PreflightFacts): Problem[] {
       }),
     );
     problems.push(...strays(facts.census, plan.from, plan.to));
-    if (!facts.explicitFrom && facts.declared !== undefined && facts.declared !== plan.from && facts.declared !== plan.to) {
+    if (
+      !facts.explicitFrom &&
+      facts.declared !== undefined &&
+      facts.declared !== plan.from &&
+      facts.declared !== plan.to
+    ) {
       problems.push({
         code: "shell_declares",
         message: `this shell declares current version ${facts.declared}, and the fleet is at ${plan.from}`,

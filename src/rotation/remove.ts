@@ -27,7 +27,11 @@ export async function checkRemoval(context: Context, version: number): Promise<V
   const state = await readState(store);
   const doc = state.versions.find((entry) => entry._id === version);
   if (doc === undefined) {
-    throw new KekError("version_unknown", `KEK version ${version} is not known`, "certautopilot kek status lists the versions");
+    throw new KekError(
+      "version_unknown",
+      `KEK version ${version} is not known`,
+      "certautopilot kek status lists the versions",
+    );
   }
   if (doc.state === "active") {
     throw new KekError("refused", `KEK version ${version} is the active one`, "rotate to another version first");
@@ -53,7 +57,12 @@ export async function remove(context: Context, version: number, wait: (message: 
     if (forgotten === undefined) throw changed(version);
     // Whoever still has the key makes the version known again, with its own bytes, at its next beat.
     const holders = (await readRoster(store)).filter((member) => member.loaded.includes(version));
-    return { version, outcome: "forgotten", destroyed: [], remaining: holders.map((member) => `the key held by ${memberName(member)}`) };
+    return {
+      version,
+      outcome: "forgotten",
+      destroyed: [],
+      remaining: holders.map((member) => `the key held by ${memberName(member)}`),
+    };
   }
   if (doc.state === "retired") {
     await proveUnreachable(context, version, wait);
@@ -127,17 +136,28 @@ async function fenceAgain(context: Context, fields: FieldDoc[], version: number)
   const doc = await newestRotation(store);
   if (doc === undefined || isOpen(doc)) return fields.map((field) => field.collection);
   const versions = [...new Set([...doc.fence.versions, version])].sort((a, b) => a - b);
-  await setFence(context, fields, doc.fence, versions, (fence) => recordFence(store, auditor, doc._id, { epoch: doc.epoch }, fence));
+  await setFence(context, fields, doc.fence, versions, (fence) =>
+    recordFence(store, auditor, doc._id, { epoch: doc.epoch }, fence),
+  );
   return await unfencedCollections(context, fields, version);
 }
 
 async function refuseIfCounted(context: Context, fields: FieldDoc[], version: number): Promise<void> {
   for (const field of fields) {
     const count = await countAt(context.store, field, version);
-    if (count > 0) throw new KekError("refused", `${count} envelopes of ${fieldId(field)} are at KEK version ${version}`, "certautopilot kek status");
+    if (count > 0)
+      throw new KekError(
+        "refused",
+        `${count} envelopes of ${fieldId(field)} are at KEK version ${version}`,
+        "certautopilot kek status",
+      );
   }
 }
 
 function changed(version: number): KekError {
-  return new KekError("refused", `the state of KEK version ${version} changed meanwhile; nothing was removed`, "look at `certautopilot kek status`, then run it again");
+  return new KekError(
+    "refused",
+    `the state of KEK version ${version} changed meanwhile; nothing was removed`,
+    "look at `certautopilot kek status`, then run it again",
+  );
 }

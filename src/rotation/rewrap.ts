@@ -44,7 +44,14 @@ export class Rewrapper {
   #auditedAt = performance.now();
   #auditedDone = 0;
 
-  constructor(context: Context, lease: LeaseKeeper, lanes: Lanes, rotation: RotationDoc, options: RewrapOptions, reporter: Reporter) {
+  constructor(
+    context: Context,
+    lease: LeaseKeeper,
+    lanes: Lanes,
+    rotation: RotationDoc,
+    options: RewrapOptions,
+    reporter: Reporter,
+  ) {
     this.#context = context;
     this.#lease = lease;
     this.#lanes = lanes;
@@ -146,7 +153,13 @@ export class Rewrapper {
   async #batch(lane: Lane, field: FieldDoc, bytes: Uint8Array): Promise<void> {
     const { from, to } = this.#rotation;
     const limitMs = batchLimitMs(this.#context.config);
-    const result = await lane.run({ field: { collection: field.collection, path: field.path }, from, to, bytes, limitMs });
+    const result = await lane.run({
+      field: { collection: field.collection, path: field.path },
+      from,
+      to,
+      bytes,
+      limitMs,
+    });
     const count = this.#countOf(field);
     count.done += result.done;
     count.remaining = Math.max(0, count.remaining - result.done);
@@ -162,7 +175,10 @@ export class Rewrapper {
     this.#rotation.failed.push(record);
     this.#reporter.note(`record ${record.id} of ${record.field} cannot be rewrapped: ${record.reason}`);
     if (this.#rotation.failed.length > LISTED_FAILURES) return;
-    await note(this.#context.store, this.#context.auditor, "record.failed", { rotation: this.#rotation._id, ...record });
+    await note(this.#context.store, this.#context.auditor, "record.failed", {
+      rotation: this.#rotation._id,
+      ...record,
+    });
   }
 
   /** Wraps are counted before they are made. */
@@ -192,7 +208,14 @@ export class Rewrapper {
       const rate = now > since ? (this.#recent.reduce((sum, entry) => sum + entry.done, 0) / (now - since)) * 1000 : 0;
       const left = [...this.#counts.values()].reduce((sum, count) => sum + count.remaining, 0);
       const { _id: rotation, from, to } = this.#rotation;
-      this.#reporter.progress({ rotation, from, to, fields: this.#report(), rate, eta: rate > 0 ? left / rate : undefined });
+      this.#reporter.progress({
+        rotation,
+        from,
+        to,
+        fields: this.#report(),
+        rate,
+        eta: rate > 0 ? left / rate : undefined,
+      });
     }
     if (now - this.#savedAt > SAVE_MS) await this.#save();
     if (now - this.#auditedAt > AUDIT_MS) await this.#summary();
@@ -208,7 +231,12 @@ export class Rewrapper {
 
   async #save(): Promise<void> {
     this.#savedAt = performance.now();
-    await saveProgress(this.#context.store, this.#lease.held, this.#report(), [...this.#failed.values()].slice(0, LISTED_FAILURES));
+    await saveProgress(
+      this.#context.store,
+      this.#lease.held,
+      this.#report(),
+      [...this.#failed.values()].slice(0, LISTED_FAILURES),
+    );
   }
 
   async #summary(): Promise<void> {

@@ -26,7 +26,12 @@ export interface BatchResult {
   failed: { id: string; reason: string }[];
 }
 
-export async function rewrapBatch(store: Store, provider: Provider, installId: string, job: BatchJob): Promise<BatchResult> {
+export async function rewrapBatch(
+  store: Store,
+  provider: Provider,
+  installId: string,
+  job: BatchJob,
+): Promise<BatchResult> {
   const { field, from, to } = job;
   const failed: BatchResult["failed"] = [];
   const rewraps: Rewrap[] = [];
@@ -35,12 +40,17 @@ export async function rewrapBatch(store: Store, provider: Provider, installId: s
     try {
       const place: Place = { collection: field.collection, idBson, path: field.path };
       const { provider: tag, version, wrappedDek } = readWrap(raw, field.path);
-      if (tag !== provider.name) throw new KekError("envelope_invalid", `its provider is "${tag}", not "${provider.name}"`, "");
+      if (tag !== provider.name)
+        throw new KekError("envelope_invalid", `its provider is "${tag}", not "${provider.name}"`, "");
       if (version !== from) continue;
       const newWrap = await rewrap(provider, wrappedDek, from, to, installId, place);
       rewraps.push({ id: exactId(idBson), oldWrap: wrappedDek, newWrap });
     } catch (thrown) {
-      if (!(thrown instanceof KekError) || !(thrown.code === "envelope_invalid" || thrown.code === "envelope_does_not_open")) throw thrown;
+      if (
+        !(thrown instanceof KekError) ||
+        !(thrown.code === "envelope_invalid" || thrown.code === "envelope_does_not_open")
+      )
+        throw thrown;
       failed.push({ id: idText(idBson), reason: messageOf(thrown) });
     }
   }
@@ -55,7 +65,14 @@ export async function rewrapBatch(store: Store, provider: Provider, installId: s
 // ---------------------------------------------------------------------------------------------------------------------
 
 /** A new wrap replaces the old one only after it was unwrapped and compared. */
-async function rewrap(provider: Provider, wrapped: Uint8Array, from: number, to: number, installId: string, place: Place): Promise<Uint8Array> {
+async function rewrap(
+  provider: Provider,
+  wrapped: Uint8Array,
+  from: number,
+  to: number,
+  installId: string,
+  place: Place,
+): Promise<Uint8Array> {
   const aad = dekAad(installId, provider.name, to, place);
   const dek = await provider.unwrap(wrapped, dekAad(installId, provider.name, from, place), from);
   try {
@@ -63,7 +80,8 @@ async function rewrap(provider: Provider, wrapped: Uint8Array, from: number, to:
     const back = await provider.unwrap(fresh, aad, to);
     const same = timingSafeEqual(back, dek);
     back.fill(0);
-    if (!same) throw new KekError("unexpected", "a new wrap did not give the data key back", "nothing was written: report this");
+    if (!same)
+      throw new KekError("unexpected", "a new wrap did not give the data key back", "nothing was written: report this");
     return fresh;
   } finally {
     dek.fill(0);

@@ -80,14 +80,20 @@ export async function runRotation(
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-async function acquire(context: Context, options: RotateOptions, prepared: Prepared, reporter: Reporter): Promise<RotationDoc> {
+async function acquire(
+  context: Context,
+  options: RotateOptions,
+  prepared: Prepared,
+  reporter: Reporter,
+): Promise<RotationDoc> {
   const { store, auditor, config } = context;
   const { leaseMs } = config.fleet;
   const graceMs = batchLimitMs(config);
   const owner = auditor.actor;
   let { plan } = prepared;
   for (;;) {
-    if (plan.kind !== "start") await awaitFreeLease(context, plan.kind === "resume" ? plan.rotation : plan.replaces, graceMs, reporter);
+    if (plan.kind !== "start")
+      await awaitFreeLease(context, plan.kind === "resume" ? plan.rotation : plan.replaces, graceMs, reporter);
     const fresh = await readState(store);
     const again = planRotation(fresh.versions, fresh.rotation, options.wanted);
     if (again.kind === "refuse") throw refusal([again.problem]);
@@ -104,7 +110,8 @@ async function acquire(context: Context, options: RotateOptions, prepared: Prepa
             replaces: plan.kind === "reverse" ? plan.replaces : undefined,
           });
     if (doc !== undefined) {
-      if (plan.kind === "resume") reporter.note(`going on with rotation ${doc._id} (${doc.from} → ${doc.to}), phase ${doc.phase}`);
+      if (plan.kind === "resume")
+        reporter.note(`going on with rotation ${doc._id} (${doc.from} → ${doc.to}), phase ${doc.phase}`);
       return doc;
     }
     // Another command was first: look at what it made of the state.
@@ -125,7 +132,14 @@ async function awaitFreeLease(context: Context, seen: RotationDoc, graceMs: numb
   let told = false;
   for (;;) {
     const doc = await newestRotation(store);
-    if (doc === undefined || doc._id !== seen._id || doc.lease === null || doc.lease.owner === null || doc.open === undefined) return;
+    if (
+      doc === undefined ||
+      doc._id !== seen._id ||
+      doc.lease === null ||
+      doc.lease.owner === null ||
+      doc.open === undefined
+    )
+      return;
     const { owner, expires_at: expires, token } = doc.lease;
     if (expires.getTime() !== first || token !== seen.lease?.token) {
       throw new KekError(
@@ -136,13 +150,18 @@ async function awaitFreeLease(context: Context, seen: RotationDoc, graceMs: numb
     }
     const left = expires.getTime() + graceMs - (await serverNow(store)).getTime();
     if (left < 0) return;
-    if (!told) reporter.note(`the rotation's lease is held by ${owner}: waiting up to ${seconds(left)} to see whether it lives`);
+    if (!told)
+      reporter.note(`the rotation's lease is held by ${owner}: waiting up to ${seconds(left)} to see whether it lives`);
     told = true;
     await new Promise((resolve) => setTimeout(resolve, Math.min(500, left + 10)));
   }
 }
 
-async function proveOwnKeys(context: Context, versions: VersionDoc[], wanted: number[]): Promise<Map<number, KekError>> {
+async function proveOwnKeys(
+  context: Context,
+  versions: VersionDoc[],
+  wanted: number[],
+): Promise<Map<number, KekError>> {
   const failed = new Map<number, KekError>();
   for (const doc of versions.filter((version) => wanted.includes(version._id))) {
     try {
@@ -159,7 +178,8 @@ async function evictNamed(context: Context, names: string[]): Promise<void> {
   const { store, auditor, config } = context;
   for (const name of names) {
     const members = (await readRoster(store)).filter((member) => member._id === name || member.instance_name === name);
-    if (members.length === 0) throw new KekError("refused", `no process is called ${name}`, "certautopilot kek status lists the fleet");
+    if (members.length === 0)
+      throw new KekError("refused", `no process is called ${name}`, "certautopilot kek status lists the fleet");
     for (const member of members) {
       if (await evictIdle(store, auditor, member, config.fleet.evictionMs)) continue;
       throw new KekError(
@@ -191,5 +211,9 @@ export class RefusedError extends KekError {
 function refusal(problems: Problem[]): KekError {
   const [first] = problems as [Problem, ...Problem[]];
   if (problems.length === 1) return new RefusedError(first.message, first.hint, problems);
-  return new RefusedError(`${problems.length} problems, nothing was changed; the first: ${first.message}`, first.hint, problems);
+  return new RefusedError(
+    `${problems.length} problems, nothing was changed; the first: ${first.message}`,
+    first.hint,
+    problems,
+  );
 }

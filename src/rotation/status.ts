@@ -1,5 +1,5 @@
-import { isOpen, stanceOf } from "../fleet/stance.ts";
 import type { Problem } from "../fleet/readiness.ts";
+import { isOpen, stanceOf } from "../fleet/stance.ts";
 import { type CensusRow, takeCensus } from "../store/census.ts";
 import type { FailedRecord, FieldCount, InstallDoc, RotationState, VersionState } from "../store/documents.ts";
 import { readFields } from "../store/fields.ts";

@@ -4,7 +4,6 @@ import { KekError } from "../errors/errors.ts";
 import { loadProved } from "../fleet/keystore.ts";
 import { fleetProblems, type Problem } from "../fleet/readiness.ts";
 import { isOpen, stanceOf } from "../fleet/stance.ts";
-import { canaryOf } from "../store/versions.ts";
 import { proveCanary } from "../providers/canary.ts";
 import { makeProvider } from "../providers/registry.ts";
 import { audited } from "../store/audit_log.ts";
@@ -13,7 +12,7 @@ import type { VersionDoc } from "../store/documents.ts";
 import { readFields } from "../store/fields.ts";
 import { type Member, memberName, readRoster } from "../store/heartbeats.ts";
 import { type KekState, readState } from "../store/state.ts";
-import { markBackupVerified } from "../store/versions.ts";
+import { canaryOf, markBackupVerified } from "../store/versions.ts";
 import type { Context } from "./context.ts";
 import { unfencedCollections } from "./fence_keeper.ts";
 import { strays } from "./preflight.ts";
@@ -43,9 +42,15 @@ export async function verifyTarget(context: Context, target: number): Promise<Ve
       hint: `give every process its key (env: ${PREFIX}ENCRYPTION_ENV_KEK_V${target}), then verify again`,
     });
   } else if (doc.state === "destroyed") {
-    problems.push({ code: "target", message: `KEK version ${target} was destroyed`, hint: "use a new number: none is ever used again" });
+    problems.push({
+      code: "target",
+      message: `KEK version ${target} was destroyed`,
+      hint: "use a new number: none is ever used again",
+    });
   }
-  problems.push(...fleetProblems(roster, { provider: provider.name, active, target, declaredMatters: true, times: config.fleet }));
+  problems.push(
+    ...fleetProblems(roster, { provider: provider.name, active, target, declaredMatters: true, times: config.fleet }),
+  );
   return { ready: problems.length === 0, target, active, processes: roster, census: [], problems };
 }
 
@@ -67,7 +72,11 @@ export async function verifyInstall(context: Context): Promise<Verification> {
     ...driftProblems(roster, state),
   ];
   if (stance === undefined) {
-    problems.push({ code: "target", message: "no KEK version is active", hint: "start the service: its first process activates the first version" });
+    problems.push({
+      code: "target",
+      message: "no KEK version is active",
+      hint: "start the service: its first process activates the first version",
+    });
   } else {
     const { rotation } = state;
     const open = rotation !== undefined && isOpen(rotation);
@@ -82,7 +91,14 @@ export async function verifyInstall(context: Context): Promise<Verification> {
       });
     }
   }
-  return { ready: problems.length === 0, target: undefined, active: activeOf(state), processes: roster, census, problems };
+  return {
+    ready: problems.length === 0,
+    target: undefined,
+    active: activeOf(state),
+    processes: roster,
+    census,
+    problems,
+  };
 }
 
 /**
@@ -95,7 +111,9 @@ export async function verifyBackup(context: Context, file: string): Promise<numb
   const copy = makeProvider({ encryption: { ...config.encryption, env: { keks: {} } }, secretsFile: file });
   const proved: number[] = [];
   try {
-    for (const doc of (await readState(store)).versions.filter((version) => version.state === "active" || version.state === "staged")) {
+    for (const doc of (await readState(store)).versions.filter(
+      (version) => version.state === "active" || version.state === "staged",
+    )) {
       await copy.load(doc._id);
       await proveCanary(copy, install.install_id, doc._id, canaryOf(doc));
       proved.push(doc._id);
@@ -114,7 +132,8 @@ export async function verifyBackup(context: Context, file: string): Promise<numb
 export function driftProblems(roster: Member[], state: KekState): Problem[] {
   const stance = stanceOf(state.versions, state.rotation);
   if (stance === undefined) return [];
-  const expected = state.rotation !== undefined && isOpen(state.rotation) ? [state.rotation.from, state.rotation.to] : [stance.write];
+  const expected =
+    state.rotation !== undefined && isOpen(state.rotation) ? [state.rotation.from, state.rotation.to] : [stance.write];
   return roster.flatMap((member) => {
     const found: Problem[] = [];
     if (member.current_version !== null && !expected.includes(member.current_version)) {
@@ -148,7 +167,9 @@ async function canaryProblems(context: Context, state: KekState): Promise<Proble
   const { provider, install } = context;
   const problems: Problem[] = [];
   const held = await provider.available();
-  for (const doc of state.versions.filter((version: VersionDoc) => version.state !== "destroyed" && held.includes(version._id))) {
+  for (const doc of state.versions.filter(
+    (version: VersionDoc) => version.state !== "destroyed" && held.includes(version._id),
+  )) {
     try {
       await loadProved(provider, install.install_id, doc);
     } catch (thrown) {

@@ -17,7 +17,11 @@ export async function serve(config: Config, role: "api" | "worker", log: Log): P
   const kek = await joinFleet(config, { role, log });
   const server = createServer((request, response) => {
     const { status, body } = answer(request.method ?? "GET", request.url ?? "/", kek);
-    response.writeHead(status, { "content-type": "application/json", "cache-control": "no-store", "x-content-type-options": "nosniff" });
+    response.writeHead(status, {
+      "content-type": "application/json",
+      "cache-control": "no-store",
+      "x-content-type-options": "nosniff",
+    });
     response.end(`${JSON.stringify(body)}\n`);
   });
   try {
@@ -73,7 +77,11 @@ async function listen(server: Server, { host, port }: Config["server"]): Promise
     });
     server.listen(port, host, () => {
       const bound = server.address();
-      resolve(typeof bound === "object" && bound !== null ? `http://${host.includes(":") ? `[${host}]` : host}:${bound.port}` : host);
+      resolve(
+        typeof bound === "object" && bound !== null
+          ? `http://${host.includes(":") ? `[${host}]` : host}:${bound.port}`
+          : host,
+      );
     });
   });
 }

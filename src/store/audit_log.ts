@@ -1,7 +1,15 @@
 import { appendFileSync } from "node:fs";
-import { type AuditData, type AuditEntry, type AuditEvent, type ChainFault, canonicalJson, checkLink, link } from "../audit/chain.ts";
+import {
+  type AuditData,
+  type AuditEntry,
+  type AuditEvent,
+  type ChainFault,
+  canonicalJson,
+  checkLink,
+  link,
+} from "../audit/chain.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
-import { serverNow, type Session, type Store, transact } from "./store.ts";
+import { type Session, type Store, serverNow, transact } from "./store.ts";
 
 /** `audit_log`: appended in the transaction that makes the change; an append that fails stops the change. */
 
@@ -90,7 +98,11 @@ export async function listAudit(store: Store, filter: AuditFilter): Promise<Audi
     ...(filter.actor === undefined ? {} : { actor: filter.actor }),
     ...(filter.since === undefined ? {} : { at: { $gte: filter.since } }),
   };
-  const found = await entries(store).find(query, { projection: { _id: 0 } }).sort({ seq: -1 }).limit(filter.limit).toArray();
+  const found = await entries(store)
+    .find(query, { projection: { _id: 0 } })
+    .sort({ seq: -1 })
+    .limit(filter.limit)
+    .toArray();
   return found.reverse();
 }
 

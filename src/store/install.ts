@@ -3,7 +3,7 @@ import type { ProviderName } from "../config/config.ts";
 import { type Auditor, audited } from "./audit_log.ts";
 import type { InstallDoc } from "./documents.ts";
 import { isDuplicateKey } from "./failures.ts";
-import { serverNow, type Store } from "./store.ts";
+import { type Store, serverNow } from "./store.ts";
 
 /** `kek_install`: the lock, inserted once, never updated. */
 

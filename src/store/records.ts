@@ -10,29 +10,39 @@ import type { Store } from "./store.ts";
  * Every record of a field at one version, as raw BSON documents one behind the other, a batch at a time.
  * A cursor over the index: records that a rewrap moves away from the version are behind it, never seen twice.
  */
-export async function* wrapsAt(store: Store, field: FieldName, version: number, batchSize: number): AsyncGenerator<{ count: number; bytes: Uint8Array }> {
+export async function* wrapsAt(
+  store: Store,
+  field: FieldName,
+  version: number,
+  batchSize: number,
+): AsyncGenerator<{ count: number; bytes: Uint8Array }> {
   const { path } = field;
   const key = versionKey(path);
-  const cursor = store.db
-    .collection(field.collection)
-    .find(
-      { [key]: version },
-      {
-        projection: { _id: 1, [`${path}.provider`]: 1, [key]: 1, [`${path}.wrapped_dek`]: 1 },
-        hint: { [key]: 1, _id: 1 },
-        sort: { _id: 1 },
-        batchSize,
-        raw: true,
-      },
-    );
+  const cursor = store.db.collection(field.collection).find(
+    { [key]: version },
+    {
+      projection: { _id: 1, [`${path}.provider`]: 1, [key]: 1, [`${path}.wrapped_dek`]: 1 },
+      hint: { [key]: 1, _id: 1 },
+      sort: { _id: 1 },
+      batchSize,
+      raw: true,
+    },
+  );
   yield* batches(cursor as never, batchSize);
 }
 
 /** Every record that has the field, whole envelopes, as raw BSON. */
-export async function* envelopesOf(store: Store, field: FieldName, batchSize: number): AsyncGenerator<{ count: number; bytes: Uint8Array }> {
+export async function* envelopesOf(
+  store: Store,
+  field: FieldName,
+  batchSize: number,
+): AsyncGenerator<{ count: number; bytes: Uint8Array }> {
   const cursor = store.db
     .collection(field.collection)
-    .find({ [field.path]: { $exists: true } }, { projection: { _id: 1, [field.path]: 1 }, sort: { _id: 1 }, batchSize, raw: true });
+    .find(
+      { [field.path]: { $exists: true } },
+      { projection: { _id: 1, [field.path]: 1 }, sort: { _id: 1 }, batchSize, raw: true },
+    );
   yield* batches(cursor as never, batchSize);
 }
 
@@ -78,7 +88,10 @@ export async function applyRewraps(
   }
   return {
     done: Number(reply["nModified"]),
-    rejected: errors.map((error) => ({ index: error.index, reason: `MongoDB refused the update (code ${error.code}): ${error.errmsg}` })),
+    rejected: errors.map((error) => ({
+      index: error.index,
+      reason: `MongoDB refused the update (code ${error.code}): ${error.errmsg}`,
+    })),
   };
 }
 

@@ -3,7 +3,7 @@ import { type Auditor, audited } from "./audit_log.ts";
 import type { FailedRecord, FenceRecord, FieldCount, Phase, RotationDoc } from "./documents.ts";
 import { isDuplicateKey } from "./failures.ts";
 import { type Member, memberName, removeSilent } from "./heartbeats.ts";
-import { serverNow, type Session, type Store } from "./store.ts";
+import { type Session, type Store, serverNow } from "./store.ts";
 import { claimVersion, switchActive } from "./versions.ts";
 
 /**
@@ -48,7 +48,11 @@ export interface NewRotation {
 }
 
 /** @returns undefined when another rotation was first, or what was read has changed since. */
-export async function startRotation(store: Store, auditor: Auditor, wanted: NewRotation): Promise<RotationDoc | undefined> {
+export async function startRotation(
+  store: Store,
+  auditor: Auditor,
+  wanted: NewRotation,
+): Promise<RotationDoc | undefined> {
   try {
     const started = await audited(store, auditor, async (session) => {
       const last = await newestRotation(store, session);
@@ -74,7 +78,13 @@ export async function startRotation(store: Store, auditor: Auditor, wanted: NewR
       };
       if (wanted.replaces !== undefined) {
         const closed = await rotations(store).updateOne(
-          { _id: wanted.replaces._id, epoch: wanted.replaces.epoch, open: true, phase: 2, ...leaseFree(wanted.graceMs) },
+          {
+            _id: wanted.replaces._id,
+            epoch: wanted.replaces.epoch,
+            open: true,
+            phase: 2,
+            ...leaseFree(wanted.graceMs),
+          },
           { $set: { state: "reverted" }, $unset: { open: "" }, $inc: { epoch: 1 }, $currentDate: { ended_at: true } },
           { session },
         );
@@ -150,11 +160,19 @@ export async function renewLease(store: Store, held: Held, leaseMs: number): Pro
 
 /** Gives the lease back, so that a successor need not wait. The token stays: it only ever grows. */
 export async function releaseLease(store: Store, held: Pick<Held, "rotation" | "token">): Promise<void> {
-  await rotations(store).updateOne({ _id: held.rotation, "lease.token": held.token }, { $set: { "lease.owner": null } });
+  await rotations(store).updateOne(
+    { _id: held.rotation, "lease.token": held.token },
+    { $set: { "lease.owner": null } },
+  );
 }
 
 /** Compare-and-set of the phase. @returns the document after it, or undefined when this coordinator may not. */
-export async function advancePhase(store: Store, auditor: Auditor, held: Held, to: Phase): Promise<RotationDoc | undefined> {
+export async function advancePhase(
+  store: Store,
+  auditor: Auditor,
+  held: Held,
+  to: Phase,
+): Promise<RotationDoc | undefined> {
   const advanced = await audited(store, auditor, async (session) => {
     const doc = await rotations(store).findOneAndUpdate(
       { ...stillHeld(held), phase: (to - 1) as Phase },
@@ -195,7 +213,11 @@ export async function completeRotation(store: Store, auditor: Auditor, held: Hel
  * Cancels what was read, whoever coordinates it. Phase 1 goes back to steady; phase 2 stays open, both versions readable.
  * The first phase of a way back goes back to the unfinished rotation that it came from: records are at both versions.
  */
-export async function cancelRotation(store: Store, auditor: Auditor, seen: RotationDoc): Promise<RotationDoc | undefined> {
+export async function cancelRotation(
+  store: Store,
+  auditor: Auditor,
+  seen: RotationDoc,
+): Promise<RotationDoc | undefined> {
   const cancelled = await audited(store, auditor, async (session) => {
     const closes = seen.phase === 1;
     const doc = await rotations(store).findOneAndUpdate(
@@ -224,7 +246,13 @@ export async function cancelRotation(store: Store, auditor: Auditor, seen: Rotat
  * Evicts a silent member: on the very beat that was seen, and with the lease still held. Writing to the rotation in the
  * same transaction makes a takeover at that moment conflict, so a coordinator that woke late evicts nobody.
  */
-export async function evictMember(store: Store, auditor: Auditor, held: Held, member: Member, silentMs: number): Promise<boolean> {
+export async function evictMember(
+  store: Store,
+  auditor: Auditor,
+  held: Held,
+  member: Member,
+  silentMs: number,
+): Promise<boolean> {
   const evicted = await audited(store, auditor, async (session) => {
     const mine = await rotations(store).updateOne(stillHeld(held), { $inc: { evictions: 1 } } as never, { session });
     if (mine.matchedCount === 0 || !(await removeSilent(store, session, member, silentMs))) return undefined;
@@ -243,7 +271,12 @@ export async function evictIdle(store: Store, auditor: Auditor, member: Member, 
 }
 
 /** Progress for people; not part of the protocol. @returns false when the lease is gone. */
-export async function saveProgress(store: Store, held: Held, fields: FieldCount[], failed: FailedRecord[]): Promise<boolean> {
+export async function saveProgress(
+  store: Store,
+  held: Held,
+  fields: FieldCount[],
+  failed: FailedRecord[],
+): Promise<boolean> {
   return (await rotations(store).updateOne(stillHeld(held), { $set: { fields, failed } })).matchedCount === 1;
 }
 
@@ -259,7 +292,9 @@ export async function recordFence(
     const changed = await rotations(store).findOneAndUpdate(
       {
         _id: rotation,
-        ...(condition.token === undefined ? {} : stillHeld({ rotation, token: condition.token, epoch: condition.epoch ?? 0 })),
+        ...(condition.token === undefined
+          ? {}
+          : stillHeld({ rotation, token: condition.token, epoch: condition.epoch ?? 0 })),
         ...(condition.epoch === undefined ? {} : { epoch: condition.epoch }),
       },
       { $set: { fence } },

@@ -20,7 +20,11 @@ export async function readValidators(store: Store, collections: string[]): Promi
 }
 
 /** @returns "refused" when the user has no right to `collMod`. */
-export async function setValidator(store: Store, collection: string, options: ValidatorOptions): Promise<"set" | "refused"> {
+export async function setValidator(
+  store: Store,
+  collection: string,
+  options: ValidatorOptions,
+): Promise<"set" | "refused"> {
   try {
     await store.db.command({
       collMod: collection,
@@ -37,7 +41,11 @@ export async function setValidator(store: Store, collection: string, options: Va
 }
 
 /** How many documents of a collection do not satisfy a validator. */
-export async function countViolations(store: Store, collection: string, validator: Record<string, unknown>): Promise<number> {
+export async function countViolations(
+  store: Store,
+  collection: string,
+  validator: Record<string, unknown>,
+): Promise<number> {
   return await store.db.collection(collection).countDocuments({ $nor: [validator] }, { limit: 1 });
 }
 

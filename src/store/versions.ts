@@ -4,7 +4,7 @@ import type { Canary } from "../providers/canary.ts";
 import { type Auditor, audited } from "./audit_log.ts";
 import type { VersionDoc } from "./documents.ts";
 import { isDuplicateKey } from "./failures.ts";
-import { serverNow, type Session, type Store } from "./store.ts";
+import { type Session, type Store, serverNow } from "./store.ts";
 
 /** `kek_versions`: one document a version, its canary, its state. A number is never used again. */
 
@@ -80,8 +80,16 @@ export async function activateFirst(store: Store, auditor: Auditor, version: num
 
 /** Completion of a rotation, inside its transaction. The old one first: one version is active at any time. */
 export async function switchActive(store: Store, session: Session, from: number, to: number): Promise<void> {
-  await versions(store).updateOne({ _id: from }, { $set: { state: "retired" }, $currentDate: { retired_at: true } }, { session });
-  await versions(store).updateOne({ _id: to }, { $set: { state: "active" }, $currentDate: { activated_at: true } }, { session });
+  await versions(store).updateOne(
+    { _id: from },
+    { $set: { state: "retired" }, $currentDate: { retired_at: true } },
+    { session },
+  );
+  await versions(store).updateOne(
+    { _id: to },
+    { $set: { state: "active" }, $currentDate: { activated_at: true } },
+    { session },
+  );
 }
 
 /** Claims a version for a rotation, inside its transaction, so that a removal at the same moment conflicts. */

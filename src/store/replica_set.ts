@@ -1,0 +1,24 @@
+import { MongoClient } from "mongodb";
+import { messageOf } from "../errors/errors.ts";
+
+/** Makes a fresh mongod a replica set of one member, and waits until it is primary. */
+export async function initiateReplicaSet(host: string, name: string): Promise<void> {
+  const PATIENCE_MS = 30_000;
+  const began = performance.now();
+  const client = new MongoClient(`mongodb://${host}/?directConnection=true`, { serverSelectionTimeoutMS: PATIENCE_MS });
+  try {
+    const admin = client.db("admin");
+    const config = { _id: name, members: [{ _id: 0, host }] };
+    await admin.command({ replSetInitiate: config }).catch((thrown) => {
+      if (!messageOf(thrown).includes("already initialized")) throw thrown;
+    });
+    for (;;) {
+      const hello = await admin.command({ hello: 1 });
+      if (hello["isWritablePrimary"] === true) return;
+      if (performance.now() - began > PATIENCE_MS) throw new Error("no primary in time");
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  } finally {
+    await client.close();
+  }
+}
