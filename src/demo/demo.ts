@@ -57,7 +57,7 @@ async function play(
   cleanups.push(() => mongod.stop());
 
   const secretsFile = join(directory, "secrets.env");
-  writeFileSync(secretsFile, secretLine("ENCRYPTION_ENV_KEK_V1") + "CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION=1\n", {
+  writeFileSync(secretsFile, `${secretLine("ENCRYPTION_ENV_KEK_V1")}CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION=1\n`, {
     mode: 0o600,
   });
   const variables = {
