@@ -1,3 +1,4 @@
+import { Buffer } from "node:buffer";
 import { serialize } from "bson";
 
 /** Additional authenticated data, DESIGN.md section 3: a list of parts, each as uint32 big-endian length ‖ bytes. */
@@ -21,7 +22,27 @@ export function fieldAad(installId: string, place: Place): Uint8Array {
 
 /** W: binds a wrapped DEK to its KEK version and its place. */
 export function dekAad(installId: string, provider: string, version: number, place: Place): Uint8Array {
-  return parts("certautopilot/dek/1", installId, provider, String(version), place.collection, place.idBson, place.path);
+  return dekAadOf(installId, provider, version, place.collection, place.path)(place.idBson);
+}
+
+/** W for many records of one field: everything but the `_id` is laid out once. */
+export function dekAadOf(
+  installId: string,
+  provider: string,
+  version: number,
+  collection: string,
+  path: string,
+): (idBson: Uint8Array) => Uint8Array {
+  const head = parts("certautopilot/dek/1", installId, provider, String(version), collection);
+  const tail = parts(path);
+  return (idBson) => {
+    const out = Buffer.allocUnsafe(head.length + 4 + idBson.length + tail.length);
+    out.set(head, 0);
+    out.writeUInt32BE(idBson.length, head.length);
+    out.set(idBson, head.length + 4);
+    out.set(tail, head.length + 4 + idBson.length);
+    return out;
+  };
 }
 
 /** Binds a canary to its KEK version. */
@@ -31,7 +52,7 @@ export function canaryAad(installId: string, provider: string, version: number):
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-function parts(...list: (string | Uint8Array)[]): Uint8Array {
+function parts(...list: (string | Uint8Array)[]): Buffer {
   const buffers = list.map((part) => (typeof part === "string" ? Buffer.from(part, "utf8") : part));
   const out = Buffer.allocUnsafe(buffers.reduce((sum, part) => sum + 4 + part.length, 0));
   let at = 0;

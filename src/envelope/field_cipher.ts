@@ -2,7 +2,7 @@ import { randomFillSync } from "node:crypto";
 import { KekError } from "../errors/errors.ts";
 import { fieldAad, type Place } from "./aad.ts";
 import { MAX_PLAINTEXT_BYTES } from "./envelope.ts";
-import { IV_BYTES, KEY_BYTES, open, seal } from "./gcm.ts";
+import { freshIv, KEY_BYTES, open, seal } from "./gcm.ts";
 
 /** One field's bytes under its own DEK. A DEK encrypts one value once, so a nonce can never repeat under it. */
 
@@ -19,7 +19,7 @@ export function sealField(dek: Uint8Array, plaintext: Uint8Array, installId: str
       "store large material elsewhere and its key here",
     );
   }
-  const nonce = randomFillSync(Buffer.allocUnsafe(IV_BYTES));
+  const nonce = freshIv();
   return { nonce, ciphertext: seal(dek, nonce, plaintext, fieldAad(installId, place)) };
 }
 

@@ -34,12 +34,24 @@ export function open(key: Uint8Array, iv: Uint8Array, sealed: Uint8Array, aad: U
 
 /** Wraps 32 bytes under a key that is in memory: iv ‖ ciphertext ‖ tag. */
 export function wrapWithKey(key: Uint8Array, secret: Uint8Array, aad: Uint8Array): Buffer {
-  const iv = randomFillSync(Buffer.allocUnsafe(IV_BYTES));
-  return Buffer.concat([iv, seal(key, iv, secret, aad)]);
+  const out = Buffer.allocUnsafe(WRAP_BYTES);
+  const iv = freshIv();
+  out.set(iv, 0);
+  const cipher = createCipheriv("aes-256-gcm", key, iv, { authTagLength: TAG_BYTES });
+  cipher.setAAD(aad);
+  out.set(cipher.update(secret), IV_BYTES);
+  cipher.final();
+  out.set(cipher.getAuthTag(), IV_BYTES + KEY_BYTES);
+  return out;
 }
 
 /** @throws Error when the wrap does not open. */
 export function unwrapWithKey(key: Uint8Array, wrapped: Uint8Array, aad: Uint8Array): Buffer {
   if (wrapped.length !== WRAP_BYTES) throw new RangeError(`a wrap has ${WRAP_BYTES} bytes, not ${wrapped.length}`);
   return open(key, wrapped.subarray(0, IV_BYTES), wrapped.subarray(IV_BYTES), aad);
+}
+
+/** NIST SP 800-38D, 8.2.2: 96 random bits, never chosen by the caller. */
+export function freshIv(): Buffer {
+  return randomFillSync(Buffer.allocUnsafe(IV_BYTES));
 }

@@ -1,7 +1,7 @@
 import { timingSafeEqual } from "node:crypto";
 import { EJSON } from "bson";
 import type { FieldName } from "../config/config.ts";
-import { dekAad, type Place } from "../envelope/aad.ts";
+import { dekAadOf } from "../envelope/aad.ts";
 import { exactId, idBsonOf, readWrap, splitDocuments } from "../envelope/raw_record.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
 import type { Provider } from "../providers/provider.ts";
@@ -35,59 +35,70 @@ export async function rewrapBatch(
   const { field, from, to } = job;
   const failed: BatchResult["failed"] = [];
   const rewraps: Rewrap[] = [];
+  const fromAad = dekAadOf(installId, provider.name, from, field.collection, field.path);
+  const toAad = dekAadOf(installId, provider.name, to, field.collection, field.path);
   for (const raw of splitDocuments(job.bytes)) {
     const idBson = idBsonOf(raw);
     try {
-      const place: Place = { collection: field.collection, idBson, path: field.path };
-      const { provider: tag, version, wrappedDek } = readWrap(raw, field.path);
-      if (tag !== provider.name)
-        throw new KekError("envelope_invalid", `its provider is "${tag}", not "${provider.name}"`, "");
-      if (version !== from) continue;
-      const newWrap = await rewrap(provider, wrappedDek, from, to, installId, place);
-      rewraps.push({ id: exactId(idBson), oldWrap: wrappedDek, newWrap });
+      const oldWrap = wrapToMove(raw, field.path, provider.name, from);
+      if (oldWrap === undefined) continue;
+      const newWrap = await rewrap(
+        provider,
+        oldWrap,
+        { version: from, aad: fromAad(idBson) },
+        { version: to, aad: toAad(idBson) },
+      );
+      rewraps.push({ id: exactId(idBson), oldWrap, newWrap });
     } catch (thrown) {
-      if (
-        !(thrown instanceof KekError) ||
-        !(thrown.code === "envelope_invalid" || thrown.code === "envelope_does_not_open")
-      )
-        throw thrown;
-      failed.push({ id: idText(idBson), reason: messageOf(thrown) });
+      if (!isTheRecordsFault(thrown)) throw thrown;
+      failed.push({ id: idText(exactId(idBson)), reason: messageOf(thrown) });
     }
   }
   if (rewraps.length === 0) return { done: 0, skipped: 0, failed };
   const outcome = await applyRewraps(store, field, from, to, rewraps, job.limitMs);
   for (const { index, reason } of outcome.rejected) {
-    failed.push({ id: EJSON.stringify(rewraps[index]?.id, { relaxed: false }), reason });
+    failed.push({ id: idText(rewraps[index]?.id), reason });
   }
   return { done: outcome.done, skipped: rewraps.length - outcome.done - outcome.rejected.length, failed };
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
+interface Under {
+  version: number;
+  aad: Uint8Array;
+}
+
+/** @returns undefined when the record is not at the old version. @throws KekError `envelope_invalid`. */
+function wrapToMove(raw: Uint8Array, path: string, provider: string, from: number): Uint8Array | undefined {
+  const wrap = readWrap(raw, path);
+  if (wrap.provider !== provider) {
+    const hint = "an envelope of another provider has no place in this install";
+    throw new KekError("envelope_invalid", `its provider is "${wrap.provider}", not "${provider}"`, hint);
+  }
+  return wrap.version === from ? wrap.wrappedDek : undefined;
+}
+
 /** A new wrap replaces the old one only after it was unwrapped and compared. */
-async function rewrap(
-  provider: Provider,
-  wrapped: Uint8Array,
-  from: number,
-  to: number,
-  installId: string,
-  place: Place,
-): Promise<Uint8Array> {
-  const aad = dekAad(installId, provider.name, to, place);
-  const dek = await provider.unwrap(wrapped, dekAad(installId, provider.name, from, place), from);
+async function rewrap(provider: Provider, wrapped: Uint8Array, from: Under, to: Under): Promise<Uint8Array> {
+  const dek = await provider.unwrap(wrapped, from.aad, from.version);
   try {
-    const fresh = await provider.wrap(dek, aad, to);
-    const back = await provider.unwrap(fresh, aad, to);
+    const fresh = await provider.wrap(dek, to.aad, to.version);
+    const back = await provider.unwrap(fresh, to.aad, to.version);
     const same = timingSafeEqual(back, dek);
     back.fill(0);
-    if (!same)
-      throw new KekError("unexpected", "a new wrap did not give the data key back", "nothing was written: report this");
-    return fresh;
+    if (same) return fresh;
+    throw new KekError("unexpected", "a new wrap did not give the data key back", "nothing was written: report this");
   } finally {
     dek.fill(0);
   }
 }
 
-function idText(idBson: Uint8Array): string {
-  return EJSON.stringify(exactId(idBson), { relaxed: false });
+/** Only this record is wrong; anything else stops the lane. */
+function isTheRecordsFault(thrown: unknown): boolean {
+  return thrown instanceof KekError && (thrown.code === "envelope_invalid" || thrown.code === "envelope_does_not_open");
+}
+
+function idText(id: unknown): string {
+  return EJSON.stringify(id, { relaxed: false });
 }

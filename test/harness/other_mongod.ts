@@ -1,0 +1,85 @@
+import { afterAll } from "bun:test";
+import { spawn, spawnSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { MongoClient } from "mongodb";
+import { initiateReplicaSet } from "../../src/store/replica_set.ts";
+
+/** MongoDB as an operator should not run it for this: absent, alone, or with users who lack a right. */
+
+export async function unusedPort(): Promise<number> {
+  return await new Promise((resolve, reject) => {
+    const server = createServer();
+    server.once("error", reject);
+    server.listen(0, "127.0.0.1", () => {
+      const { port } = server.address() as { port: number };
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+/** A mongod that is no member of any replica set. @returns its host and port. */
+export async function standaloneMongod(): Promise<string> {
+  const { host } = await startMongod([]);
+  const client = await new MongoClient(`mongodb://${host}/?directConnection=true`).connect();
+  await client.close();
+  return host;
+}
+
+export interface GuardedMongod {
+  host: string;
+  /** A URI for one of its users. */
+  uri(user: string, password: string): string;
+  /** As the user that may do everything. */
+  root: MongoClient;
+}
+
+/** A replica set with users: `root`, `app` with rights on `database`, and `stranger` with none. */
+export async function guardedMongod(database: string, password: string): Promise<GuardedMongod> {
+  const { host, directory } = await startMongod(["--replSet", "rs0"], (path) => {
+    const keyFile = join(path, "key");
+    writeFileSync(keyFile, randomBytes(96).toString("base64"), { mode: 0o600 });
+    return ["--keyFile", keyFile];
+  });
+  await initiateReplicaSet(host, "rs0");
+  const rootPassword = randomBytes(8).toString("hex");
+  // MongoDB lets whoever sits on its own host make the first user.
+  const first = await new MongoClient(`mongodb://${host}/?directConnection=true`).connect();
+  await first.db("admin").command({ createUser: "root", pwd: rootPassword, roles: ["root"] });
+  await first.close();
+  const uri = (user: string, secret: string) =>
+    `mongodb://${user}:${encodeURIComponent(secret)}@${host}/?replicaSet=rs0&authSource=admin`;
+  const root = await new MongoClient(uri("root", rootPassword)).connect();
+  const roles = ["readWrite", "dbAdmin"].map((role) => ({ role, db: database }));
+  await root.db("admin").command({ createUser: "app", pwd: password, roles });
+  await root.db("admin").command({ createUser: "stranger", pwd: password, roles: [] });
+  afterAll(() => root.close());
+  return { host, uri, root, directory } as GuardedMongod;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+async function startMongod(options: string[], more: (directory: string) => string[] = () => []) {
+  const directory = mkdtempSync(join(tmpdir(), "certautopilot-mongod-"));
+  const data = join(directory, "data");
+  mkdirSync(data);
+  const port = await unusedPort();
+  const place = ["--dbpath", data, "--logpath", join(directory, "log"), "--port", String(port), "--bind_ip", "127.0.0.1"];
+  const child = spawn(mongodBinary(), [...options, ...more(directory), ...place], { stdio: "ignore" });
+  const gone = new Promise<void>((resolve) => child.once("exit", () => resolve()));
+  afterAll(async () => {
+    child.kill("SIGKILL");
+    await gone;
+    rmSync(directory, { recursive: true, force: true });
+  });
+  return { host: `127.0.0.1:${port}`, directory };
+}
+
+function mongodBinary(): string {
+  const given = process.env["CERTAUTOPILOT_MONGOD"];
+  if (given !== undefined) return given;
+  return spawnSync(join(import.meta.dir, "../../scripts/mongod"), { encoding: "utf8" }).stdout.trim();
+}

@@ -1,0 +1,76 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { chmodSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { kekVersionOf } from "../../src/config/schema.ts";
+import { parseSecrets, readSecretsFile, removeSecret } from "../../src/config/secrets_file.ts";
+import { EnvProvider } from "../../src/providers/env.ts";
+
+const directory = mkdtempSync(join(tmpdir(), "certautopilot-config-"));
+afterAll(() => rmSync(directory, { recursive: true }));
+let made = 0;
+function file(content: string, mode = 0o600): string {
+  made += 1;
+  const path = join(directory, `f${made}`);
+  writeFileSync(path, content);
+  chmodSync(path, mode);
+  return path;
+}
+
+describe("the secrets file", () => {
+  test("is read line by line", () => {
+    expect(parseSecrets("# c\n\nexport A=1\nB = \"x y\"\nC='z'\nD=a=b\r\n", "f")).toEqual({
+      A: "1",
+      B: "x y",
+      C: "z",
+      D: "a=b",
+    });
+  });
+
+  test("names a bad line by number, never by content", () => {
+    expect(() => parseSecrets("A=1\nsecret-without-a-key", "f")).toThrow("line 2");
+    expect(() => parseSecrets("A=1\nsecret-without-a-key", "f")).not.toThrow(/secret-without/);
+    expect(() => parseSecrets("A=1\nA=2", "f")).toThrow("sets A twice");
+  });
+
+  test("is refused when group or others can read it", () => {
+    for (const mode of [0o644, 0o640, 0o604, 0o660])
+      expect(() => readSecretsFile(file("A=1", mode))).toThrow(`0${mode.toString(8)}`);
+    expect(readSecretsFile(file("A=1", 0o600))).toEqual({ A: "1" });
+    expect(readSecretsFile(file("A=1", 0o400))).toEqual({ A: "1" });
+    expect(() => readSecretsFile(join(directory, "none"))).toThrow("ENOENT");
+  });
+
+  test("loses one line and keeps the others and its mode", () => {
+    const path = file("# keep\nA=1\nexport B=2\nAB=3\n");
+    expect(removeSecret(path, "B")).toBe(true);
+    expect(readFileSync(path, "utf8")).toBe("# keep\nA=1\nAB=3\n");
+    expect(statSync(path).mode & 0o777).toBe(0o600);
+    expect(removeSecret(path, "B")).toBe(false);
+  });
+});
+
+describe("a KEK's name and value", () => {
+  test("a version is a positive number without leading zeros, in int32", () => {
+    expect(kekVersionOf("KEK_V1")).toBe(1);
+    expect(kekVersionOf("kek_v2147483647")).toBe(2147483647);
+    for (const name of ["KEK_V0", "KEK_V01", "KEK_V", "KEK_V2147483648", "KEK_V1x", "XKEK_V1"])
+      expect(kekVersionOf(name)).toBeUndefined();
+  });
+
+  test("is 64 hex digits; anything else is refused by name, the value never shown", () => {
+    const secret = "ab".repeat(31);
+    for (const hex of [secret, `${secret}c`, `${secret}zz`, `${secret}abab`, ` ${secret}a`]) {
+      const make = () => new EnvProvider({ keks: { 3: { setting: "THE_SETTING", hex } }, secretsFile: undefined });
+      expect(make).toThrow("THE_SETTING");
+      expect(make).not.toThrow(new RegExp(secret.slice(0, 8)));
+    }
+  });
+
+  test("two keys for one version are refused, the same key twice is not", () => {
+    const path = file(`CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V1=${"AB".repeat(32)}\n`);
+    const provider = (hex: string) => new EnvProvider({ keks: { 1: { setting: "X", hex } }, secretsFile: path });
+    expect(provider("ab".repeat(32)).available()).toEqual([1]);
+    expect(() => provider("cd".repeat(32))).toThrow("different keys for version 1");
+  });
+});

@@ -1,0 +1,102 @@
+import { expect, test } from "bun:test";
+import { readdirSync, readFileSync } from "node:fs";
+import { dirname, join, relative } from "node:path";
+
+/** ARCHITECTURE.md's map, held: imports point one way, and one file alone imports what must have one owner. */
+
+const SRC = join(import.meta.dir, "../../src");
+
+/** Lower numbers may not import higher ones. */
+const LEVEL: Record<string, number> = {
+  errors: 0,
+  config: 1,
+  audit: 2,
+  envelope: 2,
+  providers: 3,
+  store: 4,
+  fleet: 5,
+  rotation: 6,
+  server: 6,
+  demo: 7,
+  "index.ts": 7,
+  cli: 8,
+  "main.ts": 9,
+};
+
+interface Import {
+  file: string;
+  target: string;
+}
+
+function imports(): Import[] {
+  const files = readdirSync(SRC, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"));
+  return files.flatMap((file) => {
+    const text = readFileSync(join(SRC, file), "utf8");
+    const found = [...text.matchAll(/(?:from|import)\s*\(?\s*"([^"]+)"/g)].map((match) => match[1] as string);
+    return found.map((target) => ({
+      file,
+      target: target.startsWith(".") ? relative(SRC, join(SRC, dirname(file), target)) : target,
+    }));
+  });
+}
+
+const top = (path: string) => path.split("/")[0] as string;
+
+test("imports point one way", () => {
+  const wrong = imports()
+    .filter(({ target }) => target.endsWith(".ts") && !target.startsWith(".."))
+    .filter(({ file, target }) => {
+      const [from, to] = [LEVEL[top(file)], LEVEL[top(target)]];
+      if (from === undefined || to === undefined) throw new Error(`no level for ${file} or ${target}`);
+      // Folders of one level know nothing of each other.
+      return to > from || (to === from && top(file) !== top(target));
+    })
+    .map(({ file, target }) => `${file} → ${target}`);
+  expect(wrong).toEqual([]);
+});
+
+test("relative imports name their file", () => {
+  const vague = imports().filter(
+    ({ target, file }) =>
+      !target.includes(":") && target.includes("/") && target.startsWith(top(file)) && !/\.(ts|json)$/.test(target),
+  );
+  expect(vague).toEqual([]);
+});
+
+test("each outside thing has one owner", () => {
+  const owners = (target: RegExp) => [
+    ...new Set(
+      imports()
+        .filter((entry) => target.test(entry.target))
+        .map((entry) => entry.file),
+    ),
+  ];
+  expect(owners(/^mongodb$/).every((file) => file.startsWith("store/"))).toBe(true);
+  expect(owners(/^consola/)).toEqual(["cli/output.ts"]);
+  expect(owners(/^citty/).every((file) => file.startsWith("cli/"))).toBe(true);
+  expect(owners(/^yaml$/)).toEqual(["config/load.ts"]);
+});
+
+test("one file reads the environment, one ends the process", () => {
+  const files = readdirSync(SRC, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"));
+  const containing = (pattern: RegExp) => files.filter((file) => pattern.test(readFileSync(join(SRC, file), "utf8")));
+  expect(containing(/process\.env|Deno\.env|Bun\.env/)).toEqual(["config/environment.ts"]);
+  expect(containing(/process\.exit\(/)).toEqual(["main.ts"]);
+});
+
+test("pure rules do no input or output", () => {
+  const pure = [
+    "fleet/stance.ts",
+    "fleet/readiness.ts",
+    "fleet/fence.ts",
+    "rotation/plan.ts",
+    "rotation/preflight.ts",
+    "audit/chain.ts",
+  ];
+  const withIo = imports().filter(
+    ({ file, target }) =>
+      (pure.includes(file) || file.startsWith("envelope/")) &&
+      /^(mongodb|node:(fs|net|http|child_process|worker_threads))/.test(target),
+  );
+  expect(withIo).toEqual([]);
+});

@@ -1,0 +1,101 @@
+import { describe, expect, test } from "bun:test";
+import { KekError } from "../../src/errors/errors.ts";
+import { fleetProblems, type ReadinessQuestion } from "../../src/fleet/readiness.ts";
+import { type PreflightFacts, preflight } from "../../src/rotation/preflight.ts";
+import type { VersionDoc } from "../../src/store/documents.ts";
+import { member } from "../harness/facts.ts";
+
+const TIMES = { beatMs: 5000, leaseMs: 30_000, evictionMs: 60_000, drainMs: 5000 };
+const QUESTION: ReadinessQuestion = { provider: "env", active: 1, target: 2, declaredMatters: true, times: TIMES };
+const codes = (...roster: ReturnType<typeof member>[]) =>
+  fleetProblems(roster, QUESTION).map((problem) => problem.code);
+
+describe("readiness", () => {
+  test("a fleet that holds and declares the target is ready", () => {
+    expect(codes(member(), member({ _id: "b", role: "worker" }))).toEqual([]);
+    expect(fleetProblems([], QUESTION)).toEqual([]);
+  });
+
+  test("each way not to be ready is named with its process and a next step", () => {
+    const cases: [Parameters<typeof member>[0], string][] = [
+      [{ provider: "pkcs11" }, "provider"],
+      [{ age_ms: 30_001 }, "silent"],
+      [{ acked: null }, "joining"],
+      [{ loaded: [1] }, "lacks_version"],
+      [{ loaded: [2] }, "lacks_version"],
+      [{ loaded: [1], problems: [{ version: 2, reason: "wrong_key" }] }, "wrong_key"],
+      [{ current_version: 1 }, "declares_other"],
+      [{ current_version: null }, "declares_other"],
+    ];
+    for (const [facts, code] of cases) {
+      const problems = fleetProblems([member({ instance_name: "the-one", ...facts })], QUESTION);
+      expect(problems.map((problem) => problem.code)).toEqual([code as never]);
+      expect(problems[0]?.message).toContain("the-one");
+      expect(problems[0]?.hint.length).toBeGreaterThan(10);
+    }
+  });
+
+  test("silence is measured by the process's own lease", () => {
+    const fleet = { beat_ms: 100, lease_ms: 1000, eviction_ms: 2000, drain_ms: 0 };
+    expect(codes(member({ fleet, age_ms: 1001 }))).toEqual(["silent"]);
+  });
+
+  test("a retired target counts when it could be loaded again", () => {
+    const back = { ...QUESTION, active: 2, target: 1, declaredMatters: false };
+    expect(fleetProblems([member({ loaded: [2], available: [1] })], back)).toEqual([]);
+    expect(fleetProblems([member({ loaded: [2], available: [] })], back)).toHaveLength(1);
+  });
+
+  test("other fleet times are a problem, and a lease longer than our eviction is another", () => {
+    const other = { beat_ms: 5000, lease_ms: 31_000, eviction_ms: 60_000, drain_ms: 5000 };
+    expect(codes(member(), member({ _id: "b", fleet: other }))).toEqual(["fleet_times"]);
+    expect(
+      fleetProblems([member()], { ...QUESTION, times: { ...TIMES, evictionMs: 30_000 } }).map((p) => p.code),
+    ).toEqual(["fleet_times"]);
+  });
+});
+
+describe("preflight", () => {
+  const facts = (over: Partial<PreflightFacts> = {}): PreflightFacts => ({
+    plan: { kind: "start", from: 1, to: 2, wayBack: false },
+    provider: "env",
+    versions: [{ _id: 1, state: "active" } as VersionDoc, { _id: 2, state: "staged" } as VersionDoc],
+    roster: [member()],
+    census: [{ field: "a:b", version: "1", count: 5 }],
+    ownKeys: new Map(),
+    declared: 2,
+    explicitFrom: false,
+    times: TIMES,
+    requireBackup: false,
+    ...over,
+  });
+  const found = (over: Partial<PreflightFacts>) => preflight(facts(over)).map((problem) => problem.code);
+
+  test("passes when everything is in order", () => {
+    expect(found({})).toEqual([]);
+  });
+
+  test("names envelopes at a third version, a key this command lacks, a missing backup, another shell", () => {
+    expect(found({ census: [{ field: "a:b", version: "7", count: 1 }] })).toEqual(["stray"]);
+    expect(found({ census: [{ field: "a:b", version: "weird", count: 1 }] })).toEqual(["stray"]);
+    expect(found({ ownKeys: new Map([[2, new KekError("key_missing", "no key", "give it")]]) })).toEqual(["own_key"]);
+    expect(found({ requireBackup: true })).toEqual(["backup"]);
+    expect(found({ declared: 5 })).toEqual(["shell_declares"]);
+    expect(found({ declared: 5, explicitFrom: true })).toEqual([]);
+  });
+
+  test("a way back that is asked for does not ask what processes declare", () => {
+    const plan = { kind: "start", from: 1, to: 2, wayBack: true } as const;
+    const roster = [member({ current_version: 1 })];
+    expect(found({ plan, roster, explicitFrom: true })).toEqual([]);
+    expect(found({ plan, roster })).toEqual(["declares_other"]);
+  });
+
+  test("an open rotation goes on although a process has died, but not without this command's keys", () => {
+    const plan = { kind: "resume", from: 1, to: 2, rotation: {} as never } as const;
+    expect(found({ plan, roster: [member({ age_ms: 99_999_999 })] })).toEqual([]);
+    expect(found({ plan, ownKeys: new Map([[1, new KekError("key_missing", "no key", "give it")]]) })).toEqual([
+      "own_key",
+    ]);
+  });
+});
