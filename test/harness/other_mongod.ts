@@ -67,7 +67,16 @@ async function startMongod(options: string[], more: (directory: string) => strin
   const data = join(directory, "data");
   mkdirSync(data);
   const port = await unusedPort();
-  const place = ["--dbpath", data, "--logpath", join(directory, "log"), "--port", String(port), "--bind_ip", "127.0.0.1"];
+  const place = [
+    "--dbpath",
+    data,
+    "--logpath",
+    join(directory, "log"),
+    "--port",
+    String(port),
+    "--bind_ip",
+    "127.0.0.1",
+  ];
   const child = spawn(mongodBinary(), [...options, ...more(directory), ...place], { stdio: "ignore" });
   const gone = new Promise<void>((resolve) => child.once("exit", () => resolve()));
   afterAll(async () => {

@@ -18,6 +18,7 @@ export interface Ran {
   stdout: string;
   stderr: string;
   /** stdout as JSON, when it is. */
+  // biome-ignore lint/suspicious/noExplicitAny: results are compared, not used
   json: any;
 }
 

@@ -1,0 +1,31 @@
+import { expect, test } from "bun:test";
+import { countRight, library, seed, versionsOf } from "../harness/library.ts";
+import { run, stop, testInstall } from "../harness/program.ts";
+
+/** The same sources under Deno, in one fleet with the compiled binary. */
+test("serve, verify, rotate, status and remove run under Deno", async () => {
+  const install = await testInstall();
+  const operator = install.variables([1, 2], 2);
+  const seeder = await library(install, [1], 1, "seeder");
+  await seed(seeder, install, 600);
+  await seeder.close();
+  const fleet = await Promise.all([install.serve("deno", [1, 2], 2, {}, "deno"), install.serve("binary", [1, 2], 2)]);
+
+  const verified = await run(["kek", "verify", "--target=2", "--json"], operator, "deno");
+  expect(verified.stderr).toBe("");
+  expect(verified.json.processes.map((entry: { instance_name: string }) => entry.instance_name).sort()).toEqual([
+    "binary",
+    "deno",
+  ]);
+  const rotated = await run(["kek", "rotate", "--to-version=2", "--json"], operator, "deno");
+  expect(rotated.stderr).not.toContain("error:");
+  expect(rotated.json).toMatchObject({ rewrapped: 600, state: "completed" });
+  expect(await versionsOf(install)).toEqual({ "2": 600 });
+  expect((await run(["kek", "status", "--json"], operator, "deno")).json.versions).toHaveLength(2);
+
+  await stop(...fleet);
+  const reader = await library(install, [2], 2, "reader");
+  expect(await countRight(reader, install)).toBe(600);
+  await reader.close();
+  expect((await run(["kek", "remove", "--version=1"], operator, "deno")).code).toBe(0);
+});
