@@ -48,11 +48,12 @@ export async function openInstall(store: Store, config: Config): Promise<Opened>
   return { install, provider };
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-
-async function ensureCollections(store: Store): Promise<void> {
+/** The indexes that the protocol stands on. Making one that is there does nothing. */
+export async function ensureCollections(store: Store): Promise<void> {
   await Promise.all([ensureAuditLog(store), ensureVersions(store), ensureRotations(store), ensureHeartbeats(store)]);
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
 
 async function probeWhatIsThere(provider: Provider): Promise<void> {
   const [version] = await provider.available();

@@ -47,6 +47,20 @@ export interface KeyReport {
   reasons: Map<number, KekError>;
 }
 
+/** Why a version that the state needs is not held. */
+export function lacks(version: number, report: KeyReport): KekError {
+  const known = report.reasons.get(version) ?? report.reasons.get(UNREADABLE_SOURCE);
+  if (known !== undefined) return known;
+  return new KekError(
+    "key_missing",
+    `KEK version ${version} is needed and not held here`,
+    "give this process the key of that version and start it again",
+  );
+}
+
+/** In a report's reasons: the place that keys come from could not be read at all. */
+const UNREADABLE_SOURCE = 0;
+
 /**
  * Loads what may be held, and finds out what else could be. A version's key is proved once: while it stays in the
  * keyring, its bytes cannot change.
@@ -112,7 +126,7 @@ export class KeyProver {
       return await provider.available();
     } catch (thrown) {
       if (!(thrown instanceof KekError)) throw thrown;
-      report.reasons.set(0, thrown);
+      report.reasons.set(UNREADABLE_SOURCE, thrown);
       return [];
     }
   }

@@ -1,20 +1,19 @@
-import { randomUUID } from "node:crypto";
-import process from "node:process";
 import type { Config } from "../config/config.ts";
-import { hostName } from "../config/environment.ts";
 import { declaredVersion } from "../config/load.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
 import type { Auditor } from "../store/audit_log.ts";
 import { watchChanges } from "../store/changes.ts";
-import type { Acked, InstallDoc, KeyProblem, Role } from "../store/documents.ts";
-import { acknowledge, type BeatFields, beat, join, leave } from "../store/heartbeats.ts";
+import type { InstallDoc, Role } from "../store/documents.ts";
+import type { BeatFields } from "../store/heartbeats.ts";
 import { type KekState, readState } from "../store/state.ts";
 import { inSession, type Session, type Store } from "../store/store.ts";
 import { activateFirst } from "../store/versions.ts";
 import { Drain } from "./drain.ts";
+import { firstVersion, nothingActive } from "./first_version.ts";
+import { Heart } from "./heart.ts";
 import type { Keyring } from "./keyring.ts";
-import { KeyProver, type KeyReport, stageUnknown } from "./keystore.ts";
+import { KeyProver, type KeyReport, lacks, stageUnknown } from "./keystore.ts";
 import { watchSecrets } from "./secrets_watch.ts";
 import { mayHold, type Stance, stanceOf } from "./stance.ts";
 
@@ -38,10 +37,8 @@ export class Member {
   readonly #options: MemberOptions;
   readonly #prover: KeyProver;
   readonly #drain: Drain;
-  #id: string | undefined;
-  #acked: Acked | undefined;
+  readonly #heart: Heart;
   #stance: Stance | undefined;
-  #written = "";
   #report: KeyReport = { problems: [], available: [], reasons: new Map() };
   /** Monotonic time at which the last successful sync began. */
   #syncedAt = Number.NEGATIVE_INFINITY;
@@ -56,6 +53,7 @@ export class Member {
     this.#options = options;
     this.#prover = new KeyProver(options.install.install_id);
     this.#drain = new Drain(options.config.fleet.drainMs, () => this.#wake());
+    this.#heart = new Heart(options.store, options.config, options.role, options.log, () => this.#fields());
   }
 
   /** Joins, and returns after the first acknowledgement. @throws KekError when a version that the state needs is lacking. */
@@ -80,7 +78,7 @@ export class Member {
   get fit(): boolean {
     return (
       !this.#closed &&
-      this.#acked !== undefined &&
+      this.#heart.acked !== undefined &&
       performance.now() - this.#syncedAt < this.#options.config.fleet.leaseMs
     );
   }
@@ -88,7 +86,7 @@ export class Member {
   /** What keeps this process from being ready, in words; undefined when nothing does. */
   get trouble(): string | undefined {
     if (this.#closed) return "it is closed";
-    if (this.#acked === undefined) return this.#lastTrouble || "it has not acknowledged yet";
+    if (this.#heart.acked === undefined) return this.#lastTrouble || "it has not acknowledged yet";
     return this.fit ? undefined : `its last sync is older than its lease: ${this.#lastTrouble}`;
   }
 
@@ -140,7 +138,7 @@ export class Member {
     for (const stop of this.#stops) await stop();
     await this.#running?.catch(() => undefined);
     await this.#options.keyring.close();
-    if (this.#id !== undefined) await leave(this.#options.store, this.#id);
+    await this.#heart.leave();
   }
 
   // -------------------------------------------------------------------------------------------------------------------
@@ -159,45 +157,24 @@ export class Member {
 
   async #follow(session: Session): Promise<void> {
     const { keyring } = this.#options;
-    await this.#beat(session);
+    // The heartbeat comes before the look: whoever changes the phase after it must wait for this process.
+    await this.#heart.beat(session);
     const state = await this.#look(session);
     const stance = stanceOf(state.versions, state.rotation);
-    if (stance === undefined) throw this.#nothingActive();
+    if (stance === undefined) throw nothingActive(this.#options.config.encryption.currentVersion);
     const hold = mayHold(stance, state.versions);
     this.#report = await this.#prover.loadAll(keyring, state.versions, hold);
     const lacking = stance.readable.find((version) => !keyring.has(version));
     if (lacking !== undefined) {
-      await this.#tell(session, this.#acked);
-      throw this.#lacks(lacking);
+      await this.#heart.tell(session, this.#heart.acked);
+      throw lacks(lacking, this.#report);
     }
     this.#stance = stance;
     keyring.writeUnder(stance.write);
-    const drained = await this.#drain.settle(keyring, hold, this.#acked !== undefined);
+    const drained = await this.#drain.settle(keyring, hold, this.#heart.acked !== undefined);
     const { rotation, epoch, phase } = stance;
-    await this.#tell(session, drained ? { rotation, epoch, phase } : this.#acked);
+    await this.#heart.tell(session, drained ? { rotation, epoch, phase } : this.#heart.acked);
     await this.#options.onState?.(state);
-  }
-
-  /** The heartbeat comes before the look at the state: whoever changes the phase after it must wait for this process. */
-  async #beat(session: Session): Promise<void> {
-    if (this.#id !== undefined && (await beat(this.#options.store, session, this.#id, this.#fields()))) return;
-    const { store, config, role, log } = this.#options;
-    if (this.#id !== undefined) log.warn("this process was evicted from the fleet: it joins anew");
-    this.#acked = undefined;
-    this.#written = "";
-    this.#id = randomUUID();
-    const { beatMs, leaseMs, evictionMs, drainMs } = config.fleet;
-    await join(store, session, {
-      _id: this.#id,
-      role,
-      host: hostName(),
-      pid: process.pid,
-      instance_name: config.instanceName,
-      provider: config.encryption.provider,
-      ...this.#fields(),
-      acked: null,
-      fleet: { beat_ms: beatMs, lease_ms: leaseMs, eviction_ms: evictionMs, drain_ms: drainMs },
-    });
   }
 
   /** Reads the state; makes versions known that only this process holds; begins a fresh install. */
@@ -212,17 +189,11 @@ export class Member {
       log.warn(`new KEK versions cannot be loaded: ${thrown.message}; ${thrown.hint}`);
     }
     if (state.versions.every((version) => version.state === "staged")) {
-      const first = await this.#firstVersion(config.encryption.currentVersion);
+      const first = await firstVersion(keyring.provider, config.encryption.currentVersion);
       if (first !== undefined) await activateFirst(store, auditor, first);
       changed = true;
     }
     return changed ? await readState(store, session) : state;
-  }
-
-  async #firstVersion(declared: number | undefined): Promise<number | undefined> {
-    const held = await this.#options.keyring.provider.available();
-    if (declared !== undefined) return held.includes(declared) ? declared : undefined;
-    return held.length === 1 ? held[0] : undefined;
   }
 
   #fields(): BeatFields {
@@ -244,46 +215,6 @@ export class Member {
       log.warn(messageOf(thrown));
       return config.encryption.currentVersion;
     }
-  }
-
-  /** Acknowledges what has been applied; writes only when there is something new to say. */
-  async #tell(session: Session, acked: Acked | undefined): Promise<void> {
-    const fields = { ...this.#fields(), acked: acked ?? null };
-    const text = JSON.stringify(fields);
-    if (this.#id === undefined || text === this.#written) return;
-    if (!(await acknowledge(this.#options.store, session, this.#id, fields as BeatFields & { acked: Acked }))) {
-      this.#acked = undefined;
-      throw new KekError("fenced", "this process was evicted from the fleet", "it joins anew by itself");
-    }
-    this.#written = text;
-    this.#acked = acked;
-  }
-
-  #lacks(version: number): KekError {
-    const reason = this.#report.reasons.get(version) ?? this.#report.reasons.get(0);
-    const problem = this.#report.problems.find((entry: KeyProblem) => entry.version === version);
-    if (reason !== undefined) return reason;
-    return new KekError(
-      "key_missing",
-      `KEK version ${version} is needed and not held here (${problem?.reason ?? "missing"})`,
-      "give this process the key of that version and start it again",
-    );
-  }
-
-  #nothingActive(): KekError {
-    const declared = this.#options.config.encryption.currentVersion;
-    if (declared === undefined) {
-      return new KekError(
-        "config_invalid",
-        "a fresh install needs one KEK, and to know which: CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION is not set",
-        "set CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION=1 and CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V1 (64 hex digits)",
-      );
-    }
-    return new KekError(
-      "key_missing",
-      `no key for KEK version ${declared}: CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V${declared} is not set`,
-      `set it (64 hex digits: openssl rand -hex 32), or declare another version`,
-    );
   }
 
   #wake(): void {

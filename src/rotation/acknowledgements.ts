@@ -1,9 +1,9 @@
 import { KekError } from "../errors/errors.ts";
 import { seconds } from "../fleet/readiness.ts";
 import type { Phase } from "../store/documents.ts";
+import { evictMember } from "../store/evictions.ts";
 import { isTransient } from "../store/failures.ts";
 import { type Member, memberName, readRoster } from "../store/heartbeats.ts";
-import { evictMember } from "../store/rotations.ts";
 import type { Context, Reporter } from "./context.ts";
 import type { LeaseKeeper } from "./lease.ts";
 

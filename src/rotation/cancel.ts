@@ -2,7 +2,9 @@ import { KekError } from "../errors/errors.ts";
 import { isOpen } from "../fleet/stance.ts";
 import type { RotationDoc } from "../store/documents.ts";
 import { readFields } from "../store/fields.ts";
-import { cancelRotation, newestRotation, recordFence } from "../store/rotations.ts";
+import { recordFence } from "../store/rotation_records.ts";
+import { cancelRotation } from "../store/rotation_steps.ts";
+import { newestRotation } from "../store/rotations.ts";
 import type { Context } from "./context.ts";
 import { setFence } from "./fence_keeper.ts";
 

@@ -2,7 +2,8 @@ import { KekError } from "../errors/errors.ts";
 import { watchChanges } from "../store/changes.ts";
 import type { RotationDoc } from "../store/documents.ts";
 import { isTransient } from "../store/failures.ts";
-import { type Held, newestRotation, renewLease } from "../store/rotations.ts";
+import { renewLease } from "../store/rotation_lease.ts";
+import { type Held, newestRotation } from "../store/rotations.ts";
 import type { Store } from "../store/store.ts";
 
 /**

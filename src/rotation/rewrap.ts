@@ -1,18 +1,17 @@
 import { KekError } from "../errors/errors.ts";
 import { note } from "../store/audit_log.ts";
 import { countAt } from "../store/census.ts";
-import type { FailedRecord, FieldCount, FieldDoc, RotationDoc } from "../store/documents.ts";
+import type { FailedRecord, FieldDoc, RotationDoc } from "../store/documents.ts";
 import { isTransient } from "../store/failures.ts";
 import { ensureIndex, fieldId, readFields } from "../store/fields.ts";
 import { wrapsAt } from "../store/records.ts";
-import { saveProgress } from "../store/rotations.ts";
+import { saveProgress } from "../store/rotation_records.ts";
 import { reserveWraps } from "../store/versions.ts";
 import { batchLimitMs, type Context, type Reporter } from "./context.ts";
 import type { Lane, Lanes } from "./lanes.ts";
 import type { LeaseKeeper } from "./lease.ts";
 import { RateLimit } from "./rate_limit.ts";
-
-/** Passes over the index until no envelope is left at the old version. */
+import { RewrapTally } from "./rewrap_tally.ts";
 
 export interface RewrapOptions {
   batchSize: number;
@@ -25,24 +24,25 @@ const REPORT_MS = 500;
 const SAVE_MS = 1000;
 const AUDIT_MS = 30_000;
 const LISTED_FAILURES = 1000;
+const BACKOFF_MS = 250;
 
+/** Passes over the index until no envelope is left at the old version. */
 export class Rewrapper {
   readonly #context: Context;
   readonly #lease: LeaseKeeper;
   readonly #lanes: Lanes;
   readonly #rotation: RotationDoc;
   readonly #reporter: Reporter;
-  readonly #options: RewrapOptions;
+  readonly #batchSize: number;
   readonly #limit: RateLimit;
-  readonly #counts = new Map<string, FieldCount>();
-  readonly #failed = new Map<string, FailedRecord>();
+  readonly #tally: RewrapTally;
+  readonly #audited = new Set<string>();
   #fields: FieldDoc[] = [];
   #reserved = 0;
-  #recent: { at: number; done: number }[] = [];
   #reportedAt = 0;
   #savedAt = 0;
-  #auditedAt = performance.now();
-  #auditedDone = 0;
+  #summaryAt = performance.now();
+  #summaryDone: number;
 
   constructor(
     context: Context,
@@ -56,27 +56,23 @@ export class Rewrapper {
     this.#lease = lease;
     this.#lanes = lanes;
     this.#rotation = rotation;
-    this.#options = options;
     this.#reporter = reporter;
+    this.#batchSize = options.batchSize;
     this.#limit = new RateLimit(options.maxRate);
-    for (const count of rotation.fields) this.#counts.set(count.field, { ...count, failed: 0 });
+    this.#tally = new RewrapTally(rotation);
+    this.#summaryDone = this.#tally.done;
   }
 
-  /** The fields as the last census saw them. */
-  get fields(): FieldDoc[] {
-    return this.#fields;
-  }
-
+  /** Records moved since the rotation began, by whichever coordinator. */
   get done(): number {
-    return [...this.#counts.values()].reduce((sum, count) => sum + count.done, 0);
+    return this.#tally.done;
   }
 
   /**
    * Repeats passes until the census of the old version is zero.
-   * @throws KekError `incomplete` when only records are left that do not unwrap; they are named in the rotation.
+   * @throws KekError `incomplete` when only records are left that cannot be rewrapped; they are named in the rotation.
    */
   async toZero(): Promise<void> {
-    const BACKOFF_MS = 250;
     for (;;) {
       this.#lease.check();
       try {
@@ -84,12 +80,12 @@ export class Rewrapper {
         const moved = await this.#pass();
         const left = await this.census();
         if (left === 0) break;
-        if (moved === 0 && left <= this.#failed.size) throw await this.#incomplete();
-        if (moved === 0) await new Promise((resolve) => setTimeout(resolve, BACKOFF_MS));
+        if (moved === 0 && left <= this.#tally.failed.length) throw await this.#incomplete();
+        if (moved === 0) await pause(BACKOFF_MS);
       } catch (thrown) {
         if (!isTransient(thrown)) throw thrown;
         this.#reporter.note("MongoDB did not answer: trying again while the lease holds");
-        await new Promise((resolve) => setTimeout(resolve, BACKOFF_MS * 4));
+        await pause(BACKOFF_MS * 4);
       }
     }
     await this.#save();
@@ -103,7 +99,7 @@ export class Rewrapper {
     let left = 0;
     for (const field of this.#fields) {
       await ensureIndex(store, field);
-      const count = this.#countOf(field);
+      const count = this.#tally.of(field);
       count.remaining = await countAt(store, field, this.#rotation.from);
       left += count.remaining;
     }
@@ -114,19 +110,19 @@ export class Rewrapper {
 
   /** @returns how many records it moved. */
   async #pass(): Promise<number> {
-    const before = this.done;
-    this.#failed.clear();
+    const before = this.#tally.done;
+    this.#tally.forgetFailures();
     for (const field of this.#fields) {
-      if (this.#countOf(field).remaining > 0) await this.#passField(field);
+      if (this.#tally.of(field).remaining > 0) await this.#passField(field);
     }
-    return this.done - before;
+    return this.#tally.done - before;
   }
 
+  /** The next batch is read while the lanes are at work on those before it. */
   async #passField(field: FieldDoc): Promise<void> {
-    const { store } = this.#context;
     const flying = new Set<Promise<void>>();
     let failure: unknown;
-    for await (const { count, bytes } of wrapsAt(store, field, this.#rotation.from, this.#options.batchSize)) {
+    for await (const { count, bytes } of wrapsAt(this.#context.store, field, this.#rotation.from, this.#batchSize)) {
       await this.#limit.take(count);
       await this.#reserve(count);
       const lane = await this.#lanes.take();
@@ -150,35 +146,21 @@ export class Rewrapper {
     this.#lease.check();
   }
 
-  async #batch(lane: Lane, field: FieldDoc, bytes: Uint8Array): Promise<void> {
+  async #batch(lane: Lane, { collection, path }: FieldDoc, bytes: Uint8Array): Promise<void> {
     const { from, to } = this.#rotation;
     const limitMs = batchLimitMs(this.#context.config);
-    const result = await lane.run({
-      field: { collection: field.collection, path: field.path },
-      from,
-      to,
-      bytes,
-      limitMs,
-    });
-    const count = this.#countOf(field);
-    count.done += result.done;
-    count.remaining = Math.max(0, count.remaining - result.done);
-    for (const { id, reason } of result.failed) await this.#fail({ field: fieldId(field), id, reason });
-    this.#recent.push({ at: performance.now(), done: result.done });
+    const result = await lane.run({ field: { collection, path }, from, to, bytes, limitMs });
+    this.#tally.moved({ collection, path }, result.done);
+    for (const { id, reason } of result.failed) await this.#fail({ field: fieldId({ collection, path }), id, reason });
   }
 
   async #fail(record: FailedRecord): Promise<void> {
+    this.#tally.fail(record);
     const key = `${record.field} ${record.id}`;
-    const known = this.#rotation.failed.some((entry) => entry.field === record.field && entry.id === record.id);
-    this.#failed.set(key, record);
-    if (known) return;
-    this.#rotation.failed.push(record);
+    if (this.#audited.has(key) || this.#audited.size === LISTED_FAILURES) return;
+    this.#audited.add(key);
     this.#reporter.note(`record ${record.id} of ${record.field} cannot be rewrapped: ${record.reason}`);
-    if (this.#rotation.failed.length > LISTED_FAILURES) return;
-    await note(this.#context.store, this.#context.auditor, "record.failed", {
-      rotation: this.#rotation._id,
-      ...record,
-    });
+    await this.#note("record.failed", { ...record });
   }
 
   /** Wraps are counted before they are made. */
@@ -191,76 +173,51 @@ export class Rewrapper {
     this.#reserved -= count;
   }
 
-  #countOf(field: FieldDoc): FieldCount {
-    const id = fieldId(field);
-    const found = this.#counts.get(id) ?? { field: id, done: 0, remaining: 0, failed: 0 };
-    this.#counts.set(id, found);
-    return found;
-  }
-
   async #tell(): Promise<void> {
     const now = performance.now();
     if (now - this.#reportedAt > REPORT_MS) {
       this.#reportedAt = now;
-      const WINDOW_MS = 5000;
-      this.#recent = this.#recent.filter((entry) => now - entry.at < WINDOW_MS);
-      const since = this.#recent[0]?.at ?? now;
-      const rate = now > since ? (this.#recent.reduce((sum, entry) => sum + entry.done, 0) / (now - since)) * 1000 : 0;
-      const left = [...this.#counts.values()].reduce((sum, count) => sum + count.remaining, 0);
-      const { _id: rotation, from, to } = this.#rotation;
-      this.#reporter.progress({
-        rotation,
-        from,
-        to,
-        fields: this.#report(),
-        rate,
-        eta: rate > 0 ? left / rate : undefined,
-      });
+      this.#reporter.progress(this.#tally.progress());
     }
     if (now - this.#savedAt > SAVE_MS) await this.#save();
-    if (now - this.#auditedAt > AUDIT_MS) await this.#summary();
-  }
-
-  #report(): FieldCount[] {
-    const failed = [...this.#failed.values()];
-    return [...this.#counts.values()].map((count) => ({
-      ...count,
-      failed: failed.filter((record) => record.field === count.field).length,
-    }));
+    if (now - this.#summaryAt > AUDIT_MS) await this.#summary();
   }
 
   async #save(): Promise<void> {
     this.#savedAt = performance.now();
-    await saveProgress(
-      this.#context.store,
-      this.#lease.held,
-      this.#report(),
-      [...this.#failed.values()].slice(0, LISTED_FAILURES),
-    );
+    const failed = this.#tally.failed.slice(0, LISTED_FAILURES);
+    await saveProgress(this.#context.store, this.#lease.held, this.#tally.rows(), failed);
   }
 
   async #summary(): Promise<void> {
-    this.#auditedAt = performance.now();
-    if (this.done === this.#auditedDone) return;
-    const rows = this.#report();
-    await note(this.#context.store, this.#context.auditor, "rotation.progress", {
-      rotation: this.#rotation._id,
-      rewrapped: this.done - this.#auditedDone,
-      remaining: rows.reduce((sum, row) => sum + row.remaining, 0),
-      failed: this.#failed.size,
-    });
-    this.#auditedDone = this.done;
+    this.#summaryAt = performance.now();
+    const { done, remaining, failed } = this.#tally;
+    if (done === this.#summaryDone) return;
+    await this.#note("rotation.progress", { rewrapped: done - this.#summaryDone, remaining, failed: failed.length });
+    this.#summaryDone = done;
+  }
+
+  async #note(event: "record.failed" | "rotation.progress", data: Record<string, string | number>): Promise<void> {
+    await note(this.#context.store, this.#context.auditor, event, { rotation: this.#rotation._id, ...data });
   }
 
   async #incomplete(): Promise<KekError> {
     await this.#save();
     await this.#summary();
-    const [first] = this.#failed.values();
+    const { failed } = this.#tally;
+    const [first] = failed;
     const { from, to } = this.#rotation;
+    const what = failed.length === 1 ? "1 record cannot be rewrapped" : `${failed.length} records cannot be rewrapped`;
     return new KekError(
       "incomplete",
-      `${this.#failed.size} of the records cannot be rewrapped, so version ${from} cannot be retired; the first: ${first?.id} of ${first?.field}: ${first?.reason}`,
-      `restore or remove them (kek status lists them), then run the same command again: certautopilot kek rotate --to-version=${to}`,
+      `${what}, so version ${from} is not retired; the first: ${first?.id} of ${first?.field}: ${first?.reason}`,
+      `restore or remove what \`kek status\` lists, then run the same command again: certautopilot kek rotate --to-version=${to}`,
     );
   }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+async function pause(ms: number): Promise<void> {
+  await new Promise((resolve) => setTimeout(resolve, ms));
 }

@@ -1,18 +1,20 @@
 import { KekError } from "../errors/errors.ts";
+import { ensureCollections } from "../fleet/install_start.ts";
 import { loadProved, stageUnknown } from "../fleet/keystore.ts";
 import { type Problem, seconds } from "../fleet/readiness.ts";
 import { note } from "../store/audit_log.ts";
 import { type CensusRow, takeCensus } from "../store/census.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
+import { evictIdle } from "../store/evictions.ts";
 import { readFields } from "../store/fields.ts";
 import { type Member, memberName, readRoster } from "../store/heartbeats.ts";
-import { evictIdle, newestRotation, startRotation, takeOver } from "../store/rotations.ts";
 import { readState } from "../store/state.ts";
-import { serverNow } from "../store/store.ts";
-import { batchLimitMs, type Context, type Reporter } from "./context.ts";
+import { acquire } from "./acquire.ts";
+import type { Context, Reporter } from "./context.ts";
 import { Coordinator, type CoordinatorOptions, type RotationSummary } from "./coordinator.ts";
 import { type Plan, planRotation, type Wanted } from "./plan.ts";
 import { preflight } from "./preflight.ts";
+import { refusal } from "./refusal.ts";
 
 /** `kek rotate`: from what the operator wants to a coordinator that runs, or a refusal that names every reason. */
 
@@ -36,6 +38,7 @@ export interface Prepared {
  */
 export async function prepareRotation(context: Context, options: RotateOptions): Promise<Prepared> {
   const { store, config, provider, install, auditor } = context;
+  await ensureCollections(store);
   await evictNamed(context, options.evict);
   const roster = await readRoster(store);
   let state = await readState(store);
@@ -73,89 +76,12 @@ export async function runRotation(
   reporter: Reporter,
   onStarted: (doc: RotationDoc) => void,
 ): Promise<RotationSummary> {
-  const doc = await acquire(context, options, prepared, reporter);
+  const doc = await acquire(context, options.wanted, prepared.plan, reporter);
   onStarted(doc);
   return await new Coordinator(context, doc, options, reporter).run();
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-
-async function acquire(
-  context: Context,
-  options: RotateOptions,
-  prepared: Prepared,
-  reporter: Reporter,
-): Promise<RotationDoc> {
-  const { store, auditor, config } = context;
-  const { leaseMs } = config.fleet;
-  const graceMs = batchLimitMs(config);
-  const owner = auditor.actor;
-  let { plan } = prepared;
-  for (;;) {
-    if (plan.kind !== "start")
-      await awaitFreeLease(context, plan.kind === "resume" ? plan.rotation : plan.replaces, graceMs, reporter);
-    const fresh = await readState(store);
-    const again = planRotation(fresh.versions, fresh.rotation, options.wanted);
-    if (again.kind === "refuse") throw refusal([again.problem]);
-    plan = again;
-    const doc =
-      plan.kind === "resume"
-        ? await takeOver(store, auditor, plan.rotation, owner, leaseMs, graceMs)
-        : await startRotation(store, auditor, {
-            from: plan.from,
-            to: plan.to,
-            owner,
-            leaseMs,
-            graceMs,
-            replaces: plan.kind === "reverse" ? plan.replaces : undefined,
-          });
-    if (doc !== undefined) {
-      if (plan.kind === "resume")
-        reporter.note(`going on with rotation ${doc._id} (${doc.from} → ${doc.to}), phase ${doc.phase}`);
-      return doc;
-    }
-    // Another command was first: look at what it made of the state.
-    const now = await readState(store);
-    const next = planRotation(now.versions, now.rotation, options.wanted);
-    if (next.kind === "refuse") throw refusal([next.problem]);
-    plan = next;
-  }
-}
-
-/**
- * A coordinator that lives renews its lease, and is left alone; one that died lets it run out, and is waited out.
- * @throws KekError `refused` when the rotation is in good hands.
- */
-async function awaitFreeLease(context: Context, seen: RotationDoc, graceMs: number, reporter: Reporter): Promise<void> {
-  const { store } = context;
-  const first = seen.lease?.expires_at.getTime();
-  let told = false;
-  for (;;) {
-    const doc = await newestRotation(store);
-    if (
-      doc === undefined ||
-      doc._id !== seen._id ||
-      doc.lease === null ||
-      doc.lease.owner === null ||
-      doc.open === undefined
-    )
-      return;
-    const { owner, expires_at: expires, token } = doc.lease;
-    if (expires.getTime() !== first || token !== seen.lease?.token) {
-      throw new KekError(
-        "refused",
-        `the rotation ${doc.from} → ${doc.to} is already run by ${owner}`,
-        "follow it: certautopilot kek status --watch  or stop it: certautopilot kek rotate --cancel",
-      );
-    }
-    const left = expires.getTime() + graceMs - (await serverNow(store)).getTime();
-    if (left < 0) return;
-    if (!told)
-      reporter.note(`the rotation's lease is held by ${owner}: waiting up to ${seconds(left)} to see whether it lives`);
-    told = true;
-    await new Promise((resolve) => setTimeout(resolve, Math.min(500, left + 10)));
-  }
-}
 
 async function proveOwnKeys(
   context: Context,
@@ -198,22 +124,4 @@ async function refuse(context: Context, wanted: Wanted, problems: Problem[]): Pr
     problems: problems.map((problem) => problem.message).slice(0, 50),
   });
   return refusal(problems);
-}
-
-export class RefusedError extends KekError {
-  readonly problems: Problem[];
-  constructor(message: string, hint: string, problems: Problem[]) {
-    super("refused", message, hint);
-    this.problems = problems;
-  }
-}
-
-function refusal(problems: Problem[]): KekError {
-  const [first] = problems as [Problem, ...Problem[]];
-  if (problems.length === 1) return new RefusedError(first.message, first.hint, problems);
-  return new RefusedError(
-    `${problems.length} problems, nothing was changed; the first: ${first.message}`,
-    first.hint,
-    problems,
-  );
 }

@@ -44,7 +44,7 @@ export async function acknowledge(
   store: Store,
   session: Session,
   id: string,
-  fields: BeatFields & { acked: Acked },
+  fields: BeatFields & { acked: Acked | null },
 ): Promise<boolean> {
   const done = await heartbeats(store).updateOne(
     { _id: id },

@@ -17,7 +17,11 @@ async function foreign(words: string[], variables: Variables): Promise<{ code: n
     "--db",
     variables["CERTAUTOPILOT_DATABASE_NAME"] as string,
   ];
-  const child = Bun.spawn([PYTHON, FOREIGN, words[0] as string, ...target, ...words.slice(1)], { env, stdout: "pipe", stderr: "pipe" });
+  const child = Bun.spawn([PYTHON, FOREIGN, words[0] as string, ...target, ...words.slice(1)], {
+    env,
+    stdout: "pipe",
+    stderr: "pipe",
+  });
   const [out, said, code] = await Promise.all([
     new Response(child.stdout).text(),
     new Response(child.stderr).text(),

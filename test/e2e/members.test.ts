@@ -16,7 +16,7 @@ import {
 
 const addressOf = (process: Running) => /ready on (http:\S+?),/.exec(process.stderr)?.[1] ?? "";
 
-test.concurrent("processes started and killed with -9 in each phase: it completes, each dead one evicted by name", async () => {
+test("processes started and killed with -9 in each phase: it completes, each dead one evicted by name", async () => {
   const install = await seededInstall(450, { drainMs: 2500 });
   const [stays, ...dying] = await serveAll(install, "stays", "dies1", "dies2", "dies3");
   const started: Running[] = [];
@@ -52,7 +52,7 @@ test.concurrent("processes started and killed with -9 in each phase: it complete
   await stop(stays, ...started);
 });
 
-test.concurrent("a process paused past its eviction joins anew, and is not ready before it has acknowledged", async () => {
+test("a process paused past its eviction joins anew, and is not ready before it has acknowledged", async () => {
   const install = await seededInstall(50);
   const [awake, sleeper] = await serveAll(install, "awake", "sleeper");
   const before = await heartbeat(install, "sleeper");
@@ -88,7 +88,7 @@ test.concurrent("a process paused past its eviction joins anew, and is not ready
   await stop(awake, sleeper);
 });
 
-test.concurrent("a process paused for longer than its lease, but not past eviction, is waited for and not evicted", async () => {
+test("a process paused for longer than its lease, but not past eviction, is waited for and not evicted", async () => {
   const install = await seededInstall(50);
   const [awake, dozer] = await serveAll(install, "awake", "dozer");
   const before = await heartbeat(install, "dozer");
@@ -105,7 +105,7 @@ test.concurrent("a process paused for longer than its lease, but not past evicti
   await stop(awake, dozer);
 });
 
-test.concurrent("a process that joins in phase 2 writes under v2, reads both versions, and is waited for", async () => {
+test("a process that joins in phase 2 writes under v2, reads both versions, and is waited for", async () => {
   const install = await seededInstall(450);
   const fleet = await serveAll(install, "a", "b");
   const rotate = rotating(install, "--to-version=2", "--max-rate=150", "--batch-size=10");

@@ -21,7 +21,7 @@ export interface Refusal {
 export async function dump(db: Db): Promise<Record<string, unknown>> {
   const whole: Record<string, unknown> = {};
   for (const { name, ...collection } of await db.listCollections({}, { nameOnly: false }).toArray()) {
-    const documents = await db.collection(name).find().sort({ _id: 1 }).toArray();
+    const documents = await db.collection(name).find().sort({ seq: 1, _id: 1 }).toArray();
     const exact = documents.map((document) => EJSON.stringify(document, { relaxed: false }));
     whole[name] = { options: (collection as { options?: unknown }).options, documents: exact };
     (whole[name] as { indexes?: unknown }).indexes = await db.collection(name).indexes();

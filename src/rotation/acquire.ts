@@ -1,0 +1,106 @@
+import { KekError } from "../errors/errors.ts";
+import { seconds } from "../fleet/readiness.ts";
+import type { RotationDoc } from "../store/documents.ts";
+import { takeOver } from "../store/rotation_lease.ts";
+import { startRotation } from "../store/rotation_steps.ts";
+import { newestRotation } from "../store/rotations.ts";
+import { readState } from "../store/state.ts";
+import { serverNow } from "../store/store.ts";
+import { batchLimitMs, type Context, type Reporter } from "./context.ts";
+import { type Plan, planRotation, type Wanted } from "./plan.ts";
+import { refusal } from "./refusal.ts";
+
+/** How a command becomes the coordinator: by starting a rotation, or by taking over one that nobody leads. */
+
+/**
+ * Tries until this command holds the lease, or somebody else lives and does.
+ * @param checked the plan that passed the preflight.
+ * @throws KekError `refused`.
+ */
+export async function acquire(
+  context: Context,
+  wanted: Wanted,
+  checked: CheckedPlan,
+  reporter: Reporter,
+): Promise<RotationDoc> {
+  const { store, auditor, config } = context;
+  const { leaseMs } = config.fleet;
+  const graceMs = batchLimitMs(config);
+  const owner = auditor.actor;
+  for (;;) {
+    const plan = await planNow(context, wanted, checked);
+    if (plan.kind === "start") {
+      const { from, to } = plan;
+      const doc = await startRotation(store, auditor, { from, to, owner, leaseMs, graceMs, replaces: undefined });
+      // Undefined: another command was first. Look at what it made of the state.
+      if (doc !== undefined) return doc;
+      continue;
+    }
+    const open = plan.kind === "resume" ? plan.rotation : plan.replaces;
+    await awaitFreeLease(context, open, graceMs, reporter);
+    const fresh = await planNow(context, wanted, checked);
+    if (fresh.kind === "resume") {
+      const doc = await takeOver(store, auditor, fresh.rotation, owner, leaseMs, graceMs);
+      if (doc === undefined) continue;
+      reporter.note(`going on with rotation ${doc._id} (${doc.from} → ${doc.to}), phase ${doc.phase}`);
+      return doc;
+    }
+    if (fresh.kind === "reverse") {
+      const { from, to, replaces } = fresh;
+      const doc = await startRotation(store, auditor, { from, to, owner, leaseMs, graceMs, replaces });
+      if (doc !== undefined) return doc;
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+type CheckedPlan = Exclude<Plan, { kind: "refuse" }>;
+
+/** The plan in the state as it is now. What the preflight checked must still be what is about to happen. */
+async function planNow(context: Context, wanted: Wanted, checked: CheckedPlan): Promise<CheckedPlan> {
+  const { versions, rotation } = await readState(context.store);
+  const plan = planRotation(versions, rotation, wanted);
+  if (plan.kind === "refuse") throw refusal([plan.problem]);
+  if (plan.from === checked.from) return plan;
+  throw new KekError(
+    "refused",
+    `the install went from version ${checked.from} to ${plan.from} while this command was preparing`,
+    "nothing was changed by it; run it again",
+  );
+}
+
+/**
+ * A coordinator that lives renews its lease, and is left alone; one that died lets it run out, and is waited out.
+ * @throws KekError `refused` when the rotation is in good hands.
+ */
+async function awaitFreeLease(context: Context, seen: RotationDoc, graceMs: number, reporter: Reporter): Promise<void> {
+  const { store } = context;
+  const first = seen.lease?.expires_at.getTime();
+  let told = false;
+  for (;;) {
+    const doc = await newestRotation(store);
+    if (
+      doc === undefined ||
+      doc._id !== seen._id ||
+      doc.lease === null ||
+      doc.lease.owner === null ||
+      doc.open === undefined
+    )
+      return;
+    const { owner, expires_at: expires, token } = doc.lease;
+    if (expires.getTime() !== first || token !== seen.lease?.token) {
+      throw new KekError(
+        "refused",
+        `the rotation ${doc.from} → ${doc.to} is already run by ${owner}`,
+        "follow it: certautopilot kek status --watch  or stop it: certautopilot kek rotate --cancel",
+      );
+    }
+    const left = expires.getTime() + graceMs - (await serverNow(store)).getTime();
+    if (left < 0) return;
+    if (!told)
+      reporter.note(`the rotation's lease is held by ${owner}: waiting up to ${seconds(left)} to see whether it lives`);
+    told = true;
+    await new Promise((resolve) => setTimeout(resolve, Math.min(500, left + 10)));
+  }
+}

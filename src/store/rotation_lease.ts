@@ -1,0 +1,68 @@
+import { type Auditor, audited } from "./audit_log.ts";
+import type { RotationDoc } from "./documents.ts";
+import { type Held, leaseFree, rotations, stillHeld } from "./rotations.ts";
+import type { Store } from "./store.ts";
+
+/** The coordinator's lease: taken over, renewed, given back. */
+
+/**
+ * Takes over a rotation whose lease ran out `graceMs` ago (the time limit of a batch that its owner may have in flight),
+ * or was given back. A cancelled one runs again.
+ * @returns undefined while the lease stands, or when what was read has changed.
+ */
+export async function takeOver(
+  store: Store,
+  auditor: Auditor,
+  seen: RotationDoc,
+  owner: string,
+  leaseMs: number,
+  graceMs: number,
+): Promise<RotationDoc | undefined> {
+  const taken = await audited(store, auditor, async (session) => {
+    const doc = await rotations(store).findOneAndUpdate(
+      {
+        _id: seen._id,
+        epoch: seen.epoch,
+        open: true,
+        ...leaseFree(graceMs),
+      },
+      [
+        {
+          $set: {
+            state: "running",
+            epoch: { $add: ["$epoch", 1] },
+            failed: [],
+            lease: {
+              owner: { $literal: owner },
+              token: { $add: ["$lease.token", 1] },
+              expires_at: { $add: ["$$NOW", leaseMs] },
+            },
+          },
+        },
+      ],
+      { session, returnDocument: "after" },
+    );
+    if (doc === null) return undefined;
+    const data = { rotation: doc._id, from: doc.from, to: doc.to, phase: doc.phase, after: seen.state };
+    return [{ event: "rotation.resumed", data, result: doc }];
+  });
+  return taken?.[0];
+}
+
+/** @returns the new expiry, or undefined when the lease, or the right to run, is gone. */
+export async function renewLease(store: Store, held: Held, leaseMs: number): Promise<Date | undefined> {
+  const doc = await rotations(store).findOneAndUpdate(
+    stillHeld(held),
+    [{ $set: { "lease.expires_at": { $add: ["$$NOW", leaseMs] } } }],
+    { returnDocument: "after" },
+  );
+  return doc?.lease?.expires_at;
+}
+
+/** Gives the lease back, so that a successor need not wait. The token stays: it only ever grows. */
+export async function releaseLease(store: Store, held: Pick<Held, "rotation" | "token">): Promise<void> {
+  await rotations(store).updateOne(
+    { _id: held.rotation, "lease.token": held.token },
+    { $set: { "lease.owner": null } },
+  );
+}

@@ -1,0 +1,153 @@
+import type { AuditData, AuditEvent } from "../audit/chain.ts";
+import { type Auditor, audited } from "./audit_log.ts";
+import type { Phase, RotationDoc } from "./documents.ts";
+import { isDuplicateKey } from "./failures.ts";
+import { type Held, leaseFree, newestRotation, rotations, stillHeld } from "./rotations.ts";
+import { type Store, serverNow } from "./store.ts";
+import { claimVersion, switchActive } from "./versions.ts";
+
+/** What moves a rotation: start, next phase, completion, cancellation. Each with its audit event, in one transaction. */
+
+export interface NewRotation {
+  from: number;
+  to: number;
+  owner: string;
+  leaseMs: number;
+  /** How long after its lease ran out a former owner may still have a batch in flight. */
+  graceMs: number;
+  /** The open rotation that this one replaces, as it was read. */
+  replaces: Pick<RotationDoc, "_id" | "epoch"> | undefined;
+}
+
+/** @returns undefined when another rotation was first, or what was read has changed since. */
+export async function startRotation(
+  store: Store,
+  auditor: Auditor,
+  wanted: NewRotation,
+): Promise<RotationDoc | undefined> {
+  try {
+    const started = await audited(store, auditor, async (session) => {
+      const last = await newestRotation(store, session);
+      const highest = await rotations(store).findOne({}, { session, sort: { _id: -1 } });
+      const events: { event: AuditEvent; data: AuditData; result: RotationDoc }[] = [];
+      const now = await serverNow(store, session);
+      const doc: RotationDoc = {
+        _id: (highest?._id ?? 0) + 1,
+        open: true,
+        from: wanted.from,
+        to: wanted.to,
+        phase: 1,
+        epoch: (last?.epoch ?? 0) + 1,
+        state: "running",
+        lease: { owner: wanted.owner, token: 1, expires_at: new Date(now.getTime() + wanted.leaseMs) },
+        started_at: now,
+        started_by: auditor.actor,
+        phase_times: { "1": now },
+        fields: [],
+        failed: [],
+        fence: last?.fence ?? { versions: [], collections: [] },
+        ...(wanted.replaces === undefined ? {} : { reverses: wanted.replaces._id }),
+      };
+      if (wanted.replaces !== undefined) {
+        const closed = await rotations(store).updateOne(
+          {
+            _id: wanted.replaces._id,
+            epoch: wanted.replaces.epoch,
+            open: true,
+            phase: 2,
+            ...leaseFree(wanted.graceMs),
+          },
+          { $set: { state: "reverted" }, $unset: { open: "" }, $inc: { epoch: 1 }, $currentDate: { ended_at: true } },
+          { session },
+        );
+        if (closed.modifiedCount === 0) return undefined;
+        doc.epoch += 1;
+        events.push({ event: "rotation.reverted", data: { rotation: wanted.replaces._id, by: doc._id }, result: doc });
+      }
+      if (!(await claimVersion(store, session, wanted.to))) return undefined;
+      await rotations(store).insertOne(doc, { session });
+      events.push({ event: "rotation.started", data: { rotation: doc._id, from: doc.from, to: doc.to }, result: doc });
+      return events;
+    });
+    return started?.[0];
+  } catch (thrown) {
+    if (isDuplicateKey(thrown)) return undefined;
+    throw thrown;
+  }
+}
+
+/** Compare-and-set of the phase. @returns the document after it, or undefined when this coordinator may not. */
+export async function advancePhase(
+  store: Store,
+  auditor: Auditor,
+  held: Held,
+  to: Phase,
+): Promise<RotationDoc | undefined> {
+  const advanced = await audited(store, auditor, async (session) => {
+    const doc = await rotations(store).findOneAndUpdate(
+      { ...stillHeld(held), phase: (to - 1) as Phase },
+      { $set: { phase: to }, $inc: { epoch: 1 }, $currentDate: { [`phase_times.${to}`]: true } },
+      { session, returnDocument: "after" },
+    );
+    if (doc === null) return undefined;
+    return [{ event: "rotation.phase", data: { rotation: doc._id, phase: to, epoch: doc.epoch }, result: doc }];
+  });
+  return advanced?.[0];
+}
+
+/** The end: the new version active, the old one retired, in one transaction. */
+export async function completeRotation(store: Store, auditor: Auditor, held: Held): Promise<RotationDoc | undefined> {
+  const completed = await audited(store, auditor, async (session) => {
+    const doc = await rotations(store).findOneAndUpdate(
+      { ...stillHeld(held), phase: 3 },
+      {
+        $set: { state: "completed", "lease.owner": null as unknown as string },
+        $unset: { open: "" },
+        $inc: { epoch: 1 },
+        $currentDate: { ended_at: true },
+      },
+      { session, returnDocument: "after" },
+    );
+    if (doc === null) return undefined;
+    await switchActive(store, session, doc.from, doc.to);
+    return [
+      { event: "version.activated", data: { version: doc.to, rotation: doc._id }, result: doc },
+      { event: "version.retired", data: { version: doc.from, rotation: doc._id }, result: doc },
+      { event: "rotation.completed", data: { rotation: doc._id, from: doc.from, to: doc.to }, result: doc },
+    ];
+  });
+  return completed?.[0];
+}
+
+/**
+ * Cancels what was read, whoever coordinates it. Phase 1 goes back to steady; phase 2 stays open, both versions readable.
+ * The first phase of a way back goes back to the unfinished rotation that it came from: records are at both versions.
+ */
+export async function cancelRotation(
+  store: Store,
+  auditor: Auditor,
+  seen: RotationDoc,
+): Promise<RotationDoc | undefined> {
+  const cancelled = await audited(store, auditor, async (session) => {
+    const closes = seen.phase === 1;
+    const doc = await rotations(store).findOneAndUpdate(
+      { _id: seen._id, epoch: seen.epoch, state: "running", open: true, phase: { $lt: 3 } as never },
+      {
+        $set: { state: "cancelled" },
+        $inc: { epoch: 1 },
+        ...(closes ? { $unset: { open: "" as const }, $currentDate: { ended_at: true as const } } : {}),
+      },
+      { session, returnDocument: "after" },
+    );
+    if (doc === null) return undefined;
+    if (closes && doc.reverses !== undefined) {
+      await rotations(store).updateOne(
+        { _id: doc.reverses },
+        { $set: { state: "cancelled", open: true, epoch: doc.epoch + 1, fence: doc.fence }, $unset: { ended_at: "" } },
+        { session },
+      );
+    }
+    return [{ event: "rotation.cancelled", data: { rotation: doc._id, phase: doc.phase }, result: doc }];
+  });
+  return cancelled?.[0];
+}

@@ -1,0 +1,37 @@
+/** Words that are no command of this program, each with what its `error:` line must name. */
+
+export const rotate = (...flags: string[]) => ["kek", "rotate", ...flags];
+
+export const BAD_ARGUMENTS: [string[], RegExp][] = [
+  [rotate("--to-versoin=2"), /--to-versoin/],
+  [rotate("--to-version=2", "-x"), /-x/],
+  [rotate("--to-version=2", "--to-version=3"), /--to-version .*twice/],
+  [rotate("--to-version=2", "now"), /unexpected argument "now"/],
+  [rotate(), /--to-version is missing/],
+  [rotate("--to-version"), /--to-version needs a value/],
+  [rotate("--to-version="), /--to-version has an empty value/],
+  [rotate("--to-version=abc"), /--to-version=abc is not a whole number/],
+  [rotate("--to-version=0"), /--to-version=0 is not a whole number from 1/],
+  [rotate("--to-version=-1"), /--to-version=-1 is not a whole number from 1/],
+  [rotate("--to-version", "-1"), /--to-version=-1 is not a whole number from 1/],
+  [rotate("--to-version=2.5"), /--to-version=2.5 is not a whole number/],
+  [rotate("--to-version=2147483648"), /--to-version=2147483648 is not .* to 2147483647/],
+  [rotate("--to-version=2", "--from-version=one"), /--from-version=one/],
+  [rotate("--to-version=2", "--batch-size=0"), /--batch-size=0 is not a whole number from 1/],
+  [rotate("--to-version=2", "--concurrency=0"), /--concurrency=0/],
+  [rotate("--to-version=2", "--max-rate=0"), /--max-rate=0/],
+  [rotate("--to-version=2", "--fence=maybe"), /--fence=maybe/],
+  [rotate("--to-version=2", "--dry-run=yes"), /--dry-run takes no value/],
+  [rotate("--cancel", "--to-version=2"), /--cancel and --to-version/],
+  [["kek", "verify", "--target=0"], /--target=0 is not a whole number from 1/],
+  [["kek", "verify", "--target=2", "--records"], /--target, --records/],
+  [["kek", "remove"], /--version is missing/],
+  [["serve", "--role=boss"], /--role=boss/],
+  [["audit", "list", "--since=yesterday"], /--since/],
+  [["kek", "rotat", "--to-version=2"], /unknown command "rotat"/],
+  [["keks"], /unknown command "keks"/],
+  [["constructor"], /unknown command "constructor"/],
+  [["kek", "__proto__"], /unknown command "__proto__"/],
+  [rotate("--constructor"), /unknown flag --constructor/],
+  [["kek"], /needs a command|before a command/],
+];
