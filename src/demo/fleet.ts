@@ -49,16 +49,22 @@ export async function stopServe(served: Served): Promise<void> {
   await served.exited;
 }
 
-/** Runs a command to its end; what it says on stderr is shown as it comes. @returns its exit code and stdout. */
+/**
+ * Runs a command to its end; what it says on stderr is shown as it comes.
+ * @param started gets a way to end the command early.
+ * @returns its exit code and stdout.
+ */
 export async function runSelf(
   argv: string[],
   variables: Record<string, string>,
+  started: (end: () => void) => void = () => undefined,
 ): Promise<{ code: number | null; stdout: string }> {
   const [command, ...words] = selfCommand();
   const child = spawn(command, [...words, ...argv], {
     env: childEnvironment(variables),
     stdio: ["ignore", "pipe", "inherit"],
   });
+  started(() => child.kill("SIGKILL"));
   let stdout = "";
   child.stdout.on("data", (chunk: Buffer) => {
     stdout += chunk.toString();

@@ -26,6 +26,7 @@ const operator = install.variables([1, 2], 2);
 const seeder = await library(install, [1, 2], 1, "seeder");
 await seed(seeder, install, 40);
 await seeder.close();
+const [alone, guarded] = await Promise.all([standaloneMongod(), guardedMongod(install.name, PASSWORD)]);
 
 function file(name: string, content: string, mode = 0o600): string {
   const path = join(directory, name);
@@ -147,7 +148,7 @@ test("an audit file that cannot be written stops a rotation before it starts, ex
   await refuses(fresh, rotate("--to-version=2"), { ...fresh.variables([1, 2], 2), ...over }, refusal);
 });
 
-test("without MongoDB every command ends within 7 s, exit 9, and says where it looked", async () => {
+test.concurrent("without MongoDB every command ends within 7 s, exit 9, and says where it looked", async () => {
   const host = `127.0.0.1:${await unusedPort()}`;
   const commands = [ACTIVE, rotate("--to-version=2"), ["serve"], [...ACTIVE, "--json"]];
   const began = performance.now();
@@ -155,7 +156,7 @@ test("without MongoDB every command ends within 7 s, exit 9, and says where it l
   expect(performance.now() - began).toBeLessThan(7000);
 });
 
-test("a host that no name server knows is MongoDB away, exit 9", async () => {
+test.concurrent("a host that no name server knows is MongoDB away, exit 9", async () => {
   const schemes = ["mongodb", "mongodb+srv"];
   const host = "nowhere.invalid";
   await Promise.all(
@@ -170,8 +171,8 @@ async function isAway(text: string, host: string, argv: string[]): Promise<void>
   expectRefusal(ran, refusal, argv.includes("--json"));
 }
 
-test("a standalone mongod is refused, exit 9, and stays untouched", async () => {
-  const host = await standaloneMongod();
+test.concurrent("a standalone mongod is refused, exit 9, and stays untouched", async () => {
+  const host = alone;
   // Asked for a member of rs0, the driver looks for one until it gives up, and then says no more than that.
   const named = run(ACTIVE, { ...operator, ...uri(`mongodb://${host}/?replicaSet=rs0`) });
   const error = new RegExp(`${host} is not a replica set`);
@@ -187,20 +188,19 @@ test("a standalone mongod is refused, exit 9, and stays untouched", async () => 
   await client.close();
 });
 
-test("wrong credentials, none, and a user without rights are refused, exit 9; the right ones serve", async () => {
-  const mongod = await guardedMongod(install.name, PASSWORD);
-  const db = mongod.root.db(install.name);
+test.concurrent("wrong credentials, none, and a user without rights are refused, exit 9; the right ones serve", async () => {
+  const db = guarded.root.db(install.name);
   const as = (text: string) => ({ ...operator, ...uri(text) });
-  const serving = start(["serve"], as(mongod.uri("app", PASSWORD)));
+  const serving = start(["serve"], as(guarded.uri("app", PASSWORD)));
   await serving.says(" is ready on ");
   await stop(serving);
   const before = await dump(db);
   expect(Object.keys(before)).toContain("kek_install");
   const wrong = `${PASSWORD.slice(0, -1)}!`;
   const cases: [string, RegExp][] = [
-    [mongod.uri("app", wrong), /does not accept the user or password/],
-    [mongod.uri("stranger", PASSWORD), /does not permit/],
-    [`mongodb://${mongod.host}/?replicaSet=rs0`, /does not permit|requires authentication/],
+    [guarded.uri("app", wrong), /does not accept the user or password/],
+    [guarded.uri("stranger", PASSWORD), /does not permit/],
+    [`mongodb://${guarded.host}/?replicaSet=rs0`, /does not permit|requires authentication/],
   ];
   for (const [text, error] of cases) {
     for (const argv of [ACTIVE, ["serve"]]) {
