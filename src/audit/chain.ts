@@ -2,27 +2,30 @@ import { createHmac, timingSafeEqual } from "node:crypto";
 
 /** The audit log's hash chain, DESIGN.md section 8: pure rules. */
 
-export type AuditEvent =
-  | "install.locked"
-  | "version.staged"
-  | "version.activated"
-  | "version.retired"
-  | "version.destroyed"
-  | "version.forgotten"
-  | "version.backup_verified"
-  | "rotation.started"
-  | "rotation.phase"
-  | "rotation.resumed"
-  | "rotation.cancelled"
-  | "rotation.completed"
-  | "rotation.reverted"
-  | "rotation.refused"
-  | "rotation.progress"
-  | "process.evicted"
-  | "record.failed"
-  | "fence.set"
-  | "fence.lifted"
-  | "fence.mended";
+export const AUDIT_EVENTS = [
+  "install.locked",
+  "version.staged",
+  "version.activated",
+  "version.retired",
+  "version.destroyed",
+  "version.forgotten",
+  "version.backup_verified",
+  "rotation.started",
+  "rotation.phase",
+  "rotation.resumed",
+  "rotation.cancelled",
+  "rotation.completed",
+  "rotation.reverted",
+  "rotation.refused",
+  "rotation.progress",
+  "process.evicted",
+  "record.failed",
+  "fence.set",
+  "fence.lifted",
+  "fence.mended",
+] as const;
+
+export type AuditEvent = (typeof AUDIT_EVENTS)[number];
 
 export type AuditData = {
   [key: string]: string | number | boolean | null | AuditData | (string | number | AuditData)[];
@@ -53,6 +56,11 @@ export function link(
   return { ...rest, mac: macOf(secret, rest) };
 }
 
+/** Whether an entry's mac was made with this secret. */
+export function isMadeWith(secret: string, entry: AuditEntry): boolean {
+  return sameMac(macOf(secret, entry), entry.mac);
+}
+
 export interface ChainFault {
   seq: number;
   reason: string;
@@ -64,8 +72,8 @@ export function checkLink(secret: string, last: AuditEntry | undefined, entry: A
   if (entry.seq !== expected) return { seq: entry.seq, reason: `entry ${expected} is missing before it` };
   if (entry.prev !== (last?.mac ?? GENESIS))
     return { seq: entry.seq, reason: "it does not follow the entry before it" };
-  if (sameMac(macOf(secret, entry), entry.mac)) return undefined;
-  if (secret !== "" && sameMac(macOf("", entry), entry.mac)) {
+  if (isMadeWith(secret, entry)) return undefined;
+  if (secret !== "" && isMadeWith("", entry)) {
     return { seq: entry.seq, reason: "it was written by a process without AUDIT_SECRET" };
   }
   return {

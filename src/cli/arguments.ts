@@ -12,7 +12,10 @@ export const COMMON = {
 
 /** Flags that may be given more than once; citty keeps the last value only, so they are collected here. */
 export function repeated(argv: string[], flag: string): string[] {
-  return argv.filter((word) => word.startsWith(`--${flag}=`)).map((word) => word.slice(flag.length + 3));
+  return argv.flatMap((word, at) => {
+    if (word.startsWith(`--${flag}=`)) return [word.slice(flag.length + 3)];
+    return word === `--${flag}` ? argv.slice(at + 1, at + 2) : [];
+  });
 }
 
 /**

@@ -1,3 +1,4 @@
+import { AUDIT_EVENTS } from "../audit/chain.ts";
 import { EXIT, KekError } from "../errors/errors.ts";
 import { listAudit } from "../store/audit_log.ts";
 import { wholeNumber } from "./arguments.ts";
@@ -18,6 +19,13 @@ export default leaf({
     const since = args.since === undefined ? undefined : new Date(args.since);
     if (since !== undefined && Number.isNaN(since.getTime())) {
       throw new KekError("usage", "--since is not a time", "write it as 2026-05-01T09:00:00Z");
+    }
+    if (args.event !== undefined && !AUDIT_EVENTS.some((name) => name === args.event)) {
+      throw new KekError(
+        "usage",
+        `--event=${args.event} is no audit event`,
+        `the events are: ${AUDIT_EVENTS.join(", ")}`,
+      );
     }
     return await withInstall(args.config, async ({ store }) => {
       const entries = await listAudit(store, {

@@ -1,5 +1,5 @@
 import { EXIT, KekError } from "../errors/errors.ts";
-import { verifyChain } from "../store/audit_log.ts";
+import { type ChainReport, FAULTS_LISTED, verifyChain } from "../store/audit_log.ts";
 import { leaf } from "./command.ts";
 import { withInstall } from "./session.ts";
 
@@ -20,11 +20,26 @@ export default leaf({
           : faults.join("\n");
       output.result(text, { whole: faults.length === 0, ...report });
       if (faults.length === 0) return EXIT.done;
-      throw new KekError(
-        "audit_broken",
-        `the audit chain is broken: ${faults[0]}`,
-        "compare with the SIEM's copy; keep this database as evidence",
-      );
+      return output.complain(broken(report));
     });
   },
 });
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** When not one entry fits, it is more likely the secret than the log. */
+function broken({ entries, faults }: ChainReport): KekError {
+  const first = `entry ${faults[0]?.seq}: ${faults[0]?.reason}`;
+  if (entries > 1 && faults.length === Math.min(entries, FAULTS_LISTED)) {
+    return new KekError(
+      "audit_broken",
+      `no entry of the audit chain fits: ${first}`,
+      "CERTAUTOPILOT_AUDIT_SECRET is probably not the one that the fleet writes with",
+    );
+  }
+  return new KekError(
+    "audit_broken",
+    `the audit chain is broken: ${first}`,
+    "compare with the SIEM's copy; keep this database as evidence",
+  );
+}

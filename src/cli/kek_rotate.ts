@@ -3,6 +3,7 @@ import { EXIT, KekError } from "../errors/errors.ts";
 import { cancel } from "../rotation/cancel.ts";
 import { checkRemoval, remove } from "../rotation/remove.ts";
 import { prepareRotation, type RotateOptions, runRotation } from "../rotation/rotate.ts";
+import { waysOn } from "../rotation/ways_on.ts";
 import { repeated, required, version, wholeNumber } from "./arguments.ts";
 import { leaf } from "./command.ts";
 import { CancelOnInterrupt } from "./interrupt.ts";
@@ -66,7 +67,7 @@ export default leaf({
         const rest =
           doc.phase === 1
             ? "nothing has changed, the fleet goes on as before"
-            : `both versions stay readable; go on: certautopilot kek rotate --to-version=${doc.to}  or back: certautopilot kek rotate --to-version=${doc.from} --from-version=${doc.to}`;
+            : `both versions stay readable; ${waysOn(doc)}`;
         output.result(`rotation ${doc._id} (${doc.from} → ${doc.to}) is cancelled in phase ${doc.phase}; ${rest}`, {
           cancelled: doc._id,
           from: doc.from,
@@ -90,11 +91,13 @@ export default leaf({
       fence,
       requireBackup: args["require-backup"] === true,
       evict: repeated(argv, "evict"),
+      dryRun: args["dry-run"] === true,
     };
     return await withInstall(args.config, async (context) => {
       const interrupt = new CancelOnInterrupt(context, output.log);
       try {
-        const prepared = await prepareRotation(context, options);
+        const reporter = progressReporter(output);
+        const prepared = await prepareRotation(context, options, reporter);
         const plan = describePlan(prepared);
         if (args["dry-run"] === true) {
           output.result(`${plan.text}\nnothing was changed: this was a dry run`, { dry_run: true, ...plan.data });
@@ -104,7 +107,7 @@ export default leaf({
         if (args.yes !== true && !(await output.confirm("Start?")))
           throw new KekError("cancelled", "nothing was changed", "run it again when you are ready");
         interrupt.check();
-        const summary = await runRotation(context, options, prepared, progressReporter(output), () => interrupt.arm());
+        const summary = await runRotation(context, options, prepared, reporter, () => interrupt.arm());
         interrupt.disarm();
         const text = `complete: KEK version ${summary.to} is active, ${summary.from} is retired; ${summary.rewrapped} records rewrapped in ${summary.seconds.toFixed(1)} s`;
         if (args["remove-old"] !== true) {

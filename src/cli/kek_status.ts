@@ -2,6 +2,7 @@ import { EXIT } from "../errors/errors.ts";
 import { seconds } from "../fleet/readiness.ts";
 import type { RotationView, StatusView } from "../rotation/status.ts";
 import { statusView } from "../rotation/status.ts";
+import { waysOn } from "../rotation/ways_on.ts";
 import { leaf } from "./command.ts";
 import { table } from "./output.ts";
 import { withInstall } from "./session.ts";
@@ -75,21 +76,22 @@ function describe(view: StatusView): string {
 }
 
 function describeRotation(rotation: RotationView): string[] {
-  const { from, to, phase, state } = rotation;
-  const lines = [
-    `rotation ${rotation.rotation}: ${from} → ${to}, phase ${phase}, ${state}, ${rotation.coordinator === null ? "nobody coordinates it" : `coordinated by ${rotation.coordinator}`}`,
-  ];
+  const { from, to, phase, state, coordinator, lease_ran_out_ms: late } = rotation;
+  const led =
+    coordinator === null
+      ? "nobody coordinates it"
+      : late === null
+        ? `coordinated by ${coordinator}`
+        : `its coordinator ${coordinator} is gone: the lease ran out ${seconds(late)} ago`;
+  const lines = [`rotation ${rotation.rotation}: ${from} → ${to}, phase ${phase}, ${state}, ${led}`];
   if (rotation.awaited.length > 0) lines.push(`  waiting for: ${rotation.awaited.join(", ")}`);
   for (const field of rotation.fields) {
     lines.push(`  ${field.field}: ${field.done} done, ${field.remaining} left, ${field.failed} failed`);
   }
-  for (const record of rotation.failed.slice(0, 20))
+  for (const record of rotation.failed.slice(0, 20)) {
     lines.push(`  failed: ${record.field} ${record.id}: ${record.reason}`);
-  if (rotation.coordinator === null || state === "cancelled") {
-    lines.push(
-      `  go on: certautopilot kek rotate --to-version=${to}  or back: certautopilot kek rotate --to-version=${from} --from-version=${to}`,
-    );
   }
+  if (coordinator === null || late !== null || state === "cancelled") lines.push(`  ${waysOn(rotation)}`);
   return lines;
 }
 

@@ -44,11 +44,8 @@ export default leaf({
         ];
         output.result(text.join("\n"), { ready: report.failed === 0, ...report });
         if (report.failed === 0) return EXIT.done;
-        throw new KekError(
-          "incomplete",
-          `${report.failed} envelopes do not open`,
-          "restore these fields from a backup",
-        );
+        const what = report.failed === 1 ? "1 envelope does not open" : `${report.failed} envelopes do not open`;
+        return output.complain(new KekError("incomplete", what, "restore these fields from a backup"));
       }
       const verification = target === undefined ? await verifyInstall(context) : await verifyTarget(context, target);
       output.result(describe(verification), asData(verification));
@@ -91,7 +88,7 @@ function describe({ ready, target, active, processes, census, problems }: Verifi
     ? target === undefined
       ? `healthy: KEK version ${active} is active`
       : `ready: every process holds and declares KEK version ${target} (active: ${active})`
-    : `not ready: ${problems.length} problem${problems.length === 1 ? "" : "s"} with ${subject}`;
+    : `${target === undefined ? "not healthy" : "not ready"}: ${problems.length} problem${problems.length === 1 ? "" : "s"} with ${subject}`;
   return [fleet, ...counted, "", ...found, verdict].join("\n");
 }
 

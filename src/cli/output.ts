@@ -18,6 +18,8 @@ export interface Output {
   readonly log: Log;
   /** The result: `text` for people, `data` with --json. */
   result(text: string, data: unknown): void;
+  /** Says that the result itself is bad: the error's lines, beside a result that was given. @returns the exit code. */
+  complain(error: KekError): number;
   /** Asks on the terminal. Where nobody can answer it is not asked. */
   confirm(question: string): Promise<boolean>;
   /** Overwrites the line last drawn; nothing where the terminal is not live. */
@@ -54,6 +56,10 @@ export function createOutput(json: boolean): Output {
       clear();
       process.stdout.write(json ? `${JSON.stringify(data, null, 2)}\n` : text === "" ? "" : `${text}\n`);
     },
+    complain(error) {
+      clear();
+      return printError(error);
+    },
     async confirm(question) {
       if (process.stdin.isTTY !== true || process.stderr.isTTY !== true) return true;
       clear();
@@ -71,27 +77,35 @@ export function createOutput(json: boolean): Output {
 
 /** Prints an error as the contract says. @returns the exit code. */
 export function reportError(thrown: unknown, options: { json: boolean; debug: boolean }): number {
-  const known = thrown instanceof KekError;
-  const message = messageOf(thrown).replaceAll(/\s*\n\s*/g, " ");
-  const hint = known ? thrown.hint : "this is a defect: run it again with --debug and report what it prints";
-  const code = EXIT[known ? thrown.exit : "unexpected"];
-  process.stderr.write(`error: ${message}\nhint: ${hint.replaceAll(/\s*\n\s*/g, " ")}\n`);
+  const error =
+    thrown instanceof KekError
+      ? thrown
+      : new KekError(
+          "unexpected",
+          messageOf(thrown),
+          "this is a defect: run it again with --debug and report what it prints",
+        );
+  const problems = (thrown as { problems?: { message: string; hint: string }[] }).problems;
+  if (problems !== undefined && problems.length > 1) {
+    for (const problem of problems) process.stderr.write(`problem: ${problem.message}\n   next: ${problem.hint}\n`);
+  }
+  const code = printError(error);
   if (options.debug && thrown instanceof Error) {
     for (let at: unknown = thrown; at instanceof Error; at = at.cause)
       process.stderr.write(`${at.stack ?? at.message}\n`);
   }
   if (options.json) {
-    const problems = (thrown as { problems?: unknown }).problems;
-    const error = {
-      code: known ? thrown.code : "unexpected",
-      message,
-      hint,
-      exit: code,
-      ...(problems === undefined ? {} : { problems }),
-    };
-    process.stdout.write(`${JSON.stringify({ error }, null, 2)}\n`);
+    const { message, hint } = error;
+    const data = { code: error.code, message, hint, exit: code, ...(problems === undefined ? {} : { problems }) };
+    process.stdout.write(`${JSON.stringify({ error: data }, null, 2)}\n`);
   }
   return code;
+}
+
+function printError(error: KekError): number {
+  const oneLine = (text: string) => text.replaceAll(/\s*\n\s*/g, " ");
+  process.stderr.write(`error: ${oneLine(error.message)}\nhint: ${oneLine(error.hint)}\n`);
+  return EXIT[error.exit];
 }
 
 /** Rows as aligned columns. */

@@ -46,7 +46,8 @@ export async function runProgram(argv: string[]): Promise<number> {
 
 async function walk(node: Branch | Leaf, path: string[], argv: string[]): Promise<number> {
   const name = path.join(" ");
-  if (argv.includes("--help") && (node.kind === "leaf" || argv[0] === "--help")) {
+  const asked = (word: string | undefined) => word === "--help" || word === "-h";
+  if (node.kind === "leaf" ? argv.some(asked) : asked(argv[0])) {
     const usage = await usageOf(node, name);
     process.stdout.write(`${process.stdout.isTTY === true ? usage : stripVTControlCharacters(usage)}\n`);
     return 0;

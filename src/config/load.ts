@@ -5,7 +5,7 @@ import { KekError, messageOf } from "../errors/errors.ts";
 import type { Config, KekHex } from "./config.ts";
 import { hostName, PREFIX, readEnvironment } from "./environment.ts";
 import { kekVersionOf, type Settings, settingsSchema } from "./schema.ts";
-import { readSecretsFile } from "./secrets_file.ts";
+import { readPrivateFile, readSecretsFile } from "./secrets_file.ts";
 
 /** Where each variable lands in the shape of config.yaml. `_` separates words inside a name too, so this is a table. */
 const VARIABLES: Record<string, readonly [string, ...string[]]> = {
@@ -39,6 +39,7 @@ export function loadConfig(configFile?: string): Config {
   const named = configFile ?? environment[`${PREFIX}CONFIG`];
   const file = named ?? (existsSync(DEFAULT_CONFIG_FILE) ? DEFAULT_CONFIG_FILE : undefined);
   const yaml = file === undefined ? {} : readYaml(file);
+  if (file !== undefined && holdsSecrets(yaml)) readPrivateFile(file, "configuration file with secrets");
   const secretsPath = environment[`${PREFIX}SECRETS_FILE`] ?? (yaml["secrets_file"] as string | undefined);
   const secrets = secretsPath === undefined ? {} : readSecretsFile(secretsPath);
   const merged = overlay(overlay(yaml, secrets), environment);
@@ -81,6 +82,12 @@ function readYaml(path: string): Tree {
     // The parser's message may quote the file, which may hold secrets: name the file only.
   }
   throw new KekError("config_invalid", `configuration file ${path} is not a YAML mapping`, "mend the file");
+}
+
+/** KEKs and the audit secret; a URI may hold a password, but often does not, so it asks for nothing. */
+function holdsSecrets(yaml: Tree): boolean {
+  const { encryption, audit } = yaml as { encryption?: { env?: object }; audit?: { secret?: unknown } };
+  return Object.keys(encryption?.env ?? {}).length > 0 || audit?.secret !== undefined;
 }
 
 /** Lays variables over a tree, by name. Names it does not know are left alone: other tools share the environment. */

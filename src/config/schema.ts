@@ -6,14 +6,7 @@ const MAX_INT32 = 2_147_483_647;
 
 const number = (min: number, max: number) =>
   v.pipe(
-    v.union([
-      v.number(),
-      v.pipe(
-        v.string(),
-        v.regex(/^\d+$/, "is not a whole number"),
-        v.transform((text) => Number(text)),
-      ),
-    ]),
+    v.union([v.number(), v.pipe(v.string(), v.regex(/^\d+$/), v.transform(Number))], "is not a whole number"),
     v.integer("is not a whole number"),
     v.minValue(min, `must be at least ${min}`),
     v.maxValue(max, `must be at most ${max}`),

@@ -1,4 +1,16 @@
-import { closeSync, fstatSync, fsyncSync, openSync, readFileSync, renameSync, unlinkSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  fchownSync,
+  fstatSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  statSync,
+  unlinkSync,
+  writeSync,
+} from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { KekError, messageOf } from "../errors/errors.ts";
 
@@ -71,11 +83,13 @@ export function readSecretsFile(path: string): Record<string, string> {
 }
 
 /**
- * Takes the line of one key out of the file: a new file, 0600 from its creation, synced, renamed over the old one.
+ * Takes the line of one key out of the file: a new file, 0600 from its creation and of the same owner, synced, renamed over
+ * the old one. A link is followed: it is the file that holds the key.
  * @returns whether the file held the key.
  */
-export function removeSecret(path: string, key: string): boolean {
-  const content = readPrivateFile(path, "secrets file");
+export function removeSecret(link: string, key: string): boolean {
+  const content = readPrivateFile(link, "secrets file");
+  const path = realpathSync(link);
   const kept = content.split("\n").filter((line) => !new RegExp(`^\\s*(?:export\\s+)?${key}\\s*=`).test(line));
   if (kept.length === content.split("\n").length) return false;
   const fresh = join(dirname(path), `.${basename(path)}.new`);
@@ -86,6 +100,9 @@ export function removeSecret(path: string, key: string): boolean {
   }
   const descriptor = openSync(fresh, "wx", 0o600);
   try {
+    const { uid, gid } = statSync(path);
+    const made = fstatSync(descriptor);
+    if (made.uid !== uid || made.gid !== gid) fchownSync(descriptor, uid, gid);
     writeSync(descriptor, kept.join("\n"));
     fsyncSync(descriptor);
   } finally {

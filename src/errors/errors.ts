@@ -46,6 +46,7 @@ export type ErrorCode =
   | "lease_lost"
   | "not_acknowledged"
   | "audit_broken"
+  | "audit_secret"
   | "mongodb_away"
   | "mongodb_refused"
   | "mongodb_no_replica_set"
@@ -77,6 +78,7 @@ const EXIT_OF: Record<ErrorCode, ExitName> = {
   lease_lost: "fleet",
   not_acknowledged: "fleet",
   audit_broken: "refused",
+  audit_secret: "usage",
   mongodb_away: "mongodb",
   mongodb_refused: "mongodb",
   mongodb_no_replica_set: "mongodb",

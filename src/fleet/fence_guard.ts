@@ -2,9 +2,13 @@ import { messageOf } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
 import { type Auditor, note } from "../store/audit_log.ts";
 import type { RotationDoc } from "../store/documents.ts";
+import { readFields } from "../store/fields.ts";
+import { recordFence } from "../store/rotation_records.ts";
 import type { KekState } from "../store/state.ts";
 import type { Store } from "../store/store.ts";
 import { readValidators, sameOptions, setValidator, thawOptions } from "../store/validators.ts";
+import { setFence, uncoveredFields } from "./fence_keeper.ts";
+import { isOpen } from "./stance.ts";
 
 /**
  * `collMod` knows no condition, so a coordinator that woke late may set or lift a fence that no longer fits. Every
@@ -30,14 +34,27 @@ export class FenceGuard {
     const { rotation } = state;
     const now = performance.now();
     // A rotation that another program wrote may hold no record of a fence: then there is nothing to compare with.
-    if (rotation?.fence === undefined || rotation.fence.collections.length === 0) return;
+    if (rotation?.fence === undefined || rotation.fence.versions.length + rotation.fence.collections.length === 0)
+      return;
     if (this.#seen === undefined && now - this.#lookedAt < this.#everyMs) return;
     this.#lookedAt = now;
     try {
       await this.#compare(rotation);
+      if (!isOpen(rotation)) await this.#cover(rotation);
     } catch (thrown) {
       this.#log.warn(`validators could not be checked: ${messageOf(thrown)}`);
     }
+  }
+
+  /** Fields that were registered since the fence was set are fenced too. */
+  async #cover(rotation: RotationDoc): Promise<void> {
+    const { _id, epoch, fence } = rotation;
+    if (fence.versions.length === 0) return;
+    const fields = await readFields(this.#store);
+    if (uncoveredFields(fields, fence).length === 0) return;
+    await setFence(this.#store, fields, fence, fence.versions, (wider) =>
+      recordFence(this.#store, this.#auditor, _id, { epoch }, wider),
+    );
   }
 
   async #compare(rotation: RotationDoc): Promise<void> {

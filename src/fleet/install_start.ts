@@ -9,6 +9,7 @@ import { lockInstall, readInstall } from "../store/install.ts";
 import { ensureRotations } from "../store/rotations.ts";
 import type { Store } from "../store/store.ts";
 import { ensureVersions } from "../store/versions.ts";
+import { firstVersion, nothingActive } from "./first_version.ts";
 
 /** How a process comes to an install: lock first, provider next, and only then anything written. */
 
@@ -25,6 +26,9 @@ export async function openOrLockInstall(store: Store, config: Config, auditor: A
   const found = await readInstall(store);
   const provider = await buildRegistry(config, found && { provider: found.provider, lockedAt: found.locked_at });
   await probeWhatIsThere(provider);
+  // A database that cannot begin is not locked either.
+  const declared = config.encryption.currentVersion;
+  if (found === undefined && (await firstVersion(provider, declared)) === undefined) throw nothingActive(declared);
   await ensureCollections(store);
   const install = found ?? (await lockInstall(store, auditor, provider.name, "service"));
   checkLock({ provider: install.provider, lockedAt: install.locked_at }, provider.name);

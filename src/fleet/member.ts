@@ -39,6 +39,7 @@ export class Member {
   readonly #drain: Drain;
   readonly #heart: Heart;
   #stance: Stance | undefined;
+  readonly #complained = new Map<number, string>();
   #report: KeyReport = { problems: [], available: [], reasons: new Map() };
   /** Monotonic time at which the last successful sync began. */
   #syncedAt = Number.NEGATIVE_INFINITY;
@@ -169,6 +170,7 @@ export class Member {
       await this.#heart.tell(session, this.#heart.acked);
       throw lacks(lacking, this.#report);
     }
+    this.#announce(stance);
     this.#stance = stance;
     keyring.writeUnder(stance.write);
     const drained = await this.#drain.settle(keyring, hold, this.#heart.acked !== undefined);
@@ -214,6 +216,19 @@ export class Member {
     } catch (thrown) {
       log.warn(messageOf(thrown));
       return config.encryption.currentVersion;
+    }
+  }
+
+  /** A line in the log for what an operator would look for there. */
+  #announce(stance: Stance): void {
+    const { log } = this.#options;
+    if (this.#stance !== undefined && (this.#stance.phase !== stance.phase || this.#stance.write !== stance.write)) {
+      const where = stance.phase === 0 ? "steady" : `phase ${stance.phase} of rotation ${stance.rotation}`;
+      log.info(`${where}: writing under KEK version ${stance.write}`);
+    }
+    for (const [version, reason] of this.#report.reasons) {
+      if (this.#complained.get(version) !== reason.message) log.warn(`${reason.message}; ${reason.hint}`);
+      this.#complained.set(version, reason.message);
     }
   }
 

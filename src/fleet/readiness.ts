@@ -1,4 +1,5 @@
 import type { FleetTimes, ProviderName } from "../config/config.ts";
+import type { AnnouncedTimes } from "../store/documents.ts";
 import type { Member } from "../store/heartbeats.ts";
 import { memberName } from "../store/heartbeats.ts";
 
@@ -65,7 +66,7 @@ export function memberProblems(member: Member, question: ReadinessQuestion): Pro
     add(
       "silent",
       `is silent: its last beat was ${seconds(member.age_ms)} ago`,
-      `start it again; if it is gone for good, evict it: certautopilot kek rotate --to-version=N --evict=${member._id}`,
+      `start it again; if it is gone for good, evict it: certautopilot kek rotate --to-version=${question.target ?? "N"} --evict=${member._id}`,
     );
     return problems;
   }
@@ -74,6 +75,11 @@ export function memberProblems(member: Member, question: ReadinessQuestion): Pro
   }
   for (const version of new Set([question.active, question.target])) {
     if (version !== undefined) keyProblem(member, version, version === question.target, add);
+  }
+  if (question.target === undefined) {
+    for (const { version, reason } of member.problems ?? []) {
+      if (version !== question.active && reason !== "missing") keyProblem(member, version, true, add);
+    }
   }
   if (question.target !== undefined && question.declaredMatters && member.current_version !== question.target) {
     const declares =
@@ -113,7 +119,7 @@ function keyProblem(
   }
 }
 
-/** Every process of a fleet must hold the same times, and a coordinator may evict only those that fenced themselves. */
+/** Every process of a fleet must hold the same times, and whoever coordinates it too. */
 function timeProblems(roster: Member[], own: FleetTimes): Problem[] {
   const problems: Problem[] = [];
   const announced = roster.filter((member) => member.fleet !== undefined);
@@ -127,16 +133,29 @@ function timeProblems(roster: Member[], own: FleetTimes): Problem[] {
         process: member._id,
       });
     }
-    if ((member.fleet?.lease_ms ?? 0) >= own.evictionMs) {
-      problems.push({
-        code: "fleet_times",
-        message: `${memberName(member)} has a lease of ${member.fleet?.lease_ms} ms, and this command would evict after ${own.evictionMs} ms`,
-        hint: "give this command the fleet's CERTAUTOPILOT_FLEET_… settings",
-        process: member._id,
-      });
-    }
+  }
+  if (first?.fleet !== undefined && !sameTimes(first.fleet, own)) {
+    problems.push({
+      code: "fleet_times",
+      message: `this command has other fleet times than ${memberName(first)}`,
+      hint: "give this command the CERTAUTOPILOT_FLEET_… settings that the fleet has",
+    });
   }
   return problems;
+}
+
+function sameTimes(announced: AnnouncedTimes, own: FleetTimes): boolean {
+  return (
+    announced.beat_ms === own.beatMs &&
+    announced.lease_ms === own.leaseMs &&
+    announced.eviction_ms === own.evictionMs &&
+    announced.drain_ms === own.drainMs
+  );
+}
+
+/** How long a member must have been silent to be evicted: it has surely fenced itself by then, whoever's times are right. */
+export function evictionMsOf(member: Member, own: FleetTimes): number {
+  return Math.max(own.evictionMs, member.fleet?.eviction_ms ?? 0);
 }
 
 export function seconds(ms: number): string {

@@ -115,7 +115,7 @@ export class EnvProvider implements Provider {
         throw new KekError(
           "key_invalid",
           `${other.setting} and ${name} in ${secretsFile} hold different keys for version ${version}`,
-          "keep the right one of the two; `certautopilot kek verify` tells by the canary which it is",
+          "take one of the two out; `certautopilot kek verify` then tells by the canary whether the other is right",
         );
       }
       all[version] = { setting: `${name} in ${secretsFile}`, hex };

@@ -1,5 +1,5 @@
 import { KekError } from "../errors/errors.ts";
-import { seconds } from "../fleet/readiness.ts";
+import { evictionMsOf, seconds } from "../fleet/readiness.ts";
 import type { Phase } from "../store/documents.ts";
 import { evictMember } from "../store/evictions.ts";
 import { isTransient } from "../store/failures.ts";
@@ -44,8 +44,9 @@ export async function awaitAcknowledgements(
         pending.map((member) => `${memberName(member)}${why(member, config.fleet.beatMs)}`),
       );
       if (pending.length === 0) return;
-      for (const member of pending.filter((candidate) => candidate.age_ms > evictionMs)) {
-        if (await evictMember(store, auditor, lease.held, member, evictionMs)) {
+      for (const member of pending) {
+        const silentMs = evictionMsOf(member, config.fleet);
+        if (member.age_ms > silentMs && (await evictMember(store, auditor, lease.held, member, silentMs))) {
           reporter.note(
             `evicted ${memberName(member)}: silent for ${seconds(member.age_ms)}. If it wakes it joins anew before it serves`,
           );

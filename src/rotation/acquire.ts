@@ -37,7 +37,7 @@ export async function acquire(
       continue;
     }
     const open = plan.kind === "resume" ? plan.rotation : plan.replaces;
-    await awaitFreeLease(context, open, graceMs, reporter);
+    await awaitFreeLease(context, open, reporter);
     const fresh = await planNow(context, wanted, checked);
     if (fresh.kind === "resume") {
       const doc = await takeOver(store, auditor, fresh.rotation, owner, leaseMs, graceMs);
@@ -74,8 +74,9 @@ async function planNow(context: Context, wanted: Wanted, checked: CheckedPlan): 
  * A coordinator that lives renews its lease, and is left alone; one that died lets it run out, and is waited out.
  * @throws KekError `refused` when the rotation is in good hands.
  */
-async function awaitFreeLease(context: Context, seen: RotationDoc, graceMs: number, reporter: Reporter): Promise<void> {
+export async function awaitFreeLease(context: Context, seen: RotationDoc, reporter: Reporter): Promise<void> {
   const { store } = context;
+  const graceMs = batchLimitMs(context.config);
   const first = seen.lease?.expires_at.getTime();
   let told = false;
   for (;;) {

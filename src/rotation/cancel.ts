@@ -1,4 +1,5 @@
 import { KekError } from "../errors/errors.ts";
+import { setFence } from "../fleet/fence_keeper.ts";
 import { isOpen } from "../fleet/stance.ts";
 import type { RotationDoc } from "../store/documents.ts";
 import { readFields } from "../store/fields.ts";
@@ -6,7 +7,7 @@ import { recordFence } from "../store/rotation_records.ts";
 import { cancelRotation } from "../store/rotation_steps.ts";
 import { newestRotation } from "../store/rotations.ts";
 import type { Context } from "./context.ts";
-import { setFence } from "./fence_keeper.ts";
+import { waysOn } from "./ways_on.ts";
 
 /**
  * `kek rotate --cancel`, from any shell, whether the coordinator lives or not. The state changes at once; a coordinator
@@ -26,17 +27,13 @@ export async function cancel(context: Context): Promise<RotationDoc> {
     }
     const { from, to, phase } = seen;
     if (seen.state === "cancelled") {
-      throw new KekError(
-        "nothing_to_cancel",
-        `the rotation ${from} → ${to} is cancelled already`,
-        `go on: certautopilot kek rotate --to-version=${to}  or back: certautopilot kek rotate --to-version=${from} --from-version=${to}`,
-      );
+      throw new KekError("nothing_to_cancel", `the rotation ${from} → ${to} is cancelled already`, waysOn(seen));
     }
     if (phase === 3) {
       throw new KekError(
         "refused",
         `the rotation ${from} → ${to} is in phase 3 and cannot be cancelled: every record is at version ${to}`,
-        `let it complete (certautopilot kek rotate --to-version=${to}), then reverse it: certautopilot kek rotate --to-version=${from} --from-version=${to}`,
+        waysOn(seen),
       );
     }
     const cancelled = await cancelRotation(store, auditor, seen);
@@ -54,7 +51,7 @@ async function liftFence(context: Context, version: number): Promise<void> {
   const doc = await newestRotation(store);
   if (doc === undefined || !doc.fence.versions.includes(version)) return;
   const versions = doc.fence.versions.filter((entry) => entry !== version);
-  await setFence(context, await readFields(store), doc.fence, versions, (fence) =>
+  await setFence(store, await readFields(store), doc.fence, versions, (fence) =>
     recordFence(store, auditor, doc._id, { epoch: doc.epoch }, fence),
   );
 }

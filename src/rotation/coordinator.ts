@@ -1,4 +1,5 @@
 import { KekError, messageOf } from "../errors/errors.ts";
+import { setFence } from "../fleet/fence_keeper.ts";
 import { seconds } from "../fleet/readiness.ts";
 import type { Phase, RotationDoc } from "../store/documents.ts";
 import { isTransient } from "../store/failures.ts";
@@ -8,7 +9,6 @@ import { recordFence } from "../store/rotation_records.ts";
 import { advancePhase, completeRotation } from "../store/rotation_steps.ts";
 import { awaitAcknowledgements } from "./acknowledgements.ts";
 import { batchLimitMs, type Context, type Reporter } from "./context.ts";
-import { setFence } from "./fence_keeper.ts";
 import { Lanes } from "./lanes.ts";
 import { LeaseKeeper } from "./lease.ts";
 import { type RewrapOptions, Rewrapper } from "./rewrap.ts";
@@ -82,8 +82,9 @@ export class Coordinator {
   async #announce(): Promise<void> {
     await this.#enter(1);
     const { to, fence } = this.#doc;
+    // Also when the record says so already: whoever lifted it may have died before it told the collections.
+    if (fence.collections.length > 0) await this.#fence(fence.versions.filter((version) => version !== to));
     if (fence.versions.includes(to)) {
-      await this.#fence(fence.versions.filter((version) => version !== to));
       this.#reporter.note(`the fence against version ${to} is lifted: it will be written again`);
     }
     await this.#advance(2);
@@ -157,13 +158,13 @@ export class Coordinator {
     const { store, auditor } = this.#context;
     const { rotation, token, epoch } = this.#lease.held;
     this.#lease.check();
-    const outcome = await setFence(this.#context, await readFields(store), this.#doc.fence, versions, async (fence) => {
+    const outcome = await setFence(store, await readFields(store), this.#doc.fence, versions, async (fence) => {
       const recorded = await recordFence(store, auditor, rotation, { token, epoch }, fence);
       if (recorded) this.#doc = { ...this.#doc, fence };
       return recorded;
     });
     if (outcome === undefined) return await this.#lease.refused();
-    return outcome.unfenced;
+    return outcome.unfenced.map((entry) => `${entry.collection} (${entry.reason})`);
   }
 
   /** Without a fence: two zero censuses, further apart than the lease plus the longest write. */

@@ -5,6 +5,7 @@ import { isTransient } from "../store/failures.ts";
 import { renewLease } from "../store/rotation_lease.ts";
 import { type Held, newestRotation } from "../store/rotations.ts";
 import type { Store } from "../store/store.ts";
+import { waysOn } from "./ways_on.ts";
 
 /**
  * The coordinator's right to act. It is renewed in the background; every step asks `check()` before its next write, and
@@ -109,7 +110,7 @@ export class LeaseKeeper {
         `the rotation ${doc.from} → ${doc.to} was cancelled in phase ${doc.phase}`,
         doc.phase === 1
           ? "nothing has changed; start it again when you are ready"
-          : `both versions stay readable. Go on: certautopilot kek rotate --to-version=${doc.to}  or back: certautopilot kek rotate --to-version=${doc.from} --from-version=${doc.to}`,
+          : `both versions stay readable; ${waysOn(doc)}`,
       );
     }
     // Another epoch under our own token is a change of our own whose answer is still on its way.

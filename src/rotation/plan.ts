@@ -1,6 +1,7 @@
 import type { Problem } from "../fleet/readiness.ts";
 import { isOpen } from "../fleet/stance.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
+import { CANCEL_COMMAND, waysOn } from "./ways_on.ts";
 
 /** What `kek rotate --to-version=N` means in a given state: pure. */
 
@@ -63,37 +64,27 @@ export function planRotation(versions: VersionDoc[], rotation: RotationDoc | und
 
 function planWithOpen(open: RotationDoc, wanted: Wanted): Plan {
   const { from, to } = open;
-  const resume = `certautopilot kek rotate --to-version=${to}`;
-  const reverse = `certautopilot kek rotate --to-version=${from} --from-version=${to}`;
   if (wanted.to === to && (wanted.from === undefined || wanted.from === from))
     return { kind: "resume", from, to, rotation: open };
   if (wanted.to !== from || (wanted.from !== undefined && wanted.from !== to)) {
-    return refuse(
-      "rotation",
-      `a rotation ${from} → ${to} is open (phase ${open.phase}, ${open.state})`,
-      `finish it: ${resume}  or go back: ${reverse}`,
-    );
+    return refuse("rotation", `a rotation ${from} → ${to} is open (phase ${open.phase}, ${open.state})`, waysOn(open));
   }
   if (open.phase === 1) {
     return refuse(
       "rotation",
       `the rotation ${from} → ${to} is in phase 1: no record has changed yet`,
-      "cancel it: certautopilot kek rotate --cancel",
+      `cancel it: ${CANCEL_COMMAND}`,
     );
   }
   if (open.phase === 3) {
     return refuse(
       "rotation",
       `the rotation ${from} → ${to} is in phase 3: every record is at version ${to}`,
-      `let it complete: ${resume}  then go back: ${reverse}`,
+      waysOn(open),
     );
   }
   if (wanted.from === undefined) {
-    return refuse(
-      "rotation",
-      `a rotation ${from} → ${to} is open (phase 2, ${open.state})`,
-      `finish it: ${resume}  or go back: ${reverse}`,
-    );
+    return refuse("rotation", `a rotation ${from} → ${to} is open (phase 2, ${open.state})`, waysOn(open));
   }
   return { kind: "reverse", from: to, to: from, replaces: open };
 }

@@ -37,10 +37,17 @@ export function preflight(facts: PreflightFacts): Problem[] {
         provider: facts.provider,
         active: plan.from,
         target: plan.to,
-        declaredMatters: !(plan.wayBack && facts.explicitFrom),
+        declaredMatters: !plan.wayBack,
         times: facts.times,
       }),
     );
+    if (plan.wayBack && !facts.explicitFrom) {
+      problems.push({
+        code: "target",
+        message: `KEK version ${plan.to} is retired: going back to it must be meant`,
+        hint: `add --from-version=${plan.from}`,
+      });
+    }
     problems.push(...strays(facts.census, plan.from, plan.to));
     if (
       !facts.explicitFrom &&

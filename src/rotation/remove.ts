@@ -1,4 +1,5 @@
 import { KekError } from "../errors/errors.ts";
+import { setFence, unfencedCollections } from "../fleet/fence_keeper.ts";
 import { isOpen } from "../fleet/stance.ts";
 import { audited } from "../store/audit_log.ts";
 import { countAt } from "../store/census.ts";
@@ -11,7 +12,6 @@ import { readState } from "../store/state.ts";
 import type { Session } from "../store/store.ts";
 import { forgetStaged, markDestroyed } from "../store/versions.ts";
 import { batchLimitMs, type Context } from "./context.ts";
-import { setFence, unfencedCollections } from "./fence_keeper.ts";
 
 /** `kek remove --version=N`: destroys a retired version, forgets a staged one. Refuses while anything could need it. */
 
@@ -112,7 +112,7 @@ async function refuseWhileUsed(context: Context, doc: VersionDoc): Promise<void>
     throw new KekError(
       "refused",
       `KEK version ${version} is still held by ${holders.map(memberName).join(", ")}`,
-      "wait until they have given it up (kek status), or evict them if they are gone",
+      "wait until they have given it up (kek status); one that is gone for good is evicted by the next rotation, or by --evict",
     );
   }
 }
@@ -121,7 +121,7 @@ async function refuseWhileUsed(context: Context, doc: VersionDoc): Promise<void>
 async function proveUnreachable(context: Context, version: number, wait: (message: string) => void): Promise<void> {
   const { store, config } = context;
   const fields = await readFields(store);
-  let unfenced = await unfencedCollections(context, fields, version);
+  let unfenced = await unfencedCollections(store, fields, version);
   if (unfenced.length > 0) unfenced = await fenceAgain(context, fields, version);
   if (unfenced.length > 0) {
     const apart = config.fleet.leaseMs + batchLimitMs(config);
@@ -137,10 +137,10 @@ async function fenceAgain(context: Context, fields: FieldDoc[], version: number)
   const doc = await newestRotation(store);
   if (doc === undefined || isOpen(doc)) return fields.map((field) => field.collection);
   const versions = [...new Set([...doc.fence.versions, version])].sort((a, b) => a - b);
-  await setFence(context, fields, doc.fence, versions, (fence) =>
+  await setFence(store, fields, doc.fence, versions, (fence) =>
     recordFence(store, auditor, doc._id, { epoch: doc.epoch }, fence),
   );
-  return await unfencedCollections(context, fields, version);
+  return await unfencedCollections(store, fields, version);
 }
 
 async function refuseIfCounted(context: Context, fields: FieldDoc[], version: number): Promise<void> {

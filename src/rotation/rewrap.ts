@@ -211,7 +211,7 @@ export class Rewrapper {
     return new KekError(
       "incomplete",
       `${what}, so version ${from} is not retired; the first: ${first?.id} of ${first?.field}: ${first?.reason}`,
-      `restore or remove what \`kek status\` lists, then run the same command again: certautopilot kek rotate --to-version=${to}`,
+      `mend what \`kek status\` lists (the field from a backup, or what the collection's validator asks for), then run the same command again: certautopilot kek rotate --to-version=${to}`,
     );
   }
 }

@@ -1,15 +1,15 @@
 import { KekError } from "../errors/errors.ts";
 import { ensureCollections } from "../fleet/install_start.ts";
 import { loadProved, stageUnknown } from "../fleet/keystore.ts";
-import { type Problem, seconds } from "../fleet/readiness.ts";
+import { evictionMsOf, type Problem, seconds } from "../fleet/readiness.ts";
 import { note } from "../store/audit_log.ts";
 import { type CensusRow, takeCensus } from "../store/census.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
 import { evictIdle } from "../store/evictions.ts";
 import { readFields } from "../store/fields.ts";
 import { type Member, memberName, readRoster } from "../store/heartbeats.ts";
-import { readState } from "../store/state.ts";
-import { acquire } from "./acquire.ts";
+import { type KekState, readState } from "../store/state.ts";
+import { acquire, awaitFreeLease } from "./acquire.ts";
 import type { Context, Reporter } from "./context.ts";
 import { Coordinator, type CoordinatorOptions, type RotationSummary } from "./coordinator.ts";
 import { type Plan, planRotation, type Wanted } from "./plan.ts";
@@ -23,6 +23,8 @@ export interface RotateOptions extends CoordinatorOptions {
   requireBackup: boolean;
   /** Processes to take off the roster first, by heartbeat id or instance name. */
   evict: string[];
+  /** Say what would be done, and change nothing. */
+  dryRun: boolean;
 }
 
 export interface Prepared {
@@ -33,21 +35,20 @@ export interface Prepared {
 }
 
 /**
- * Everything that can be known before anything is changed.
+ * Everything that can be known before the rotation is started.
  * @throws KekError `refused`, listing every problem with its next step.
  */
-export async function prepareRotation(context: Context, options: RotateOptions): Promise<Prepared> {
-  const { store, config, provider, install, auditor } = context;
+export async function prepareRotation(context: Context, options: RotateOptions, reporter: Reporter): Promise<Prepared> {
+  const { store, config, provider } = context;
   await ensureCollections(store);
-  await evictNamed(context, options.evict);
-  const roster = await readRoster(store);
-  let state = await readState(store);
-  // With a fleet at work, its processes make versions known. Without one, this command is the first that holds them.
-  if (roster.length === 0 && (await stageUnknown(store, auditor, provider, install.install_id, state.versions))) {
-    state = await readState(store);
-  }
+  const roster = await rosterAfterEvictions(context, options);
+  const state = await stateOfFleet(context, roster);
   const plan = planRotation(state.versions, state.rotation, options.wanted);
-  if (plan.kind === "refuse") throw await refuse(context, options.wanted, [plan.problem]);
+  if (plan.kind === "refuse") throw await refuse(context, options, [plan.problem]);
+  if (plan.kind !== "start") {
+    const open = plan.kind === "resume" ? plan.rotation : plan.replaces;
+    await awaitFreeLease(context, open, reporter);
+  }
   const census = await takeCensus(store, await readFields(store));
   const problems = preflight({
     plan,
@@ -61,7 +62,7 @@ export async function prepareRotation(context: Context, options: RotateOptions):
     times: config.fleet,
     requireBackup: options.requireBackup,
   });
-  if (problems.length > 0) throw await refuse(context, options.wanted, problems);
+  if (problems.length > 0) throw await refuse(context, options, problems);
   return { plan, versions: state.versions, roster, census };
 }
 
@@ -100,28 +101,41 @@ async function proveOwnKeys(
   return failed;
 }
 
-async function evictNamed(context: Context, names: string[]): Promise<void> {
+/** With a fleet at work, its processes make versions known. Without one, this command is the first that holds them. */
+async function stateOfFleet({ store, auditor, provider, install }: Context, roster: Member[]): Promise<KekState> {
+  const state = await readState(store);
+  if (roster.length > 0) return state;
+  const staged = await stageUnknown(store, auditor, provider, install.install_id, state.versions);
+  return staged ? await readState(store) : state;
+}
+
+async function rosterAfterEvictions(context: Context, { evict, dryRun }: RotateOptions): Promise<Member[]> {
   const { store, auditor, config } = context;
-  for (const name of names) {
-    const members = (await readRoster(store)).filter((member) => member._id === name || member.instance_name === name);
-    if (members.length === 0)
-      throw new KekError("refused", `no process is called ${name}`, "certautopilot kek status lists the fleet");
-    for (const member of members) {
-      if (await evictIdle(store, auditor, member, config.fleet.evictionMs)) continue;
-      throw new KekError(
-        "refused",
-        `${memberName(member)} is not evicted: its last beat was ${seconds(member.age_ms)} ago, and only a process silent for ${seconds(config.fleet.evictionMs)} is`,
-        "stop it, or wait until it has been silent that long",
-      );
-    }
+  const roster = await readRoster(store);
+  const named = (member: Member) => evict.includes(member._id) || evict.includes(member.instance_name);
+  const unknown = evict.find((name) => !roster.some((member) => member._id === name || member.instance_name === name));
+  if (unknown !== undefined) {
+    throw new KekError("refused", `no process is called ${unknown}`, "certautopilot kek status lists the fleet");
   }
+  for (const member of roster.filter(named)) {
+    const silentMs = evictionMsOf(member, config.fleet);
+    if (dryRun ? member.age_ms > silentMs : await evictIdle(store, auditor, member, silentMs)) continue;
+    throw new KekError(
+      "refused",
+      `${memberName(member)} is not evicted: its last beat was ${seconds(member.age_ms)} ago, and only a process silent for ${seconds(silentMs)} is`,
+      "stop it, or wait until it has been silent that long",
+    );
+  }
+  return roster.filter((member) => !named(member));
 }
 
 /** The refusal is an audit event too. */
-async function refuse(context: Context, wanted: Wanted, problems: Problem[]): Promise<KekError> {
-  await note(context.store, context.auditor, "rotation.refused", {
-    to: wanted.to,
-    problems: problems.map((problem) => problem.message).slice(0, 50),
-  });
+async function refuse(
+  { store, auditor }: Context,
+  { wanted, dryRun }: RotateOptions,
+  problems: Problem[],
+): Promise<KekError> {
+  const listed = problems.map((problem) => problem.message).slice(0, 50);
+  if (!dryRun) await note(store, auditor, "rotation.refused", { to: wanted.to, problems: listed });
   return refusal(problems);
 }

@@ -1,12 +1,20 @@
 import type { Problem } from "../fleet/readiness.ts";
 import { isOpen, stanceOf } from "../fleet/stance.ts";
 import { type CensusRow, takeCensus } from "../store/census.ts";
-import type { FailedRecord, FieldCount, InstallDoc, RotationState, VersionState } from "../store/documents.ts";
+import type {
+  FailedRecord,
+  FieldCount,
+  InstallDoc,
+  Phase,
+  RotationDoc,
+  RotationState,
+  VersionState,
+} from "../store/documents.ts";
 import { readFields } from "../store/fields.ts";
 import { type Member, memberName, readRoster } from "../store/heartbeats.ts";
 import { rotationHistory } from "../store/rotations.ts";
 import { readState } from "../store/state.ts";
-import type { Store } from "../store/store.ts";
+import { type Store, serverNow } from "../store/store.ts";
 import { driftProblems } from "./verify.ts";
 
 /** The facts about an install as one view, for `kek status`, and for whoever shows them elsewhere. */
@@ -34,13 +42,15 @@ export interface RotationView {
   rotation: number;
   from: number;
   to: number;
-  phase: number;
+  phase: Phase;
   state: RotationState;
   epoch: number;
   started_at: string;
   started_by: string;
   ended_at: string | null;
   coordinator: string | null;
+  /** How long ago the lease of a running rotation ran out, in milliseconds: its coordinator is dead or cut off. */
+  lease_ran_out_ms: number | null;
   fields: FieldCount[];
   failed: FailedRecord[];
   awaited: string[];
@@ -64,11 +74,12 @@ export interface ProcessView {
 const HISTORY = 10;
 
 export async function statusView(store: Store, install: InstallDoc, leaseMs: number): Promise<StatusView> {
-  const [state, roster, fields, history] = await Promise.all([
+  const [state, roster, fields, history, now] = await Promise.all([
     readState(store),
     readRoster(store),
     readFields(store),
     rotationHistory(store, HISTORY),
+    serverNow(store),
   ]);
   const census = await takeCensus(store, fields);
   const stance = stanceOf(state.versions, state.rotation);
@@ -84,6 +95,7 @@ export async function statusView(store: Store, install: InstallDoc, leaseMs: num
     started_by: doc.started_by,
     ended_at: doc.ended_at?.toISOString() ?? null,
     coordinator: doc.lease?.owner ?? null,
+    lease_ran_out_ms: ranOut(doc, now),
     fields: doc.fields,
     failed: doc.failed,
     awaited: doc === open ? roster.filter((member) => member.acked?.epoch !== doc.epoch).map(memberName) : [],
@@ -124,4 +136,12 @@ export async function statusView(store: Store, install: InstallDoc, leaseMs: num
     })),
     drift: driftProblems(roster, state),
   };
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function ranOut({ state, lease }: RotationDoc, now: Date): number | null {
+  if (state !== "running" || lease === null || lease.owner === null) return null;
+  const late = now.getTime() - lease.expires_at.getTime();
+  return late > 0 ? late : null;
 }

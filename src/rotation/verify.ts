@@ -1,6 +1,7 @@
 import { PREFIX } from "../config/environment.ts";
 import { readSecretsFile } from "../config/secrets_file.ts";
 import { KekError } from "../errors/errors.ts";
+import { unfencedCollections } from "../fleet/fence_keeper.ts";
 import { loadProved } from "../fleet/keystore.ts";
 import { fleetProblems, type Problem } from "../fleet/readiness.ts";
 import { isOpen, stanceOf } from "../fleet/stance.ts";
@@ -8,14 +9,15 @@ import { proveCanary } from "../providers/canary.ts";
 import { makeProvider } from "../providers/registry.ts";
 import { audited } from "../store/audit_log.ts";
 import { type CensusRow, takeCensus } from "../store/census.ts";
-import type { VersionDoc } from "../store/documents.ts";
+import type { RotationDoc, VersionDoc } from "../store/documents.ts";
 import { readFields } from "../store/fields.ts";
 import { type Member, memberName, readRoster } from "../store/heartbeats.ts";
 import { type KekState, readState } from "../store/state.ts";
+import { serverNow } from "../store/store.ts";
 import { canaryOf, markBackupVerified } from "../store/versions.ts";
 import type { Context } from "./context.ts";
-import { unfencedCollections } from "./fence_keeper.ts";
 import { strays } from "./preflight.ts";
+import { waysOn } from "./ways_on.ts";
 
 /** `kek verify`: reads everything, changes nothing (but the mark that a backup was proved). */
 
@@ -40,6 +42,13 @@ export async function verifyTarget(context: Context, target: number): Promise<Ve
       code: "target",
       message: `KEK version ${target} is not known: no process of the fleet holds it`,
       hint: `give every process its key (env: ${PREFIX}ENCRYPTION_ENV_KEK_V${target}), then verify again`,
+    });
+  } else if (state.rotation !== undefined && isOpen(state.rotation) && state.rotation.to !== target) {
+    const { from, to, phase } = state.rotation;
+    problems.push({
+      code: "rotation",
+      message: `a rotation ${from} → ${to} is open (phase ${phase})`,
+      hint: waysOn(state.rotation),
     });
   } else if (doc.state === "destroyed") {
     problems.push({
@@ -81,13 +90,15 @@ export async function verifyInstall(context: Context): Promise<Verification> {
     const { rotation } = state;
     const open = rotation !== undefined && isOpen(rotation);
     problems.push(...strays(census, open ? rotation.from : stance.write, open ? rotation.to : stance.write));
+    problems.push(...unledRotation(rotation, await serverNow(store)));
   }
   for (const version of state.rotation?.fence.versions ?? []) {
-    for (const collection of await unfencedCollections(context, fields, version)) {
+    for (const collection of await unfencedCollections(store, fields, version)) {
+      if (state.rotation?.fence.unfenced?.includes(collection)) continue;
       problems.push({
         code: "fence",
         message: `${collection} is not fenced against KEK version ${version}`,
-        hint: "a running process puts the fence back by itself; `kek remove` checks it again before it destroys anything",
+        hint: "a running process sets it again by itself within its lease; look at its log if it does not",
       });
     }
   }
@@ -114,6 +125,7 @@ export async function verifyBackup(context: Context, file: string): Promise<numb
     for (const doc of (await readState(store)).versions.filter(
       (version) => version.state === "active" || version.state === "staged",
     )) {
+      if (!(await copy.available()).includes(doc._id)) throw notInCopy(file, doc._id);
       await copy.load(doc._id);
       await proveCanary(copy, install.install_id, doc._id, canaryOf(doc));
       proved.push(doc._id);
@@ -157,6 +169,24 @@ export function driftProblems(roster: Member[], state: KekState): Problem[] {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+function notInCopy(file: string, version: number): KekError {
+  return new KekError(
+    "key_missing",
+    `${file} holds no key for KEK version ${version}`,
+    "copy the secrets again, whole, and verify the copy again",
+  );
+}
+
+/** An open rotation that nobody leads stays as it is until an operator says how to go on. */
+function unledRotation(rotation: RotationDoc | undefined, now: Date): Problem[] {
+  if (rotation === undefined || !isOpen(rotation)) return [];
+  const { from, to, phase, state, lease } = rotation;
+  const led = state === "running" && lease !== null && lease.owner !== null && lease.expires_at > now;
+  if (led) return [];
+  const message = `the rotation ${from} → ${to} is unfinished (phase ${phase}, ${state}) and nobody leads it`;
+  return [{ code: "rotation", message, hint: waysOn(rotation) }];
+}
 
 function activeOf(state: KekState): number | undefined {
   return state.versions.find((version) => version.state === "active")?._id;

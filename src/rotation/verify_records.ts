@@ -5,13 +5,17 @@ import { openField } from "../envelope/field_cipher.ts";
 import { exactId, idBsonOf, splitDocuments } from "../envelope/raw_record.ts";
 import { KekError } from "../errors/errors.ts";
 import { loadProved } from "../fleet/keystore.ts";
+import { takeCensus } from "../store/census.ts";
 import type { FailedRecord } from "../store/documents.ts";
 import { fieldId, readFields } from "../store/fields.ts";
 import { envelopesOf } from "../store/records.ts";
 import { readVersions } from "../store/versions.ts";
 import type { Context } from "./context.ts";
 
-/** `kek verify --records`: opens every envelope, DEK and ciphertext, with the keys that this command can reach. */
+/**
+ * `kek verify --records`: opens every envelope, DEK and ciphertext.
+ * @throws KekError `key_missing`, `key_mismatch` when this command lacks the key of a version that records are at.
+ */
 
 export interface RecordsReport {
   records: number;
@@ -26,7 +30,7 @@ const BATCH = 200;
 
 export async function verifyRecords(context: Context, tell: (line: string) => void): Promise<RecordsReport> {
   const { store, provider, install } = context;
-  await loadWhatIsHeld(context);
+  await loadWhatIsUsed(context);
   const report: RecordsReport = { records: 0, opened: 0, failed: 0, bad: [] };
   for (const field of await readFields(store)) {
     for await (const { bytes } of envelopesOf(store, field, BATCH)) {
@@ -56,10 +60,12 @@ export async function verifyRecords(context: Context, tell: (line: string) => vo
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-async function loadWhatIsHeld({ store, provider, install }: Context): Promise<void> {
-  const held = await provider.available();
+/** Every version under which there are envelopes must be at hand, else nothing was learnt about the records. */
+async function loadWhatIsUsed({ store, provider, install }: Context): Promise<void> {
+  const census = await takeCensus(store, await readFields(store));
   for (const doc of await readVersions(store)) {
-    if (doc.state !== "destroyed" && held.includes(doc._id)) await loadProved(provider, install.install_id, doc);
+    const used = census.some((row) => row.version === String(doc._id));
+    if (used && doc.state !== "destroyed") await loadProved(provider, install.install_id, doc);
   }
 }
 

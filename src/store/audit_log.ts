@@ -6,6 +6,7 @@ import {
   type ChainFault,
   canonicalJson,
   checkLink,
+  isMadeWith,
   link,
 } from "../audit/chain.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
@@ -36,6 +37,7 @@ export async function appendAudit(
 ): Promise<AuditEntry> {
   const at = await serverNow(store, session);
   const [last] = await entries(store).find({}, { session }).sort({ seq: -1 }).limit(1).toArray();
+  if (last !== undefined && !isMadeWith(auditor.secret, last)) throw otherSecret(auditor.secret);
   const entry = link(auditor.secret, last, { at, actor: auditor.actor, event, data });
   await entries(store).insertOne({ ...entry }, { session });
   return entry;
@@ -49,7 +51,11 @@ export async function audited<T>(
 ): Promise<T[] | undefined> {
   const outcome = await transact(store, async (session) => {
     const changes = await work(session);
-    if (changes === undefined) return undefined;
+    if (changes === undefined) {
+      // Nothing of what `work` had begun may stay.
+      await session.abortTransaction();
+      return undefined;
+    }
     const written: AuditEntry[] = [];
     for (const change of changes) written.push(await appendAudit(store, auditor, session, change.event, change.data));
     return { written, results: changes.map((change) => change.result) };
@@ -70,13 +76,15 @@ export interface ChainReport {
   faults: ChainFault[];
 }
 
-/** Walks the whole chain, oldest first. At most 100 faults are listed. */
+export const FAULTS_LISTED = 100;
+
+/** Walks the whole chain, oldest first. */
 export async function verifyChain(store: Store, secret: string): Promise<ChainReport> {
   const report: ChainReport = { entries: 0, lastMac: undefined, faults: [] };
   let last: AuditEntry | undefined;
   for await (const entry of entries(store).find({}).sort({ seq: 1 })) {
     const fault = checkLink(secret, last, entry);
-    if (fault !== undefined && report.faults.length < 100) report.faults.push(fault);
+    if (fault !== undefined && report.faults.length < FAULTS_LISTED) report.faults.push(fault);
     report.entries += 1;
     report.lastMac = entry.mac;
     last = entry;
@@ -110,6 +118,16 @@ export async function listAudit(store: Store, filter: AuditFilter): Promise<Audi
 
 function entries(store: Store) {
   return store.db.collection<AuditEntry>(NAME);
+}
+
+/** One entry under another secret would break the chain for good: it is not written, and neither is its change. */
+function otherSecret(secret: string): KekError {
+  const what = secret === "" ? "CERTAUTOPILOT_AUDIT_SECRET is not set" : "CERTAUTOPILOT_AUDIT_SECRET is another one";
+  return new KekError(
+    "audit_secret",
+    `${what}: the audit log's last entry was not written with this one, so nothing was changed`,
+    "set CERTAUTOPILOT_AUDIT_SECRET to the fleet's; if it is right, the log was tampered with: certautopilot audit verify",
+  );
 }
 
 function mirror(auditor: Auditor, written: AuditEntry[]): void {

@@ -83,6 +83,8 @@ export interface FenceRecord {
   /** The versions that MongoDB rejects. */
   versions: number[];
   collections: FencedCollection[];
+  /** Collections that could not be fenced, as MongoDB or their own rules would have it. */
+  unfenced?: string[];
 }
 
 export interface RotationDoc {

@@ -1,6 +1,7 @@
 import { Binary, Int32 } from "mongodb";
 import type { FieldName } from "../config/config.ts";
 import { KekError } from "../errors/errors.ts";
+import { DOCUMENT_VALIDATION_FAILURE } from "./failures.ts";
 import { versionKey } from "./fields.ts";
 import type { Store } from "./store.ts";
 
@@ -63,7 +64,7 @@ const GROUP = 32;
 
 /**
  * One conditional update a record: only where the version and the wrap are still those that were read. All in one command.
- * @param limitMs MongoDB gives up after this time; what it had done stays done.
+ * @param limitMs MongoDB gives up after this time, in all; what it had done stays done.
  */
 export async function applyRewraps(
   store: Store,
@@ -73,6 +74,7 @@ export async function applyRewraps(
   rewraps: Rewrap[],
   limitMs: number,
 ): Promise<RewrapOutcome> {
+  const deadline = performance.now() + limitMs;
   const groups = chunks(rewraps, GROUP);
   const together = await update(
     store,
@@ -85,15 +87,21 @@ export async function applyRewraps(
   for (const { index } of together.errors) {
     const first = index * GROUP;
     const group = groups[index] ?? [];
+    const leftMs = Math.floor(deadline - performance.now());
+    // What the limit leaves no time for is found again by the next pass.
+    if (leftMs < 1) break;
     const apart = await update(
       store,
       field,
       group.map((rewrap) => statement(field.path, from, to, [rewrap])),
-      limitMs,
+      leftMs,
     );
     outcome.done += apart.modified;
     for (const error of apart.errors) {
-      const reason = `MongoDB refused the update (code ${error.code}): ${error.errmsg}`;
+      const reason =
+        error.code === DOCUMENT_VALIDATION_FAILURE
+          ? "the record does not satisfy its collection's validator (code 121)"
+          : `MongoDB refused the update (code ${error.code}): ${error.errmsg}`;
       outcome.rejected.push({ index: first + error.index, reason });
     }
   }

@@ -38,12 +38,18 @@ export async function recordFence(
     );
     if (changed === null) return undefined;
     const lifted = changed.fence.versions.filter((version) => !fence.versions.includes(version));
-    const set = fence.versions.filter((version) => !changed.fence.versions.includes(version));
-    const collections = fence.collections.map((entry) => entry.collection);
+    const before = new Map(changed.fence.collections.map((entry) => [entry.collection, entry.expected]));
+    const collections = fence.collections
+      .filter((entry) => before.get(entry.collection) !== entry.expected)
+      .map((entry) => entry.collection);
     const events: { event: AuditEvent; data: AuditData; result: true }[] = [];
     if (lifted.length > 0) events.push({ event: "fence.lifted", data: { rotation, versions: lifted }, result: true });
-    if (set.length > 0 || events.length === 0) {
-      events.push({ event: "fence.set", data: { rotation, versions: fence.versions, collections }, result: true });
+    if (collections.length > 0 && fence.versions.length > 0 && lifted.length === 0) {
+      events.push({
+        event: "fence.set",
+        data: { rotation, versions: fence.versions, collections, unfenced: fence.unfenced ?? [] },
+        result: true,
+      });
     }
     return events;
   });

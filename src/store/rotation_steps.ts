@@ -4,7 +4,7 @@ import type { Phase, RotationDoc } from "./documents.ts";
 import { isDuplicateKey } from "./failures.ts";
 import { type Held, leaseFree, newestRotation, rotations, stillHeld } from "./rotations.ts";
 import { type Store, serverNow } from "./store.ts";
-import { claimVersion, switchActive } from "./versions.ts";
+import { claimVersion, LIVING, switchActive } from "./versions.ts";
 
 /** What moves a rotation: start, next phase, completion, cancellation. Each with its audit event, in one transaction. */
 
@@ -53,6 +53,8 @@ export async function startRotation(
           {
             _id: wanted.replaces._id,
             epoch: wanted.replaces.epoch,
+            from: wanted.to,
+            to: wanted.from,
             open: true,
             phase: 2,
             ...leaseFree(wanted.graceMs),
@@ -64,7 +66,10 @@ export async function startRotation(
         doc.epoch += 1;
         events.push({ event: "rotation.reverted", data: { rotation: wanted.replaces._id, by: doc._id }, result: doc });
       }
-      if (!(await claimVersion(store, session, wanted.to))) return undefined;
+      // The version to leave is still the active one, unless the way back of an unfinished rotation says otherwise.
+      const leaving = wanted.replaces === undefined ? (["active"] as const) : LIVING;
+      if (!(await claimVersion(store, session, wanted.from, leaving))) return undefined;
+      if (!(await claimVersion(store, session, wanted.to, LIVING))) return undefined;
       await rotations(store).insertOne(doc, { session });
       events.push({ event: "rotation.started", data: { rotation: doc._id, from: doc.from, to: doc.to }, result: doc });
       return events;

@@ -2,7 +2,7 @@ import { Binary } from "mongodb";
 import type { ProviderName } from "../config/config.ts";
 import type { Canary } from "../providers/canary.ts";
 import { type Auditor, audited } from "./audit_log.ts";
-import type { VersionDoc } from "./documents.ts";
+import type { VersionDoc, VersionState } from "./documents.ts";
 import { isDuplicateKey } from "./failures.ts";
 import { type Session, type Store, serverNow } from "./store.ts";
 
@@ -92,10 +92,20 @@ export async function switchActive(store: Store, session: Session, from: number,
   );
 }
 
-/** Claims a version for a rotation, inside its transaction, so that a removal at the same moment conflicts. */
-export async function claimVersion(store: Store, session: Session, version: number): Promise<boolean> {
+export const LIVING = ["staged", "active", "retired"] as const satisfies VersionState[];
+
+/**
+ * Claims a version for a rotation, inside its transaction, so that whatever changes the version's state at the same moment
+ * conflicts. @returns false when it is in none of these states.
+ */
+export async function claimVersion(
+  store: Store,
+  session: Session,
+  version: number,
+  states: readonly VersionState[],
+): Promise<boolean> {
   const claimed = await versions(store).updateOne(
-    { _id: version, state: { $in: ["staged", "active", "retired"] } },
+    { _id: version, state: { $in: [...states] } },
     { $currentDate: { claimed_at: true } },
     { session },
   );

@@ -37,7 +37,11 @@ describe("readiness", () => {
 
   test("silence is measured by the process's own lease", () => {
     const fleet = { beat_ms: 100, lease_ms: 1000, eviction_ms: 2000, drain_ms: 0 };
-    expect(codes(member({ fleet, age_ms: 1001 }))).toEqual(["silent"]);
+    const times = { beatMs: 100, leaseMs: 1000, evictionMs: 2000, drainMs: 0 };
+    const silent = (age_ms: number) =>
+      fleetProblems([member({ fleet, age_ms })], { ...QUESTION, times }).map((problem) => problem.code);
+    expect(silent(999)).toEqual([]);
+    expect(silent(1001)).toEqual(["silent"]);
   });
 
   test("a retired target counts when it could be loaded again", () => {
@@ -46,7 +50,7 @@ describe("readiness", () => {
     expect(fleetProblems([member({ loaded: [2], available: [] })], back)).toHaveLength(1);
   });
 
-  test("other fleet times are a problem, and a lease longer than our eviction is another", () => {
+  test("other fleet times are a problem, this command's too", () => {
     const other = { beat_ms: 5000, lease_ms: 31_000, eviction_ms: 60_000, drain_ms: 5000 };
     expect(codes(member(), member({ _id: "b", fleet: other }))).toEqual(["fleet_times"]);
     expect(
@@ -88,7 +92,7 @@ describe("preflight", () => {
     const plan = { kind: "start", from: 1, to: 2, wayBack: true } as const;
     const roster = [member({ current_version: 1 })];
     expect(found({ plan, roster, explicitFrom: true })).toEqual([]);
-    expect(found({ plan, roster })).toEqual(["declares_other"]);
+    expect(found({ plan, roster })).toEqual(["target"]);
   });
 
   test("an open rotation goes on although a process has died, but not without this command's keys", () => {

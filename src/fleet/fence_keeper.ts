@@ -1,5 +1,5 @@
-import { type Clause, fenceClause, fences, mergeFence, stripFence } from "../fleet/fence.ts";
 import type { FencedCollection, FenceRecord, FieldDoc, ValidatorOptions } from "../store/documents.ts";
+import type { Store } from "../store/store.ts";
 import {
   countViolations,
   freezeOptions,
@@ -8,13 +8,13 @@ import {
   setValidator,
   thawOptions,
 } from "../store/validators.ts";
-import type { Context } from "./context.ts";
+import { type Clause, fenceClause, fences, mergeFence, stripFence } from "./fence.ts";
 
 /** Sets and lifts the fence: first the record of what is to be, then the collections, then a look at what is. */
 
 export interface FenceOutcome {
   /** Collections that could not be fenced, with the reason in words. */
-  unfenced: string[];
+  unfenced: { collection: string; reason: string }[];
 }
 
 /** Writes the record on condition that the caller still may; false stops everything. */
@@ -25,13 +25,12 @@ export type RecordFence = (fence: FenceRecord) => Promise<boolean>;
  * @returns undefined when the record was refused.
  */
 export async function setFence(
-  context: Context,
+  store: Store,
   fields: FieldDoc[],
   before: FenceRecord,
   versions: number[],
   record: RecordFence,
 ): Promise<FenceOutcome | undefined> {
-  const { store } = context;
   const names = [
     ...new Set([...fields.map((field) => field.collection), ...before.collections.map((entry) => entry.collection)]),
   ];
@@ -47,25 +46,40 @@ export async function setFence(
       before.collections.find((entry) => entry.collection === name),
     );
     const clause = versions.length === 0 || paths.length === 0 ? undefined : fenceClause(paths, versions);
-    const expected = clause === undefined ? own : await merged(context, name, own, clause);
-    if (expected === undefined) outcome.unfenced.push(`${name} (documents break its moderate validator)`);
+    const expected = clause === undefined ? own : await merged(store, name, own, clause);
+    if (expected === undefined)
+      outcome.unfenced.push({ collection: name, reason: "documents break its moderate validator" });
     collections.push({ collection: name, own: freezeOptions(own), expected: freezeOptions(expected ?? own) });
   }
-  if (!(await record({ versions, collections }))) return undefined;
+  if (!(await record({ versions, collections, ...unfencedNames(outcome) }))) return undefined;
   for (const entry of collections) {
     const expected = thawOptions(entry.expected);
     if (sameOptions(live.get(entry.collection) ?? {}, expected)) continue;
-    if ((await setValidator(store, entry.collection, expected)) === "refused") {
-      outcome.unfenced.push(`${entry.collection} (MongoDB does not permit collMod)`);
-    }
+    if ((await setValidator(store, entry.collection, expected)) === "set") continue;
+    outcome.unfenced.push({ collection: entry.collection, reason: "MongoDB does not permit collMod" });
+    entry.expected = entry.own;
+  }
+  // What MongoDB refused is known only now, and nobody is to expect it.
+  if (outcome.unfenced.some((entry) => entry.reason.startsWith("MongoDB"))) {
+    if (!(await record({ versions, collections, ...unfencedNames(outcome) }))) return undefined;
   }
   return outcome;
 }
 
+/** Fields that the recorded fence does not cover: registered since it was set. Pure. */
+export function uncoveredFields(fields: FieldDoc[], record: FenceRecord): FieldDoc[] {
+  return fields.filter((field) => {
+    if (record.unfenced?.includes(field.collection)) return false;
+    const entry = record.collections.find((candidate) => candidate.collection === field.collection);
+    const expected = entry === undefined ? undefined : thawOptions(entry.expected);
+    return !record.versions.every((version) => fences(expected, [field.path], version));
+  });
+}
+
 /** Collections in which MongoDB would accept an envelope of this version: a look at the live validators. */
-export async function unfencedCollections(context: Context, fields: FieldDoc[], version: number): Promise<string[]> {
+export async function unfencedCollections(store: Store, fields: FieldDoc[], version: number): Promise<string[]> {
   const names = [...new Set(fields.map((field) => field.collection))];
-  const live = await readValidators(context.store, names);
+  const live = await readValidators(store, names);
   return names.filter((name) => {
     const paths = fields.filter((field) => field.collection === name).map((field) => field.path);
     return !fences(live.get(name), paths, version);
@@ -74,20 +88,30 @@ export async function unfencedCollections(context: Context, fields: FieldDoc[], 
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** A collection's own rules: as recorded while our fence is what stands there, else what stands there without our clause. */
+/**
+ * A collection's own rules: as recorded while what stands there, our clause aside, is what was recorded; else what stands
+ * there now. So rules that were laid aside are not forgotten, and a change by the operator is kept.
+ */
 function ownOptions(live: ValidatorOptions, recorded: FencedCollection | undefined): ValidatorOptions {
-  if (recorded !== undefined && sameOptions(live, thawOptions(recorded.expected))) return thawOptions(recorded.own);
-  const validator = stripFence(live.validator as Clause | undefined);
-  const { validator: _merged, ...rest } = live;
-  return validator === undefined ? (live.validator === undefined ? rest : {}) : { ...rest, validator };
+  const validator = stripFence(live.validator);
+  if (recorded !== undefined) {
+    const expected = stripFence(thawOptions(recorded.expected).validator);
+    if (sameOptions({ validator: validator ?? {} }, { validator: expected ?? {} })) return thawOptions(recorded.own);
+  }
+  if (validator === live.validator) return live;
+  return validator === undefined ? {} : { ...live, validator };
+}
+
+function unfencedNames({ unfenced }: FenceOutcome): { unfenced?: string[] } {
+  return unfenced.length === 0 ? {} : { unfenced: unfenced.map((entry) => entry.collection) };
 }
 
 async function merged(
-  context: Context,
+  store: Store,
   name: string,
   own: ValidatorOptions,
   clause: Clause,
 ): Promise<ValidatorOptions | undefined> {
   const moderate = own.validationLevel === "moderate" && own.validator !== undefined;
-  return mergeFence(own, clause, moderate ? await countViolations(context.store, name, own.validator ?? {}) : 0);
+  return mergeFence(own, clause, moderate ? await countViolations(store, name, own.validator ?? {}) : 0);
 }
