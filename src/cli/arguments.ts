@@ -33,12 +33,12 @@ export function checkArguments(argv: string[], args: ArgsDef, command: string, m
     const word = argv[at] as string;
     if (!word.startsWith("-") || word === "-") {
       loose += 1;
-      if (loose > positionals) fail(`unexpected argument ${JSON.stringify(word)}`);
+      if (loose > positionals) fail(`unexpected argument${shown(word)}`);
       continue;
     }
     const match = /^--([a-z][a-z0-9-]*)(?:=([\s\S]*))?$/.exec(word);
     const name = match?.[1];
-    const arg = name === undefined ? undefined : args[name];
+    const arg = name === undefined || !Object.hasOwn(args, name) ? undefined : args[name];
     if (name === undefined || arg === undefined || arg.type === "positional") {
       fail(`unknown flag ${(word.split("=")[0] ?? word).slice(0, 60)}`);
     }
@@ -58,6 +58,11 @@ export function checkArguments(argv: string[], args: ArgsDef, command: string, m
   }
 }
 
+/** A word of the command line, if it is harmless: somebody may have pasted a key or a URI. */
+export function shown(word: string): string {
+  return /^[\w.-]{1,30}$/.test(word) ? ` ${JSON.stringify(word)}` : "";
+}
+
 /** A whole number given as a flag. @throws KekError `usage`. */
 export function wholeNumber(name: string, value: string | undefined, min: number, max: number): number | undefined {
   if (value === undefined) return undefined;
@@ -65,7 +70,7 @@ export function wholeNumber(name: string, value: string | undefined, min: number
   if (Number.isNaN(number) || number < min || number > max) {
     throw new KekError(
       "usage",
-      `--${name}=${value.slice(0, 40)} is not a whole number from ${min} to ${max}`,
+      `--${name}${value.length > 12 ? "" : `=${value}`} is not a whole number from ${min} to ${max}`,
       `give a number, as in --${name}=${Math.max(min, 2)}`,
     );
   }

@@ -87,7 +87,9 @@ function describe({ ready, target, active, processes, census, problems }: Verifi
   const verdict = ready
     ? target === undefined
       ? `healthy: KEK version ${active} is active`
-      : `ready: every process holds and declares KEK version ${target} (active: ${active})`
+      : processes.length === 0
+        ? `nothing stands against KEK version ${target} (active: ${active}), but no process is in the fleet: is this the right database?`
+        : `ready: every process holds and declares KEK version ${target} (active: ${active})`
     : `${target === undefined ? "not healthy" : "not ready"}: ${problems.length} problem${problems.length === 1 ? "" : "s"} with ${subject}`;
   return [fleet, ...counted, "", ...found, verdict].join("\n");
 }

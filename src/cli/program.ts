@@ -2,6 +2,7 @@ import process from "node:process";
 import { stripVTControlCharacters } from "node:util";
 import { defineCommand, renderUsage } from "citty";
 import { KekError } from "../errors/errors.ts";
+import { shown } from "./arguments.ts";
 import type { Branch, Leaf } from "./command.ts";
 import { reportError } from "./output.ts";
 
@@ -61,11 +62,11 @@ async function walk(node: Branch | Leaf, path: string[], argv: string[]): Promis
       `${["certautopilot", ...path].join(" ")} needs a command: ${known}`,
       "see: certautopilot --help",
     );
-  const next = node.commands[word];
+  const next = Object.hasOwn(node.commands, word) ? node.commands[word] : undefined;
   if (next === undefined) {
     const what = word.startsWith("-")
       ? `unknown flag ${word.split("=")[0]} before a command`
-      : `unknown command ${JSON.stringify(word)}`;
+      : `unknown command${shown(word)}`;
     throw new KekError("usage", what, `the commands here are: ${known}`);
   }
   return await walk(await next(), [...path, word], rest);

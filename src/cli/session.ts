@@ -4,6 +4,7 @@ import { hostName } from "../config/environment.ts";
 import { loadConfig } from "../config/load.ts";
 import { openInstall } from "../fleet/install_start.ts";
 import type { Context } from "../rotation/context.ts";
+import { openAuditor } from "../store/audit_log.ts";
 import { explainMongo } from "../store/failures.ts";
 import { closeStore, openStore } from "../store/store.ts";
 
@@ -13,11 +14,12 @@ export async function withInstall<T>(
   work: (context: Context) => Promise<T>,
 ): Promise<T> {
   const config = loadConfig(configFile);
+  const auditor = auditorOf(config);
   const store = await openStore(config.database, { appName: "certautopilot" });
   try {
     const { install, provider } = await openInstall(store, config);
     try {
-      return await work({ store, config, install, provider, auditor: auditorOf(config) });
+      return await work({ store, config, install, provider, auditor });
     } finally {
       await provider.close();
     }
@@ -30,5 +32,9 @@ export async function withInstall<T>(
 
 /** Who acts, in leases and audit events: a person's command on a host. */
 export function auditorOf(config: Config) {
-  return { secret: config.audit.secret, actor: `cli ${hostName()} pid ${process.pid}`, file: config.audit.file };
+  return openAuditor({
+    secret: config.audit.secret,
+    actor: `cli ${hostName()} pid ${process.pid}`,
+    file: config.audit.file,
+  });
 }

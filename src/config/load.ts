@@ -110,7 +110,14 @@ function assign(tree: Tree, [head, ...rest]: readonly string[], value: unknown):
     tree[head] = value;
     return;
   }
-  if (typeof tree[head] !== "object" || tree[head] === null) tree[head] = {};
+  if (tree[head] === undefined || tree[head] === null) tree[head] = {};
+  if (typeof tree[head] !== "object" || Array.isArray(tree[head])) {
+    throw new KekError(
+      "config_invalid",
+      `${head} in the configuration file is not a section`,
+      "see the table of settings in README.md",
+    );
+  }
   assign(tree[head] as Tree, rest, value);
 }
 
@@ -145,7 +152,15 @@ function toConfig(settings: Settings, environment: Record<string, string>, file:
       "set it to the replica set's URI, mongodb://host:27017/?replicaSet=rs0, or name a file with --config",
     );
   }
+  checkUri(settings.database.uri);
   const name = settings.database.name ?? databaseOfUri(settings.database.uri) ?? "certautopilot";
+  if (!DATABASE_NAME.test(name)) {
+    throw new KekError(
+      "config_invalid",
+      "CERTAUTOPILOT_DATABASE_NAME (database.name) is not the name of a database",
+      "use letters, digits, - and _; at most 63 of them",
+    );
+  }
   return {
     database: { uri: settings.database.uri, name },
     encryption: {
@@ -182,7 +197,34 @@ function keksOf(
   return keks;
 }
 
+/** What MongoDB forbids in the name of a database, on any platform. */
+const DATABASE_NAME = /^[^/\\. "$*<>:|?\0]{1,63}$/;
+
+/** A password with a raw `@`, `/` or `:` would be taken for a host, looked up in DNS, and printed. */
+function checkUri(uri: string): void {
+  const rest = /^mongodb(?:\+srv)?:\/\/([\s\S]*)$/.exec(uri)?.[1];
+  const [authority = "", ...path] = (rest ?? "").split("?")[0]?.split("/") ?? [];
+  const credentials = authority.includes("@") ? authority.slice(0, authority.lastIndexOf("@")) : "";
+  if (
+    rest === undefined ||
+    path.join("/").includes("@") ||
+    credentials.includes("@") ||
+    credentials.split(":").length > 2
+  ) {
+    throw new KekError(
+      "config_invalid",
+      "CERTAUTOPILOT_DATABASE_URI (database.uri) is not a MongoDB URI",
+      "write it as mongodb://user:password@host:27017/?replicaSet=rs0, with @ : / in the password as %40 %3A %2F",
+    );
+  }
+}
+
 function databaseOfUri(uri: string): string | undefined {
   const path = /^mongodb(?:\+srv)?:\/\/[^/]+\/([^?]*)/.exec(uri)?.[1];
-  return path ? decodeURIComponent(path) : undefined;
+  try {
+    return path ? decodeURIComponent(path) : undefined;
+  } catch {
+    // Not percent-encoded: the name, as it stands, is refused by the next check.
+    return path;
+  }
 }

@@ -5,7 +5,7 @@ import { readEnvelope, type StoredEnvelope, toStored } from "../envelope/envelop
 import { newDek, openField, sealField } from "../envelope/field_cipher.ts";
 import { KekError } from "../errors/errors.ts";
 import { type Log, SILENT } from "../errors/log.ts";
-import type { Auditor } from "../store/audit_log.ts";
+import { openAuditor } from "../store/audit_log.ts";
 import type { Role } from "../store/documents.ts";
 import { DOCUMENT_VALIDATION_FAILURE, explainMongo } from "../store/failures.ts";
 import { closeStore, openStore, type Store } from "../store/store.ts";
@@ -62,12 +62,12 @@ export interface KekOptions {
 export async function joinFleet(config: Config, options: KekOptions = {}): Promise<Kek> {
   const log = options.log ?? SILENT;
   const role = options.role ?? "library";
-  const store = await openStore(config.database, { appName: `certautopilot ${role}` });
-  const auditor: Auditor = {
+  const auditor = openAuditor({
     secret: config.audit.secret,
     actor: `${role} ${config.instanceName}`,
     file: config.audit.file,
-  };
+  });
+  const store = await openStore(config.database, { appName: `certautopilot ${role}` });
   try {
     const { install, provider } = await openOrLockInstall(store, config, auditor);
     const keyring = new Keyring(provider);

@@ -13,7 +13,7 @@ import { Drain } from "./drain.ts";
 import { firstVersion, nothingActive } from "./first_version.ts";
 import { Heart } from "./heart.ts";
 import type { Keyring } from "./keyring.ts";
-import { KeyProver, type KeyReport, lacks, stageUnknown } from "./keystore.ts";
+import { KeyProver, type KeyReport, lacks, loadProved, stageUnknown } from "./keystore.ts";
 import { watchSecrets } from "./secrets_watch.ts";
 import { mayHold, type Stance, stanceOf } from "./stance.ts";
 
@@ -157,45 +157,62 @@ export class Member {
   }
 
   async #follow(session: Session): Promise<void> {
-    const { keyring } = this.#options;
+    const { keyring, store } = this.#options;
     // The heartbeat comes before the look: whoever changes the phase after it must wait for this process.
     await this.#heart.beat(session);
-    const state = await this.#look(session);
-    const stance = stanceOf(state.versions, state.rotation);
-    if (stance === undefined) throw nothingActive(this.#options.config.encryption.currentVersion);
-    const hold = mayHold(stance, state.versions);
-    this.#report = await this.#prover.loadAll(keyring, state.versions, hold);
-    const lacking = stance.readable.find((version) => !keyring.has(version));
-    if (lacking !== undefined) {
-      await this.#heart.tell(session, this.#heart.acked);
-      throw lacks(lacking, this.#report);
+    let state = await readState(store, session);
+    if (state.versions.every((version) => version.state === "staged")) state = await this.#begin(session, state);
+    let stance = await this.#load(session, state);
+    // Only who has proved the version in use may make another known: else a stranger's keys would take its number.
+    if (await this.#stage(state)) {
+      state = await readState(store, session);
+      stance = await this.#load(session, state);
     }
     this.#announce(stance);
     this.#stance = stance;
     keyring.writeUnder(stance.write);
-    const drained = await this.#drain.settle(keyring, hold, this.#heart.acked !== undefined);
+    const drained = await this.#drain.settle(keyring, mayHold(stance, state.versions), this.#heart.acked !== undefined);
     const { rotation, epoch, phase } = stance;
     await this.#heart.tell(session, drained ? { rotation, epoch, phase } : this.#heart.acked);
     await this.#options.onState?.(state);
   }
 
-  /** Reads the state; makes versions known that only this process holds; begins a fresh install. */
-  async #look(session: Session): Promise<KekState> {
-    const { store, auditor, keyring, install, log, config } = this.#options;
-    const state = await readState(store, session);
-    let changed = false;
+  /** Loads and proves what the state asks for. @throws KekError when a version that is needed is not held. */
+  async #load(session: Session, state: KekState): Promise<Stance> {
+    const { keyring, config } = this.#options;
+    const stance = stanceOf(state.versions, state.rotation);
+    if (stance === undefined) throw nothingActive(config.encryption.currentVersion);
+    this.#report = await this.#prover.loadAll(keyring, state.versions, mayHold(stance, state.versions));
+    const lacking = stance.readable.find((version) => !keyring.has(version));
+    if (lacking === undefined) return stance;
+    await this.#heart.tell(session, this.#heart.acked);
+    throw lacks(lacking, this.#report);
+  }
+
+  /** Makes versions known that only this process holds. @returns whether there was one. */
+  async #stage(state: KekState): Promise<boolean> {
+    const { store, auditor, keyring, install, log } = this.#options;
     try {
-      changed = await stageUnknown(store, auditor, keyring.provider, install.install_id, state.versions);
+      return await stageUnknown(store, auditor, keyring.provider, install.install_id, state.versions);
     } catch (thrown) {
       if (!(thrown instanceof KekError)) throw thrown;
       log.warn(`new KEK versions cannot be loaded: ${thrown.message}; ${thrown.hint}`);
+      return false;
     }
-    if (state.versions.every((version) => version.state === "staged")) {
-      const first = await firstVersion(keyring.provider, config.encryption.currentVersion);
-      if (first !== undefined) await activateFirst(store, auditor, first);
-      changed = true;
-    }
-    return changed ? await readState(store, session) : state;
+  }
+
+  /** A fresh install: the first version is made known, proved, and only then active. */
+  async #begin(session: Session, state: KekState): Promise<KekState> {
+    const { store, auditor, keyring, install, config } = this.#options;
+    const declared = config.encryption.currentVersion;
+    const first = await firstVersion(keyring.provider, declared);
+    if (first === undefined) throw nothingActive(declared);
+    await stageUnknown(store, auditor, keyring.provider, install.install_id, state.versions);
+    const doc = (await readState(store, session)).versions.find((version) => version._id === first);
+    if (doc !== undefined) await loadProved(keyring.provider, install.install_id, doc);
+    await keyring.provider.forget(first);
+    await activateFirst(store, auditor, first);
+    return await readState(store, session);
   }
 
   #fields(): BeatFields {

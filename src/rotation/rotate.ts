@@ -1,3 +1,4 @@
+import type { Config } from "../config/config.ts";
 import { KekError } from "../errors/errors.ts";
 import { ensureCollections } from "../fleet/install_start.ts";
 import { loadProved, stageUnknown } from "../fleet/keystore.ts";
@@ -42,7 +43,7 @@ export async function prepareRotation(context: Context, options: RotateOptions, 
   const { store, config, provider } = context;
   await ensureCollections(store);
   const roster = await rosterAfterEvictions(context, options);
-  const state = await stateOfFleet(context, roster);
+  const state = await stateOfFleet(context, roster, options);
   const plan = planRotation(state.versions, state.rotation, options.wanted);
   if (plan.kind === "refuse") throw await refuse(context, options, [plan.problem]);
   if (plan.kind !== "start") {
@@ -56,7 +57,10 @@ export async function prepareRotation(context: Context, options: RotateOptions, 
     versions: state.versions,
     roster,
     census,
-    ownKeys: await proveOwnKeys(context, state.versions, [plan.from, plan.to]),
+    ownKeys: await proveOwnKeys(
+      context,
+      state.versions.filter(({ _id }) => _id === plan.from || _id === plan.to),
+    ),
     declared: config.encryption.currentVersion,
     explicitFrom: options.wanted.from !== undefined,
     times: config.fleet,
@@ -77,22 +81,25 @@ export async function runRotation(
   reporter: Reporter,
   onStarted: (doc: RotationDoc) => void,
 ): Promise<RotationSummary> {
-  const doc = await acquire(context, options.wanted, prepared.plan, reporter);
+  const doc = await acquire(context, options.wanted, prepared.plan, reporter).catch(async (thrown) => {
+    if (!(thrown instanceof KekError) || thrown.code !== "refused") throw thrown;
+    await refuse(context, options, [{ code: "rotation", message: thrown.message, hint: thrown.hint }]);
+    throw thrown;
+  });
   onStarted(doc);
   return await new Coordinator(context, doc, options, reporter).run();
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-async function proveOwnKeys(
-  context: Context,
-  versions: VersionDoc[],
-  wanted: number[],
-): Promise<Map<number, KekError>> {
+/** Why keys could not be loaded and proved here, by version. */
+async function proveOwnKeys(context: Context, wanted: VersionDoc[]): Promise<Map<number, KekError>> {
   const failed = new Map<number, KekError>();
-  for (const doc of versions.filter((version) => wanted.includes(version._id))) {
+  for (const doc of wanted) {
     try {
-      await loadProved(context.provider, context.install.install_id, doc);
+      // One that a dry run would make known has no canary yet.
+      if (doc.canary === undefined) await context.provider.load(doc._id);
+      else await loadProved(context.provider, context.install.install_id, doc);
     } catch (thrown) {
       if (!(thrown instanceof KekError)) throw thrown;
       failed.set(doc._id, thrown);
@@ -101,32 +108,59 @@ async function proveOwnKeys(
   return failed;
 }
 
-/** With a fleet at work, its processes make versions known. Without one, this command is the first that holds them. */
-async function stateOfFleet({ store, auditor, provider, install }: Context, roster: Member[]): Promise<KekState> {
+/**
+ * With a fleet at work, its processes make versions known. Without one, this command is the first that holds them: it makes
+ * them known after it has proved the version in use, and in a dry run only says that it would.
+ */
+async function stateOfFleet(context: Context, roster: Member[], { dryRun }: RotateOptions): Promise<KekState> {
+  const { store, auditor, provider, install } = context;
   const state = await readState(store);
   if (roster.length > 0) return state;
+  const active = state.versions.filter((version) => version.state === "active");
+  if ((await proveOwnKeys(context, active)).size > 0) return state;
+  if (dryRun) {
+    const known = state.versions.map((version) => version._id);
+    const held = (await provider.available()).filter((version) => !known.includes(version));
+    const wouldBe = held.map((_id) => ({ _id, state: "staged", provider: provider.name }) as VersionDoc);
+    return { ...state, versions: [...state.versions, ...wouldBe] };
+  }
   const staged = await stageUnknown(store, auditor, provider, install.install_id, state.versions);
   return staged ? await readState(store) : state;
 }
 
-async function rosterAfterEvictions(context: Context, { evict, dryRun }: RotateOptions): Promise<Member[]> {
+/** A name may be a dead process's and its successor's: the silent ones are meant. */
+async function rosterAfterEvictions(context: Context, options: RotateOptions): Promise<Member[]> {
   const { store, auditor, config } = context;
   const roster = await readRoster(store);
-  const named = (member: Member) => evict.includes(member._id) || evict.includes(member.instance_name);
-  const unknown = evict.find((name) => !roster.some((member) => member._id === name || member.instance_name === name));
-  if (unknown !== undefined) {
-    throw new KekError("refused", `no process is called ${unknown}`, "certautopilot kek status lists the fleet");
+  const gone = new Set<string>();
+  for (const name of options.evict) {
+    const named = roster.filter((member) => member._id === name || member.instance_name === name);
+    for (const member of named) {
+      const silentMs = evictionMsOf(member, config.fleet);
+      const evicted = options.dryRun ? member.age_ms > silentMs : await evictIdle(store, auditor, member, silentMs);
+      if (evicted) gone.add(member._id);
+    }
+    if (!named.some((member) => gone.has(member._id)))
+      throw await refuse(context, options, [notEvicted(name, named, config)]);
   }
-  for (const member of roster.filter(named)) {
-    const silentMs = evictionMsOf(member, config.fleet);
-    if (dryRun ? member.age_ms > silentMs : await evictIdle(store, auditor, member, silentMs)) continue;
-    throw new KekError(
-      "refused",
-      `${memberName(member)} is not evicted: its last beat was ${seconds(member.age_ms)} ago, and only a process silent for ${seconds(silentMs)} is`,
-      "stop it, or wait until it has been silent that long",
-    );
+  return roster.filter((member) => !gone.has(member._id));
+}
+
+function notEvicted(name: string, named: Member[], config: Config): Problem {
+  const [member] = named;
+  if (member === undefined) {
+    return {
+      code: "silent",
+      message: `no process is called ${name}`,
+      hint: "certautopilot kek status lists the fleet",
+    };
   }
-  return roster.filter((member) => !named(member));
+  const needed = seconds(evictionMsOf(member, config.fleet));
+  return {
+    code: "silent",
+    message: `${memberName(member)} is not evicted: its last beat was ${seconds(member.age_ms)} ago, and only a process silent for ${needed} is`,
+    hint: "stop it, or wait until it has been silent that long",
+  };
 }
 
 /** The refusal is an audit event too. */

@@ -65,6 +65,15 @@ export async function audited<T>(
   return outcome.results;
 }
 
+/**
+ * Makes sure, before anything is changed, that the audit file can be written.
+ * @throws KekError `config_invalid`.
+ */
+export function openAuditor(auditor: Auditor): Auditor {
+  mirror(auditor, []);
+  return auditor;
+}
+
 /** An event that goes with no change of its own. */
 export async function note(store: Store, auditor: Auditor, event: AuditEvent, data: AuditData): Promise<void> {
   await audited(store, auditor, async () => [{ event, data, result: undefined }]);
@@ -138,7 +147,7 @@ function mirror(auditor: Auditor, written: AuditEntry[]): void {
     throw new KekError(
       "config_invalid",
       `the audit file ${auditor.file} cannot be written: ${messageOf(thrown)}`,
-      "the event is in audit_log; mend CERTAUTOPILOT_AUDIT_FILE, then run the same command again",
+      "name a writable file in CERTAUTOPILOT_AUDIT_FILE, then run the same command again; no event is missing in audit_log",
     );
   }
 }

@@ -55,7 +55,8 @@ export function explainMongo(thrown: unknown, uri: string): KekError | undefined
       { cause: thrown },
     );
   }
-  if (thrown instanceof MongoServerSelectionError || thrown instanceof MongoNetworkError) {
+  const lookup = /^query/.test(String((thrown as { syscall?: unknown } | undefined)?.syscall));
+  if (thrown instanceof MongoServerSelectionError || thrown instanceof MongoNetworkError || lookup) {
     return new KekError(
       "mongodb_away",
       `MongoDB at ${hosts} cannot be reached, or has no primary: ${firstLine(thrown)}`,

@@ -1,4 +1,4 @@
-import { type ClientSession, type Db, MongoClient, type TransactionOptions } from "mongodb";
+import { type ClientSession, type Db, MongoClient, type MongoClientOptions, type TransactionOptions } from "mongodb";
 import type { Config } from "../config/config.ts";
 import { KekError } from "../errors/errors.ts";
 import { explainMongo, hostsOf } from "./failures.ts";
@@ -34,7 +34,7 @@ export async function openStore(database: Config["database"], options: StoreOpti
   const { uri } = database;
   let client: MongoClient | undefined;
   try {
-    client = new MongoClient(uri, {
+    client = makeClient(uri, {
       appName: options.appName,
       writeConcern: WRITE_CONCERN,
       readConcern: { level: "majority" },
@@ -57,8 +57,28 @@ export async function openStore(database: Config["database"], options: StoreOpti
     return { client, db };
   } catch (thrown) {
     await client?.close().catch(() => undefined);
-    throw explainMongo(thrown, uri) ?? thrown;
+    throw explainMongo(thrown, uri) ?? unusable(thrown);
   }
+}
+
+/** What the driver refuses before it connects is wrong in the URI. */
+function makeClient(uri: string, options: MongoClientOptions): MongoClient {
+  try {
+    return new MongoClient(uri, options);
+  } catch {
+    // The driver's message may quote the URI.
+    throw unusable(undefined);
+  }
+}
+
+function unusable(thrown: unknown): KekError {
+  const what = (thrown as NodeJS.ErrnoException | undefined)?.code;
+  return new KekError(
+    "config_invalid",
+    `CERTAUTOPILOT_DATABASE_URI cannot be used${what === undefined ? "" : ` (${what})`}`,
+    "check host, port, options and the files that it names: mongodb://user:password@host:27017/?replicaSet=rs0",
+    { cause: thrown },
+  );
 }
 
 export async function closeStore(store: Store): Promise<void> {
