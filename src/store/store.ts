@@ -72,7 +72,8 @@ function makeClient(uri: string, options: MongoClientOptions): MongoClient {
 }
 
 function unusable(thrown: unknown): KekError {
-  const what = (thrown as NodeJS.ErrnoException | undefined)?.code;
+  const { code, path } = (thrown ?? {}) as NodeJS.ErrnoException;
+  const what = path === undefined ? code : `${code}: ${path}`;
   return new KekError(
     "config_invalid",
     `CERTAUTOPILOT_DATABASE_URI cannot be used${what === undefined ? "" : ` (${what})`}`,

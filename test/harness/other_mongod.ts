@@ -39,7 +39,7 @@ export interface GuardedMongod {
 
 /** A replica set with users: `root`, `app` with rights on `database`, and `stranger` with none. */
 export async function guardedMongod(database: string, password: string): Promise<GuardedMongod> {
-  const { host, directory } = await startMongod(["--replSet", "rs0"], (path) => {
+  const { host, stops } = await startMongod(["--replSet", "rs0"], (path) => {
     const keyFile = join(path, "key");
     writeFileSync(keyFile, randomBytes(96).toString("base64"), { mode: 0o600 });
     return ["--keyFile", keyFile];
@@ -56,8 +56,9 @@ export async function guardedMongod(database: string, password: string): Promise
   const roles = ["readWrite", "dbAdmin"].map((role) => ({ role, db: database }));
   await root.db("admin").command({ createUser: "app", pwd: password, roles });
   await root.db("admin").command({ createUser: "stranger", pwd: password, roles: [] });
-  afterAll(() => root.close());
-  return { host, uri, root, directory } as GuardedMongod;
+  // While mongod runs: a client that ends its sessions waits for it.
+  stops.push(() => root.close());
+  return { host, uri, root };
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -79,12 +80,14 @@ async function startMongod(options: string[], more: (directory: string) => strin
   ];
   const child = spawn(mongodBinary(), [...options, ...more(directory), ...place], { stdio: "ignore" });
   const gone = new Promise<void>((resolve) => child.once("exit", () => resolve()));
+  const stops: (() => Promise<void>)[] = [];
   afterAll(async () => {
+    for (const stop of stops) await stop();
     child.kill("SIGKILL");
     await gone;
     rmSync(directory, { recursive: true, force: true });
   });
-  return { host: `127.0.0.1:${port}`, directory };
+  return { host: `127.0.0.1:${port}`, stops };
 }
 
 function mongodBinary(): string {

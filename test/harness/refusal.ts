@@ -103,8 +103,9 @@ export async function refuses(
     () => Promise.all([run(argv, variables), run([...argv, "--json"], variables)]),
     [...events, ...events],
   );
-  expect(performance.now() - began).toBeLessThan(refusal.withinMs ?? 5000);
+  const took = performance.now() - began;
   for (const ran of [plain, json]) expectSilentAbout(ran, secrets);
   expectRefusal(plain, refusal, false);
   expectRefusal(json, refusal, true);
+  expect(took).toBeLessThan(refusal.withinMs ?? 20_000);
 }

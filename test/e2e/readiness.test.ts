@@ -1,0 +1,211 @@
+import { expect, test } from "bun:test";
+import { appendFileSync, chmodSync, renameSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import {
+  FAST,
+  kekHex,
+  type Ran,
+  type Running,
+  run,
+  stop,
+  type TestInstall,
+  testInstall,
+  until,
+  type Variables,
+} from "../harness/program.ts";
+import { eventsAfter, expectRefusal, expectSilentAbout, lastSeq } from "../harness/refusal.ts";
+import { evicted, heartbeat, kek, movedTo, proveAll, rotating, seededInstall, serveAll } from "../harness/schedule.ts";
+import { scratchDirectory } from "../harness/scratch.ts";
+import { among, beating, expectUnready, forge } from "../harness/unready.ts";
+
+/** Who keeps a rotation from starting, and who may not even serve: each is named, with what to do about it. */
+
+const KEK = "CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V";
+const CURRENT = "CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION";
+const OTHER_KEY = kekHex();
+const directory = scratchDirectory();
+const addressOf = (process: Running) => /ready on (http:\S+?),/.exec(process.stderr)?.[1] ?? "";
+
+// On a busy machine a process that beats every 200 ms may pause for more than a second.
+const TIMES = { ...FAST, leaseMs: 3000, evictionMs: 6000 };
+const install = await seededInstall(30, TIMES);
+await serveAll(install, "steady");
+
+const ODD: [string, number[], number, Variables, RegExp, RegExp][] = [
+  ["lacks V2", [1], 2, {}, /does not hold KEK version 2/, /KEK_V2/],
+  ["has other bytes under V2", [1, 2], 2, { [`${KEK}2`]: OTHER_KEY }, /other bytes under KEK version 2/, /the key .*2/],
+  ["declares V1", [1, 2], 1, {}, /declares current version 1, not 2/, /CURRENT_VERSION=2/],
+  ["declares nothing", [1, 2], 2, { [CURRENT]: "" }, /declares no current version, not 2/, /CURRENT_VERSION=2/],
+  ["has other fleet times", [1, 2], 2, { CERTAUTOPILOT_FLEET_DRAIN_MS: "400" }, /other fleet times/, /FLEET_/],
+];
+test.each(
+  ODD,
+)("a process that %s is named by verify and refused by rotate", async (_what, versions, current, ...rest) => {
+  const [over, words, hint] = rest;
+  const [odd] = await among([install.serve("odd", versions, current, over)], () =>
+    expectUnready(install, [{ name: "odd", words, hint }]),
+  );
+  expectSilentAbout((await odd?.exited) as Ran, [OTHER_KEY, ...Object.values(install.keks)]);
+});
+
+test("a process of the other provider is named by verify and refused by rotate", async () => {
+  const id = await forge(install, "steady", { instance_name: "hsm", provider: "pkcs11" });
+  await beating(install, id, () =>
+    expectUnready(install, [{ name: "hsm", words: /provider "pkcs11".*"env"/, hint: /ENCRYPTION_PROVIDER=env/ }]),
+  );
+});
+
+test("a silent process is named by verify and refused by rotate, and is ready again when it wakes", async () => {
+  await among([install.serve("asleep", [1, 2], 2)], async (asleep) => {
+    asleep?.kill("SIGSTOP");
+    await Bun.sleep(3300);
+    await expectUnready(install, [
+      { name: "asleep", words: /silent: its last beat was \d/, hint: /start it .*--evict=/ },
+    ]);
+    asleep?.kill("SIGCONT");
+    await until("it is ready again", async () => (await kek(install, "verify", "--target=2")).code === 0);
+  });
+});
+
+test("of several unready processes each one is named", async () => {
+  await among([install.serve("poor", [1], 2), install.serve("late", [1, 2], 1)], () =>
+    expectUnready(install, [
+      { name: "poor", words: /poor .*does not hold KEK version 2/, hint: /KEK_V2/ },
+      { name: "late", words: /late .*declares current version 1/, hint: /CURRENT_VERSION=2/ },
+    ]),
+  );
+});
+
+async function withDead(work: (other: TestInstall, id: string) => Promise<void>, name = "dead"): Promise<void> {
+  const other = await seededInstall(30, TIMES);
+  await among([other.serve("lives", [1, 2], 2)], async () => {
+    const long = new Date(Date.now() - 600_000);
+    await work(other, await forge(other, "lives", { instance_name: name, updated_at: long }));
+  });
+}
+
+test("a dead process keeps a rotation from starting until it is evicted by name", async () => {
+  await withDead(async (other, id) => {
+    const words = /silent: its last beat was 10 min ago/;
+    await expectUnready(other, [{ name: "dead", words, hint: new RegExp(`--evict=${id}`) }]);
+    const rotated = await kek(other, "rotate", "--to-version=2", "--evict=dead");
+    expect(rotated).toMatchObject({ code: 0, json: { state: "completed" } });
+    expect(await evicted(other)).toEqual(["dead"]);
+    await proveAll(other, [2], 30);
+  });
+});
+
+test("--evict NAME means the same as --evict=NAME", async () => {
+  await withDead(async (other) => {
+    const rotated = await kek(other, "rotate", "--to-version=2", "--evict", "dead");
+    expect(rotated).toMatchObject({ code: 0, json: { state: "completed" } });
+    expect(await evicted(other)).toEqual(["dead"]);
+  });
+});
+
+test("a name that nobody has, and a living process, are not evicted: a refused rotation, exit 3", async () => {
+  await withDead(async (other) => {
+    const seq = await lastSeq(other.db);
+    for (const name of ["nobody", "lives"]) {
+      const ran = await kek(other, "rotate", "--to-version=2", `--evict=${name}`);
+      expectRefusal(ran, { exit: 3, code: "refused", error: new RegExp(name) }, true);
+    }
+    expect(await other.db.collection("process_heartbeats").distinct("instance_name")).toEqual(["dead", "lives"]);
+    expect(await eventsAfter(other.db, seq)).toEqual(["rotation.refused", "rotation.refused"]);
+  });
+});
+
+test("a dry run evicts nobody", async () => {
+  await withDead(async (other) => {
+    await kek(other, "rotate", "--to-version=2", "--evict=dead", "--dry-run");
+    expect(await evicted(other)).toEqual([]);
+    expect(await other.db.collection("process_heartbeats").distinct("instance_name")).toEqual(["dead", "lives"]);
+  });
+});
+
+test("of two processes of one name, as after a crash and a restart, the dead one is evicted", async () => {
+  await withDead(async (other) => {
+    const rotated = await kek(other, "rotate", "--to-version=2", "--evict=lives");
+    expect(rotated).toMatchObject({ code: 0, json: { state: "completed" } });
+    expect(await evicted(other)).toEqual(["lives"]);
+    expect(await other.db.collection("process_heartbeats").countDocuments()).toBe(1);
+  }, "lives");
+});
+
+// A shell whose times are shorter than the fleet's would take a process for dead that may still encrypt.
+const SLOW = { ...FAST, beatMs: 5000, leaseMs: 30_000, evictionMs: 60_000 };
+const HASTY = {
+  CERTAUTOPILOT_FLEET_BEAT_MS: "20",
+  CERTAUTOPILOT_FLEET_LEASE_MS: "500",
+  CERTAUTOPILOT_FLEET_EVICTION_MS: "1000",
+};
+
+test("--evict takes no process off whose own lease still runs, however short the times of the shell", async () => {
+  const slow = await seededInstall(5, SLOW);
+  await among([slow.serve("lives", [1, 2], 2)], async () => {
+    await Bun.sleep(1500);
+    const ran = await run(
+      ["kek", "rotate", "--to-version=2", "--evict=lives", "--json"],
+      slow.variables([1, 2], 2, HASTY),
+    );
+    expectRefusal(ran, { exit: 3, code: "refused", error: /lives/ }, true);
+    expect(await evicted(slow)).toEqual([]);
+    expect(await slow.db.collection("kek_rotations").countDocuments()).toBe(0);
+  });
+});
+
+test("a resumed rotation evicts no process whose own lease still runs, however short the times of the shell", async () => {
+  const slow = await seededInstall(400, SLOW);
+  await among([slow.serve("sleeps", [1, 2], 2)], async (sleeps) => {
+    const first = rotating(slow, "--to-version=2", "--max-rate=100", "--batch-size=10");
+    await movedTo(slow, 2, 20);
+    expect([(await kek(slow, "rotate", "--cancel")).code, (await first.exited).code]).toEqual([0, 5]);
+    sleeps?.kill("SIGSTOP");
+    await Bun.sleep(1200);
+    const hasty = await run(["kek", "rotate", "--to-version=2"], slow.variables([1, 2], 2, HASTY));
+    expect(await evicted(slow)).toEqual([]);
+    // Refused at once, or waited for and named.
+    expect([3, 7]).toContain(hasty.code as number);
+    expect(hasty.stderr).toMatch(/(^|\n)error: [^\n]*sleeps [^\n]*\nhint: [^\n]+\n$/);
+    sleeps?.kill("SIGCONT");
+    expect((await kek(slow, "rotate", "--to-version=2")).code).toBe(0);
+  });
+});
+
+test("a new line in the watched secrets file loads without a restart; an exposed file is warned of", async () => {
+  const other = await testInstall();
+  const secrets = join(directory, "secrets.env");
+  writeFileSync(secrets, `${KEK}1=${other.keks[1]}\n${CURRENT}=1\n`, { mode: 0o600 });
+  const over = { CERTAUTOPILOT_SECRETS_FILE: secrets, [CURRENT]: "" };
+  const serving = await other.serve("watcher", [], 1, over);
+  expect((await heartbeat(other, "watcher"))?.["loaded"]).toEqual([1]);
+  appendFileSync(secrets, `${KEK}2=${other.keks[2]}\n`);
+  await until("V2 is loaded", async () => (await heartbeat(other, "watcher"))?.["loaded"].includes(2));
+  // Configuration tools write a new file and rename it over the old one.
+  const fresh = `${KEK}1=${other.keks[1]}\n${KEK}2=${other.keks[2]}\n${KEK}3=${other.keks[3]}\n${CURRENT}=2\n`;
+  writeFileSync(`${secrets}.new`, fresh, { mode: 0o600 });
+  renameSync(`${secrets}.new`, secrets);
+  const operator = other.variables([], undefined, over);
+  await until("it is ready for V2", async () => (await run(["kek", "verify", "--target=2"], operator)).code === 0);
+  expect(await heartbeat(other, "watcher")).toMatchObject({ loaded: [1, 2, 3], current_version: 2, pid: serving.pid });
+  chmodSync(secrets, 0o644);
+  await serving.says(/warning: .*secrets\.env has mode 0644/);
+  expect((await fetch(`${addressOf(serving)}/readyz`)).status).toBe(200);
+  await stop(serving);
+  expectSilentAbout(await serving.exited, Object.values(other.keks));
+});
+
+test("serve answers /healthz and /readyz, and leaves the roster on SIGTERM and SIGINT", async () => {
+  for (const signal of ["SIGTERM", "SIGINT"] as const) {
+    const serving = await install.serve("leaver", [1, 2], 2);
+    const ask = async (path: string, init?: RequestInit) => await fetch(addressOf(serving) + path, init);
+    expect(await (await ask("/healthz")).json()).toEqual({ ok: true });
+    expect(await (await ask("/readyz")).json()).toEqual({ ready: true, write_version: 1 });
+    expect((await ask("/readyz", { method: "POST" })).status).toBe(405);
+    expect((await ask("/nothing")).status).toBe(404);
+    expect(await heartbeat(install, "leaver")).toMatchObject({ pid: serving.pid, role: "api", acked: { phase: 0 } });
+    serving.kill(signal);
+    expect((await serving.exited).code).toBe(0);
+    expect(await heartbeat(install, "leaver")).toBe(null);
+  }
+});
