@@ -2,12 +2,14 @@ import { expect, test } from "bun:test";
 import { library, versionsOf } from "../harness/library.ts";
 import { type Ran, stop, type TestInstall } from "../harness/program.ts";
 import {
+  CALM,
   events,
   kek,
   movedTo,
   newestRotation,
   proveAll,
   rotating,
+  SLOWLY,
   seededInstall,
   serveAll,
   versionStates,
@@ -15,8 +17,6 @@ import {
 } from "../harness/schedule.ts";
 
 /** Cancelling a rotation, and the two ways on from there: resume, and reverse. */
-
-const SLOWLY = ["--max-rate=100", "--batch-size=10"];
 
 /** One secret more, as a process of the fleet writes it now. @returns the version that it was written under. */
 async function writeOne(install: TestInstall, id: number): Promise<number> {
@@ -35,7 +35,7 @@ function refusedWithHint(ran: Ran, message: string, hint: string): void {
 }
 
 test("nothing to cancel is exit 3, before and after a rotation", async () => {
-  const install = await seededInstall(20);
+  const install = await seededInstall(20, CALM);
   const fleet = await serveAll(install, "a");
   refusedWithHint(await kek(install, "rotate", "--cancel"), "nothing to cancel", "kek status");
   expect((await rotating(install, "--to-version=2").exited).code).toBe(0);
@@ -46,7 +46,7 @@ test("nothing to cancel is exit 3, before and after a rotation", async () => {
 });
 
 test("cancelled from another shell in phase 1: steady again, exit 5, and it can be started anew", async () => {
-  const install = await seededInstall(40);
+  const install = await seededInstall(40, CALM);
   const [a, b] = await serveAll(install, "a", "b");
   b.kill("SIGSTOP");
   const rotate = rotating(install, "--to-version=2");
@@ -70,10 +70,10 @@ test("cancelled from another shell in phase 1: steady again, exit 5, and it can 
 });
 
 test("cancelled in phase 2: both versions readable, new writes at v2; resume does nothing twice", async () => {
-  const install = await seededInstall(400);
+  const install = await seededInstall(400, CALM);
   const fleet = await serveAll(install, "a", "b");
   const rotate = rotating(install, "--to-version=2", ...SLOWLY);
-  await movedTo(install, 2, 150);
+  await movedTo(install, 2, 30);
   const cancelled = await kek(install, "rotate", "--cancel");
   expect(cancelled.code).toBe(0);
   expect(cancelled.json).toMatchObject({ cancelled: 1, phase: 2 });
@@ -88,6 +88,7 @@ test("cancelled in phase 2: both versions readable, new writes at v2; resume doe
   expect(await writeOne(install, 400)).toBe(2);
   await proveAll(install, [1, 2], 401);
   expect(await versionStates(install)).toEqual({ "1": "active", "2": "staged" });
+  refusedWithHint(await rotating(install, "--to-version=3").exited, "1 → 2 is open", "kek rotate --to-version=2");
   expect((await kek(install, "status")).json.rotation).toMatchObject({
     phase: 2,
     state: "cancelled",
@@ -106,10 +107,10 @@ test("cancelled in phase 2: both versions readable, new writes at v2; resume doe
 });
 
 test("after a cancel the counters say what was done, and after the resume they add up", async () => {
-  const install = await seededInstall(300);
+  const install = await seededInstall(300, CALM);
   const fleet = await serveAll(install, "a");
   const rotate = rotating(install, "--to-version=2", ...SLOWLY);
-  await movedTo(install, 2, 120);
+  await movedTo(install, 2, 30);
   expect((await kek(install, "rotate", "--cancel")).code).toBe(0);
   expect((await rotate.exited).code).toBe(5);
   const done = (await versionsOf(install))["2"] as number;
@@ -124,7 +125,7 @@ test("after a cancel the counters say what was done, and after the resume they a
 });
 
 test("Ctrl-C once cancels, in phase 1 and in phase 2", async () => {
-  const install = await seededInstall(300);
+  const install = await seededInstall(300, CALM);
   const [a, b] = await serveAll(install, "a", "b");
   b.kill("SIGSTOP");
   const inFirst = rotating(install, "--to-version=2");
@@ -134,7 +135,7 @@ test("Ctrl-C once cancels, in phase 1 and in phase 2", async () => {
   b.kill("SIGCONT");
   expect(await newestRotation(install)).toMatchObject({ phase: 1, state: "cancelled" });
   const inSecond = rotating(install, "--to-version=2", ...SLOWLY);
-  await movedTo(install, 2, 120);
+  await movedTo(install, 2, 30);
   inSecond.kill("SIGINT");
   const ran = await inSecond.exited;
   expect(ran.code).toBe(5);
@@ -150,7 +151,7 @@ test("cancelling works when the coordinator is dead", async () => {
   const install = await seededInstall(300);
   const fleet = await serveAll(install, "a", "b");
   const rotate = rotating(install, "--to-version=2", ...SLOWLY);
-  await movedTo(install, 2, 120);
+  await movedTo(install, 2, 30);
   rotate.kill("SIGKILL");
   await rotate.exited;
   const cancelled = await kek(install, "rotate", "--cancel");
@@ -166,7 +167,7 @@ test("cancelling works when the coordinator is dead", async () => {
 });
 
 test("phase 3 refuses to cancel, names the way back, and completes", async () => {
-  const install = await seededInstall(40, { drainMs: 2000 });
+  const install = await seededInstall(40, { ...CALM, drainMs: 2500 });
   const fleet = await serveAll(install, "a");
   const rotate = rotating(install, "--to-version=2");
   await rotate.says("phase 3: waiting for 1");
@@ -175,7 +176,12 @@ test("phase 3 refuses to cancel, names the way back, and completes", async () =>
     "phase 3",
     "certautopilot kek rotate --to-version=1 --from-version=2",
   );
-  expect((await rotate.exited).code).toBe(0);
+  // Ctrl-C is told the same, and the rotation goes on.
+  rotate.kill("SIGINT");
+  const ran = await rotate.exited;
+  expect(ran.code).toBe(0);
+  expect(ran.stderr).toContain("in phase 3 and cannot be cancelled");
+  expect(await events(install, "rotation.cancelled")).toEqual([]);
   expect(await versionStates(install)).toEqual({ "1": "retired", "2": "active" });
   await proveAll(install, [2], 40);
   await stop(...fleet);

@@ -1,7 +1,8 @@
 import { expect, test } from "bun:test";
 import { library, versionsOf } from "../harness/library.ts";
-import { type Running, stop, until } from "../harness/program.ts";
+import { type Running, run, stop, until } from "../harness/program.ts";
 import {
+  CALM,
   evicted,
   heartbeat,
   movedTo,
@@ -17,7 +18,7 @@ import {
 const addressOf = (process: Running) => /ready on (http:\S+?),/.exec(process.stderr)?.[1] ?? "";
 
 test("processes started and killed with -9 in each phase: it completes, each dead one evicted by name", async () => {
-  const install = await seededInstall(450, { drainMs: 2500 });
+  const install = await seededInstall(600, { drainMs: 2500 });
   const [stays, ...dying] = await serveAll(install, "stays", "dies1", "dies2", "dies3");
   const started: Running[] = [];
   // Stopped, it holds phase 1 open until it is evicted.
@@ -32,7 +33,7 @@ test("processes started and killed with -9 in each phase: it completes, each dea
   }
   const ran = await rotate.exited;
   expect(ran.code).toBe(0);
-  expect(ran.json).toMatchObject({ from: 1, to: 2, state: "completed", rewrapped: 450 });
+  expect(ran.json).toMatchObject({ from: 1, to: 2, state: "completed", rewrapped: 600 });
   expect((await evicted(install)).sort()).toEqual(["dies1", "dies2", "dies3"]);
   for (const [index, process] of dying.entries()) {
     expect(ran.stderr).toMatch(new RegExp(`evicted dies${index + 1} \\(api, \\S+, pid ${process.pid}\\)`));
@@ -48,7 +49,7 @@ test("processes started and killed with -9 in each phase: it completes, each dea
       acked: { rotation, epoch, phase: 0 },
     });
   }
-  await proveAll(install, [2], 450);
+  await proveAll(install, [2], 600);
   await stop(stays, ...started);
 });
 
@@ -89,7 +90,7 @@ test("a process paused past its eviction joins anew, and is not ready before it 
 });
 
 test("a process paused for longer than its lease, but not past eviction, is waited for and not evicted", async () => {
-  const install = await seededInstall(50);
+  const install = await seededInstall(50, { evictionMs: 10_000 });
   const [awake, dozer] = await serveAll(install, "awake", "dozer");
   const before = await heartbeat(install, "dozer");
   dozer.kill("SIGSTOP");
@@ -106,17 +107,22 @@ test("a process paused for longer than its lease, but not past eviction, is wait
 });
 
 test("a process that joins in phase 2 writes under v2, reads both versions, and is waited for", async () => {
-  const install = await seededInstall(450);
+  const install = await seededInstall(400, CALM);
   const fleet = await serveAll(install, "a", "b");
-  const rotate = rotating(install, "--to-version=2", "--max-rate=150", "--batch-size=10");
-  await movedTo(install, 2, 150);
+  const rotate = rotating(install, "--to-version=2", "--max-rate=75", "--batch-size=5");
+  await movedTo(install, 2, 80);
   const late = await library(install, [1, 2], 2, "late");
+  // One that lacks v2 may not join any more: it says so, and nobody waits for it.
+  const lacking = await run(["serve"], install.variables([1], 1, { CERTAUTOPILOT_INSTANCE_NAME: "lacking" }));
+  expect(lacking.code).toBe(2);
+  expect(lacking.stderr).toMatch(/^error: .*KEK version 2.*\nhint: .*KEK_V2/m);
+  expect(await heartbeat(install, "lacking")).toBeNull();
   const { epoch } = await newestRotation(install);
   expect((await heartbeat(install, "late"))?.["acked"]).toMatchObject({ epoch, phase: 2 });
   expect(late.writeVersion).toBe(2);
-  const value = await late.encrypt("secret 450", { collection: "secrets", id: 450, field: "value" });
+  const value = await late.encrypt("secret 400", { collection: "secrets", id: 400, field: "value" });
   expect(Number(value.kek_version)).toBe(2);
-  await install.db.collection("secrets").insertOne({ _id: 450 as never, value });
+  await install.db.collection("secrets").insertOne({ _id: 400 as never, value });
   const seen = new Set<number>();
   for (const record of await install.db.collection("secrets").find().toArray()) {
     const place = { collection: "secrets", id: record._id, field: "value" };
@@ -127,9 +133,9 @@ test("a process that joins in phase 2 writes under v2, reads both versions, and 
   const ran = await rotate.exited;
   expect(ran.code).toBe(0);
   expect(ran.stderr).toMatch(/phase 3: waiting for 3: .*late/);
-  expect(ran.json.rewrapped).toBe(450);
-  expect(await versionsOf(install)).toEqual({ "2": 451 });
+  expect(ran.json.rewrapped).toBe(400);
+  expect(await versionsOf(install)).toEqual({ "2": 401 });
   await late.close();
-  await proveAll(install, [2], 451);
+  await proveAll(install, [2], 401);
   await stop(...fleet);
 });

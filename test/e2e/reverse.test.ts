@@ -1,13 +1,16 @@
 import { expect, test } from "bun:test";
-import { library, versionsOf } from "../harness/library.ts";
-import { run, stop } from "../harness/program.ts";
+import { openKek } from "../../src/index.ts";
+import { library, libraryConfig, versionsOf } from "../harness/library.ts";
+import { run, stop, until } from "../harness/program.ts";
 import {
+  CALM,
   events,
   kek,
   movedTo,
   newestRotation,
   proveAll,
   rotating,
+  SLOWLY,
   seededInstall,
   serveAll,
   versionStates,
@@ -16,14 +19,13 @@ import {
 
 /** The way back, from a rotation that is under way, cancelled, or complete. */
 
-const SLOWLY = ["--max-rate=100", "--batch-size=10"];
 const BACK = ["--to-version=1", "--from-version=2"];
 
 test("reversed from a cancelled phase 2: every record at v1 again, the first rotation reverted", async () => {
-  const install = await seededInstall(300);
+  const install = await seededInstall(300, { leaseMs: 3000, evictionMs: 6000 });
   const fleet = await serveAll(install, "a", "b");
   const rotate = rotating(install, "--to-version=2", ...SLOWLY);
-  await movedTo(install, 2, 120);
+  await movedTo(install, 2, 30);
   // In good hands it is left alone.
   const meanwhile = rotating(install, ...BACK);
   const refused = await meanwhile.exited;
@@ -61,7 +63,7 @@ test("reversed after the coordinator died in phase 2, without a cancel", async (
   const install = await seededInstall(300);
   const fleet = await serveAll(install, "a", "b");
   const rotate = rotating(install, "--to-version=2", ...SLOWLY);
-  await movedTo(install, 2, 120);
+  await movedTo(install, 2, 30);
   rotate.kill("SIGKILL");
   await rotate.exited;
   const back = await rotating(install, ...BACK).exited;
@@ -75,10 +77,10 @@ test("reversed after the coordinator died in phase 2, without a cancel", async (
 });
 
 test("a way back cancelled in its phase 1 leaves both versions readable, and both ways open", async () => {
-  const install = await seededInstall(300);
+  const install = await seededInstall(300, CALM);
   const [a, b] = await serveAll(install, "a", "b");
   const rotate = rotating(install, "--to-version=2", ...SLOWLY);
-  await movedTo(install, 2, 120);
+  await movedTo(install, 2, 30);
   rotate.kill("SIGINT");
   expect((await rotate.exited).code).toBe(5);
   const before = await versionsOf(install);
@@ -113,7 +115,7 @@ test("a way back cancelled in its phase 1 leaves both versions readable, and bot
 });
 
 test("reversed from complete, while processes that declare v2 go on", async () => {
-  const install = await seededInstall(100);
+  const install = await seededInstall(100, CALM);
   const fleet = await serveAll(install, "a", "b");
   expect((await rotating(install, "--to-version=2").exited).code).toBe(0);
   const back = await rotating(install, ...BACK).exited;
@@ -124,5 +126,54 @@ test("reversed from complete, while processes that declare v2 go on", async () =
   const states = await install.db.collection("kek_rotations").find().sort({ _id: 1 }).toArray();
   expect(states.map((doc) => doc["state"])).toEqual(["completed", "completed"]);
   await proveAll(install, [1], 100);
+  await stop(...fleet);
+});
+
+test("live traffic through a cancel and the way back: no read and no write fails", async () => {
+  const COUNT = 200;
+  const install = await seededInstall(COUNT, CALM);
+  const fleet = await serveAll(install, "a");
+  const service = await openKek({ ...libraryConfig(install, [1, 2], 2, "service"), fleet: CALM });
+  const secrets = install.db.collection<{ _id: number; value: unknown }>("secrets");
+  const failures: unknown[] = [];
+  const written = new Set<number>();
+  let reads = 0;
+  let over = false;
+  const each = async (work: (id: number) => Promise<void>) => {
+    for (let turn = 0; !over; turn += 1) {
+      await work((turn * 7) % COUNT).catch((thrown) => failures.push(thrown));
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    }
+  };
+  const write = async (id: number) => {
+    await service.write(async () => {
+      const value = await service.encrypt(`secret ${id}`, { collection: "secrets", id, field: "value" });
+      await secrets.replaceOne({ _id: id }, { value });
+      written.add(Number(value.kek_version));
+    });
+  };
+  const read = async (id: number) => {
+    const value = (await secrets.findOne({ _id: id }))?.value;
+    const opened = await service.decrypt(value, { collection: "secrets", id, field: "value" });
+    if (opened.toString() !== `secret ${id}`) throw new Error(`record ${id} holds another secret`);
+    reads += 1;
+  };
+  const traffic = [each(write), each(read)];
+  const rotate = rotating(install, "--to-version=2", "--max-rate=50", "--batch-size=5");
+  await until("the service writes under v2", async () => service.writeVersion === 2);
+  rotate.kill("SIGINT");
+  expect((await rotate.exited).code).toBe(5);
+  const back = await rotating(install, ...BACK).exited;
+  expect(back.code).toBe(0);
+  const there = await rotating(install, "--to-version=2", "--from-version=1").exited;
+  expect(there.code).toBe(0);
+  over = true;
+  await Promise.all(traffic);
+  expect(failures).toEqual([]);
+  expect(reads).toBeGreaterThan(50);
+  expect([...written].sort()).toEqual([1, 2]);
+  await service.close();
+  expect(await versionsOf(install)).toEqual({ "2": COUNT });
+  await proveAll(install, [2], COUNT);
   await stop(...fleet);
 });
