@@ -16,9 +16,11 @@ export default leaf({
     return await withInstall(args.config, async (context) => {
       const { state } = await checkRemoval(context, number);
       output.log.info(
-        state === "staged"
-          ? `KEK version ${number} is staged: no record is under it. It will be forgotten`
-          : `KEK version ${number} is ${state}: its key will be destroyed. Backups of the database from before its rotation will need a copy of it`,
+        state === "destroyed"
+          ? `KEK version ${number} is destroyed already: making sure that nothing of its key is left here`
+          : state === "staged"
+            ? `KEK version ${number} is staged: no record is under it. It will be forgotten`
+            : `KEK version ${number} is ${state}: its key will be destroyed. Backups of the database from before its rotation will need a copy of it`,
       );
       if (args.yes !== true && !(await output.confirm(`Remove KEK version ${number}?`))) {
         throw new KekError("cancelled", "nothing was removed", "run it again when you are sure");

@@ -63,17 +63,14 @@ export default leaf({
           "run: certautopilot kek rotate --cancel",
         );
       return await withInstall(args.config, async (context) => {
-        const doc = await cancel(context);
+        const { rotation, open } = await cancel(context);
+        const { _id: cancelled, from, to, phase } = rotation;
         const rest =
-          doc.phase === 1
+          open === undefined
             ? "nothing has changed, the fleet goes on as before"
-            : `both versions stay readable; ${waysOn(doc)}`;
-        output.result(`rotation ${doc._id} (${doc.from} → ${doc.to}) is cancelled in phase ${doc.phase}; ${rest}`, {
-          cancelled: doc._id,
-          from: doc.from,
-          to: doc.to,
-          phase: doc.phase,
-        });
+            : `both versions stay readable, the rotation ${open.from} → ${open.to} is unfinished; ${waysOn(open)}`;
+        const text = `rotation ${cancelled} (${from} → ${to}) is cancelled in phase ${phase}; ${rest}`;
+        output.result(text, { cancelled, from, to, phase, open: open?._id ?? null });
         return EXIT.done;
       });
     }

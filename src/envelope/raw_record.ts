@@ -1,5 +1,5 @@
 import { Buffer } from "node:buffer";
-import { deserialize, onDemand } from "bson";
+import { deserialize, EJSON, onDemand } from "bson";
 import { KekError } from "../errors/errors.ts";
 import { WRAP_BYTES } from "./gcm.ts";
 
@@ -41,6 +41,15 @@ export function idBsonOf(raw: Uint8Array): Uint8Array {
 /** Decodes `{_id: …}` into a value that encodes to the same bytes: no promotion, and key order kept by Maps. */
 export function exactId(idBson: Uint8Array): unknown {
   return exactValue(idBson, elements(idBson, 0)[0] as Element);
+}
+
+/** An `_id` for people and programs: canonical extended JSON, its keys in the order in which they are stored. */
+export function idText(id: unknown): string {
+  if (id instanceof Map) {
+    return `{${[...id].map(([key, value]) => `${JSON.stringify(key)}:${idText(value)}`).join(",")}}`;
+  }
+  if (Array.isArray(id)) return `[${id.map(idText).join(",")}]`;
+  return EJSON.stringify(id, { relaxed: false });
 }
 
 /**

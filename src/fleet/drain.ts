@@ -25,7 +25,8 @@ export class Drain {
     const now = performance.now();
     for (const version of [...this.#until.keys()]) if (hold.includes(version)) this.#until.delete(version);
     for (const version of keyring.loaded.filter((held) => !hold.includes(held))) {
-      const until = this.#until.get(version) ?? now + (serving ? this.#drainMs : 0);
+      // A drain that was begun before an eviction is void: a process that joins anew reads nothing yet.
+      const until = serving ? (this.#until.get(version) ?? now + this.#drainMs) : now;
       this.#until.set(version, until);
       if (until > now) continue;
       await keyring.drop(version);

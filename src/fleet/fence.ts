@@ -1,3 +1,4 @@
+import { EJSON } from "bson";
 import type { ValidatorOptions } from "../store/documents.ts";
 import { versionKey } from "../store/fields.ts";
 
@@ -20,17 +21,26 @@ export function stripFence(validator: Clause | undefined): Clause | undefined {
   return isFence(parts[1]) ? (parts[0] as Clause) : validator;
 }
 
+/** Our clause in a validator, if it is there. */
+export function clauseOf(validator: Clause | undefined): Clause | undefined {
+  if (validator === undefined) return undefined;
+  if (isFence(validator)) return validator;
+  const parts: unknown = validator["$and"];
+  return Array.isArray(parts) ? parts.find(isFence) : undefined;
+}
+
+/** Whether what stands there rejects what it should: the collection's own rules are its owner's, and not compared. */
+export function fenceDrifted(live: ValidatorOptions, expected: ValidatorOptions): boolean {
+  const [have, want] = [clauseOf(live.validator), clauseOf(expected.validator)];
+  if (want === undefined) return have !== undefined;
+  return !isEnforced(live) || EJSON.stringify(have ?? null) !== EJSON.stringify(want);
+}
+
 /** Whether a live validator rejects a version at every one of these paths. */
 export function fences(options: ValidatorOptions | undefined, paths: string[], version: number): boolean {
   if (options?.validator === undefined) return false;
-  if ((options.validationLevel ?? "strict") !== "strict" || (options.validationAction ?? "error") !== "error")
-    return false;
-  const parts: unknown = options.validator["$and"];
-  const clause: Clause | undefined = isFence(options.validator)
-    ? options.validator
-    : Array.isArray(parts)
-      ? parts.find(isFence)
-      : undefined;
+  if (!isEnforced(options)) return false;
+  const clause = clauseOf(options.validator);
   const rules = clause?.["$nor"];
   if (!Array.isArray(rules)) return false;
   return paths.every((path) =>
@@ -61,6 +71,10 @@ export function mergeFence(own: ValidatorOptions, clause: Clause, violations: nu
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+function isEnforced({ validationLevel, validationAction }: ValidatorOptions): boolean {
+  return (validationLevel ?? "strict") === "strict" && (validationAction ?? "error") === "error";
+}
 
 function isFence(part: unknown): boolean {
   return typeof part === "object" && part !== null && (part as Clause)["$comment"] === MARK;

@@ -3,10 +3,11 @@ import type { Log } from "../errors/log.ts";
 import { type Auditor, note } from "../store/audit_log.ts";
 import type { RotationDoc } from "../store/documents.ts";
 import { readFields } from "../store/fields.ts";
-import { recordFence } from "../store/rotation_records.ts";
+import { fenceRecorder } from "../store/rotation_records.ts";
 import type { KekState } from "../store/state.ts";
 import type { Store } from "../store/store.ts";
-import { readValidators, sameOptions, setValidator, thawOptions } from "../store/validators.ts";
+import { readValidators, thawOptions } from "../store/validators.ts";
+import { fenceDrifted } from "./fence.ts";
 import { setFence, uncoveredFields } from "./fence_keeper.ts";
 import { isOpen } from "./stance.ts";
 
@@ -48,39 +49,43 @@ export class FenceGuard {
 
   /** Fields that were registered since the fence was set are fenced too. */
   async #cover(rotation: RotationDoc): Promise<void> {
-    const { _id, epoch, fence } = rotation;
-    if (fence.versions.length === 0) return;
     const fields = await readFields(this.#store);
-    if (uncoveredFields(fields, fence).length === 0) return;
-    await setFence(this.#store, fields, fence, fence.versions, (wider) =>
-      recordFence(this.#store, this.#auditor, _id, { epoch }, wider),
-    );
+    if (rotation.fence.versions.length > 0 && uncoveredFields(fields, rotation.fence).length > 0) {
+      await this.#set(rotation);
+    }
   }
 
   async #compare(rotation: RotationDoc): Promise<void> {
+    const { _id, fence } = rotation;
     const live = await readValidators(
       this.#store,
-      rotation.fence.collections.map((entry) => entry.collection),
+      fence.collections.map((entry) => entry.collection),
     );
-    const drifted = rotation.fence.collections.filter((entry) => {
+    const drifted = fence.collections.filter((entry) => {
       const options = live.get(entry.collection);
-      return options !== undefined && !sameOptions(options, thawOptions(entry.expected));
+      return options !== undefined && fenceDrifted(options, thawOptions(entry.expected));
     });
-    const record = drifted.length === 0 ? undefined : JSON.stringify([rotation._id, rotation.fence]);
+    const record = drifted.length === 0 ? undefined : JSON.stringify([_id, fence]);
     const again = record !== undefined && record === this.#seen;
     this.#seen = record;
     if (!again) return;
     this.#seen = undefined;
-    for (const entry of drifted) {
-      const outcome = await setValidator(this.#store, entry.collection, thawOptions(entry.expected));
-      if (outcome === "refused") {
-        this.#log.warn(
-          `the validator of ${entry.collection} is not the expected one, and MongoDB does not permit collMod`,
-        );
-        continue;
-      }
-      await note(this.#store, this.#auditor, "fence.mended", { rotation: rotation._id, collection: entry.collection });
-      this.#log.warn(`the validator of ${entry.collection} had been changed: put back`);
+    if (!(await this.#set(rotation))) return;
+    for (const { collection } of drifted) {
+      await note(this.#store, this.#auditor, "fence.mended", { rotation: _id, collection });
+      this.#log.warn(`the validator of ${collection} had been changed: put back`);
     }
+  }
+
+  /** Brings every validator in line with the record, keeping what its owner made of the collection's own rules. */
+  async #set(rotation: RotationDoc): Promise<boolean> {
+    const fields = await readFields(this.#store);
+    const { fence } = rotation;
+    const record = fenceRecorder(this.#store, this.#auditor, rotation);
+    const outcome = await setFence(this.#store, fields, fence, fence.versions, record);
+    for (const { collection, reason } of outcome?.unfenced ?? []) {
+      this.#log.warn(`${collection} is not fenced: ${reason}`);
+    }
+    return outcome !== undefined;
   }
 }

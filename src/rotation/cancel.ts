@@ -3,18 +3,24 @@ import { setFence } from "../fleet/fence_keeper.ts";
 import { isOpen } from "../fleet/stance.ts";
 import type { RotationDoc } from "../store/documents.ts";
 import { readFields } from "../store/fields.ts";
-import { recordFence } from "../store/rotation_records.ts";
+import { fenceRecorder } from "../store/rotation_records.ts";
 import { cancelRotation } from "../store/rotation_steps.ts";
 import { newestRotation } from "../store/rotations.ts";
 import type { Context } from "./context.ts";
 import { waysOn } from "./ways_on.ts";
+
+export interface Cancelled {
+  rotation: RotationDoc;
+  /** What is open now: the rotation itself in phase 2, or the unfinished one that a way back had come from. */
+  open: RotationDoc | undefined;
+}
 
 /**
  * `kek rotate --cancel`, from any shell, whether the coordinator lives or not. The state changes at once; a coordinator
  * that lives sees it and stops after the batch in hand.
  * @throws KekError `nothing_to_cancel`, or `refused` in phase 3 with the way back.
  */
-export async function cancel(context: Context): Promise<RotationDoc> {
+export async function cancel(context: Context): Promise<Cancelled> {
   const { store, auditor } = context;
   for (;;) {
     const seen = await newestRotation(store);
@@ -39,7 +45,8 @@ export async function cancel(context: Context): Promise<RotationDoc> {
     const cancelled = await cancelRotation(store, auditor, seen);
     if (cancelled === undefined) continue;
     await liftFence(context, from);
-    return cancelled;
+    const newest = await newestRotation(store);
+    return { rotation: cancelled, open: newest !== undefined && isOpen(newest) ? newest : undefined };
   }
 }
 
@@ -51,7 +58,5 @@ async function liftFence(context: Context, version: number): Promise<void> {
   const doc = await newestRotation(store);
   if (doc === undefined || !doc.fence.versions.includes(version)) return;
   const versions = doc.fence.versions.filter((entry) => entry !== version);
-  await setFence(store, await readFields(store), doc.fence, versions, (fence) =>
-    recordFence(store, auditor, doc._id, { epoch: doc.epoch }, fence),
-  );
+  await setFence(store, await readFields(store), doc.fence, versions, fenceRecorder(store, auditor, doc));
 }

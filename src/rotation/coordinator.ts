@@ -101,8 +101,8 @@ export class Coordinator {
       from,
       to,
     });
+    const rewrapper = new Rewrapper(this.#context, this.#lease, lanes, this.#doc, this.#options, this.#reporter);
     try {
-      const rewrapper = new Rewrapper(this.#context, this.#lease, lanes, this.#doc, this.#options, this.#reporter);
       const before = rewrapper.done;
       do {
         await rewrapper.toZero();
@@ -114,6 +114,9 @@ export class Coordinator {
       this.#rewrapped = rewrapper.done - before;
     } finally {
       await lanes.close();
+      await rewrapper
+        .save()
+        .catch((thrown) => this.#reporter.note(`the counts could not be saved: ${messageOf(thrown)}`));
     }
     await this.#advance(3);
   }
@@ -156,10 +159,9 @@ export class Coordinator {
 
   async #fence(versions: number[]): Promise<string[]> {
     const { store, auditor } = this.#context;
-    const { rotation, token, epoch } = this.#lease.held;
     this.#lease.check();
     const outcome = await setFence(store, await readFields(store), this.#doc.fence, versions, async (fence) => {
-      const recorded = await recordFence(store, auditor, rotation, { token, epoch }, fence);
+      const recorded = await recordFence(store, auditor, this.#lease.held, fence);
       if (recorded) this.#doc = { ...this.#doc, fence };
       return recorded;
     });

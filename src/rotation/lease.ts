@@ -3,7 +3,7 @@ import { watchChanges } from "../store/changes.ts";
 import type { RotationDoc } from "../store/documents.ts";
 import { isTransient } from "../store/failures.ts";
 import { renewLease } from "../store/rotation_lease.ts";
-import { type Held, newestRotation } from "../store/rotations.ts";
+import { type Held, readRotation } from "../store/rotations.ts";
 import type { Store } from "../store/store.ts";
 import { waysOn } from "./ways_on.ts";
 
@@ -101,18 +101,16 @@ export class LeaseKeeper {
 
   async #findOut(): Promise<void> {
     const { rotation, token, epoch } = this.#held;
-    const doc = await newestRotation(this.#store);
+    const doc = await readRotation(this.#store, rotation);
     if (epoch !== this.#held.epoch || this.#lost !== undefined) return;
-    if (doc?._id !== rotation || doc.lease?.token !== token) this.#lost = lost("another coordinator has taken over");
+    if (doc?.lease?.token !== token) this.#lost = lost("another coordinator has taken over");
     else if (doc.state === "cancelled") {
       this.#lost = new KekError(
         "cancelled",
         `the rotation ${doc.from} → ${doc.to} was cancelled in phase ${doc.phase}`,
-        doc.phase === 1
-          ? "nothing has changed; start it again when you are ready"
-          : `both versions stay readable; ${waysOn(doc)}`,
+        whatNow(doc),
       );
-    }
+    } else if (doc.state === "reverted") this.#lost = lost("it was reversed by another command");
     // Another epoch under our own token is a change of our own whose answer is still on its way.
   }
 }
@@ -125,4 +123,11 @@ function lost(why: string): KekError {
     `this coordinator stops: ${why}`,
     "`certautopilot kek status` shows who runs the rotation; the same command goes on from where it stands",
   );
+}
+
+function whatNow(doc: RotationDoc): string {
+  if (doc.phase === 1 && doc.reverses === undefined) return "nothing has changed; start it again when you are ready";
+  // A way back that had not begun gives its place to the unfinished rotation that it came from.
+  const open = doc.phase === 1 ? ({ from: doc.to, to: doc.from, phase: 2, state: "cancelled" } as const) : doc;
+  return `both versions stay readable; ${waysOn(open)}`;
 }

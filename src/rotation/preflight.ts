@@ -1,7 +1,7 @@
 import type { FleetTimes, ProviderName } from "../config/config.ts";
 import type { KekError } from "../errors/errors.ts";
 import { fleetProblems, type Problem } from "../fleet/readiness.ts";
-import type { CensusRow } from "../store/census.ts";
+import { type CensusRow, isVersion } from "../store/census.ts";
 import type { VersionDoc } from "../store/documents.ts";
 import type { Member } from "../store/heartbeats.ts";
 import type { Plan } from "./plan.ts";
@@ -80,6 +80,8 @@ export function strays(census: CensusRow[], from: number, to: number): Problem[]
     .map((row) => ({
       code: "stray" as const,
       message: `${row.count} envelopes of ${row.field} are at version ${row.version}, which is neither ${from} nor ${to}`,
-      hint: `bring them back first: certautopilot kek rotate --to-version=${row.version} --from-version=${from}, then forward again`,
+      hint: isVersion(row)
+        ? `bring them back first: certautopilot kek rotate --to-version=${row.version} --from-version=${from}, then forward again`
+        : "these are no envelopes of format 1: find them by that kek_version, and restore the field from a backup",
     }));
 }

@@ -2,11 +2,11 @@ import { KekError } from "../errors/errors.ts";
 import { setFence, unfencedCollections } from "../fleet/fence_keeper.ts";
 import { isOpen } from "../fleet/stance.ts";
 import { audited } from "../store/audit_log.ts";
-import { countAt } from "../store/census.ts";
+import { countAt, isVersion, takeCensus } from "../store/census.ts";
 import type { FieldDoc, RotationDoc, VersionDoc } from "../store/documents.ts";
 import { ensureIndex, fieldId, readFields } from "../store/fields.ts";
 import { memberName, readRoster } from "../store/heartbeats.ts";
-import { recordFence } from "../store/rotation_records.ts";
+import { fenceRecorder } from "../store/rotation_records.ts";
 import { newestRotation } from "../store/rotations.ts";
 import { readState } from "../store/state.ts";
 import type { Session } from "../store/store.ts";
@@ -96,8 +96,17 @@ function refuseInRotation(rotation: RotationDoc | undefined, version: number): v
 
 async function refuseWhileUsed(context: Context, doc: VersionDoc): Promise<void> {
   const version = doc._id;
-  for (const field of await readFields(context.store)) {
-    await ensureIndex(context.store, field);
+  const fields = await readFields(context.store);
+  for (const field of fields) await ensureIndex(context.store, field);
+  const unknown = (await takeCensus(context.store, fields)).find((row) => !isVersion(row));
+  if (unknown !== undefined) {
+    throw new KekError(
+      "refused",
+      `${unknown.count} envelopes of ${unknown.field} are at kek_version ${unknown.version}: nobody can say which key they need`,
+      "restore these fields from a backup, or remove them, first",
+    );
+  }
+  for (const field of fields) {
     const count = await countAt(context.store, field, version);
     if (count === 0) continue;
     throw new KekError(
@@ -137,9 +146,7 @@ async function fenceAgain(context: Context, fields: FieldDoc[], version: number)
   const doc = await newestRotation(store);
   if (doc === undefined || isOpen(doc)) return fields.map((field) => field.collection);
   const versions = [...new Set([...doc.fence.versions, version])].sort((a, b) => a - b);
-  await setFence(store, fields, doc.fence, versions, (fence) =>
-    recordFence(store, auditor, doc._id, { epoch: doc.epoch }, fence),
-  );
+  await setFence(store, fields, doc.fence, versions, fenceRecorder(store, auditor, doc));
   return await unfencedCollections(store, fields, version);
 }
 

@@ -88,7 +88,6 @@ export class Rewrapper {
         await pause(BACKOFF_MS * 4);
       }
     }
-    await this.#save();
     await this.#summary();
   }
 
@@ -104,6 +103,13 @@ export class Rewrapper {
       left += count.remaining;
     }
     return left;
+  }
+
+  /** Leaves the counts in the rotation's document, also when it was cancelled. */
+  async save(): Promise<void> {
+    this.#savedAt = performance.now();
+    const failed = this.#tally.failed.slice(0, LISTED_FAILURES);
+    await saveProgress(this.#context.store, this.#lease.held, this.#tally.rows(), failed);
   }
 
   // -------------------------------------------------------------------------------------------------------------------
@@ -179,14 +185,8 @@ export class Rewrapper {
       this.#reportedAt = now;
       this.#reporter.progress(this.#tally.progress());
     }
-    if (now - this.#savedAt > SAVE_MS) await this.#save();
+    if (now - this.#savedAt > SAVE_MS) await this.save();
     if (now - this.#summaryAt > AUDIT_MS) await this.#summary();
-  }
-
-  async #save(): Promise<void> {
-    this.#savedAt = performance.now();
-    const failed = this.#tally.failed.slice(0, LISTED_FAILURES);
-    await saveProgress(this.#context.store, this.#lease.held, this.#tally.rows(), failed);
   }
 
   async #summary(): Promise<void> {
@@ -202,7 +202,7 @@ export class Rewrapper {
   }
 
   async #incomplete(): Promise<KekError> {
-    await this.#save();
+    await this.save();
     await this.#summary();
     const { failed } = this.#tally;
     const [first] = failed;

@@ -1,8 +1,7 @@
 import { timingSafeEqual } from "node:crypto";
-import { EJSON } from "bson";
 import type { FieldName } from "../config/config.ts";
 import { dekAadOf } from "../envelope/aad.ts";
-import { exactId, idBsonOf, readWrap, splitDocuments } from "../envelope/raw_record.ts";
+import { exactId, idBsonOf, idText, readWrap, splitDocuments } from "../envelope/raw_record.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
 import type { Provider } from "../providers/provider.ts";
 import { applyRewraps, type Rewrap } from "../store/records.ts";
@@ -97,8 +96,4 @@ async function rewrap(provider: Provider, wrapped: Uint8Array, from: Under, to: 
 /** Only this record is wrong; anything else stops the lane. */
 function isTheRecordsFault(thrown: unknown): boolean {
   return thrown instanceof KekError && (thrown.code === "envelope_invalid" || thrown.code === "envelope_does_not_open");
-}
-
-function idText(id: unknown): string {
-  return EJSON.stringify(id, { relaxed: false });
 }

@@ -1,6 +1,6 @@
 import type { Problem } from "../fleet/readiness.ts";
 import { isOpen, stanceOf } from "../fleet/stance.ts";
-import { type CensusRow, takeCensus } from "../store/census.ts";
+import { type CensusRow, countVersions } from "../store/census.ts";
 import type {
   FailedRecord,
   FieldCount,
@@ -81,7 +81,7 @@ export async function statusView(store: Store, install: InstallDoc, leaseMs: num
     rotationHistory(store, HISTORY),
     serverNow(store),
   ]);
-  const census = await takeCensus(store, fields);
+  const census = await countVersions(store, fields);
   const stance = stanceOf(state.versions, state.rotation);
   const open = state.rotation !== undefined && isOpen(state.rotation) ? state.rotation : undefined;
   const view = (doc: NonNullable<typeof open>): RotationView => ({

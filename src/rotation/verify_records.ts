@@ -1,8 +1,8 @@
-import { deserialize, EJSON } from "bson";
+import { deserialize } from "bson";
 import { dekAad } from "../envelope/aad.ts";
 import { readEnvelope } from "../envelope/envelope.ts";
 import { openField } from "../envelope/field_cipher.ts";
-import { exactId, idBsonOf, splitDocuments } from "../envelope/raw_record.ts";
+import { exactId, idBsonOf, idText, splitDocuments } from "../envelope/raw_record.ts";
 import { KekError } from "../errors/errors.ts";
 import { loadProved } from "../fleet/keystore.ts";
 import { takeCensus } from "../store/census.ts";
@@ -48,7 +48,7 @@ export async function verifyRecords(context: Context, tell: (line: string) => vo
         } catch (thrown) {
           if (!(thrown instanceof KekError)) throw thrown;
           report.failed += 1;
-          const id = EJSON.stringify(exactId(idBson), { relaxed: false });
+          const id = idText(exactId(idBson));
           if (report.bad.length < LISTED) report.bad.push({ field: fieldId(field), id, reason: thrown.message });
         }
       }

@@ -1,6 +1,7 @@
+import type { Filter } from "mongodb";
 import type { AuditData, AuditEvent } from "../audit/chain.ts";
 import { type Auditor, audited } from "./audit_log.ts";
-import type { FailedRecord, FenceRecord, FieldCount } from "./documents.ts";
+import type { FailedRecord, FenceRecord, FieldCount, RotationDoc } from "./documents.ts";
 import { type Held, rotations, stillHeld } from "./rotations.ts";
 import type { Store } from "./store.ts";
 
@@ -13,26 +14,45 @@ export async function saveProgress(
   fields: FieldCount[],
   failed: FailedRecord[],
 ): Promise<boolean> {
-  return (await rotations(store).updateOne(stillHeld(held), { $set: { fields, failed } })).matchedCount === 1;
+  // No phase hangs on it, so it is saved after a cancel too; a successor's token ends it.
+  const mine = { _id: held.rotation, "lease.token": held.token };
+  return (await rotations(store).updateOne(mine, { $set: { fields, failed } })).matchedCount === 1;
 }
 
-/** Records what the fence is to be, before MongoDB is told. */
-export async function recordFence(
+/** The coordinator records what the fence is to be, before MongoDB is told. @returns false when its lease is gone. */
+export async function recordFence(store: Store, auditor: Auditor, held: Held, fence: FenceRecord): Promise<boolean> {
+  return await record(store, auditor, stillHeld(held), fence);
+}
+
+/**
+ * For everybody else: records only while the document, and the fence in it, are still what was read. Two that mend at the
+ * same time, or one that mends while the coordinator sets the fence, cannot overwrite each other.
+ */
+export function fenceRecorder(
   store: Store,
   auditor: Auditor,
-  rotation: number,
-  condition: { token?: number; epoch?: number },
+  { _id, epoch, fence }: Pick<RotationDoc, "_id" | "epoch" | "fence">,
+): (wanted: FenceRecord) => Promise<boolean> {
+  let read = fence;
+  return async (wanted) => {
+    const recorded = await record(store, auditor, { _id, epoch, fence: read }, wanted);
+    if (recorded) read = wanted;
+    return recorded;
+  };
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+async function record(
+  store: Store,
+  auditor: Auditor,
+  condition: Filter<RotationDoc> & { _id: number },
   fence: FenceRecord,
 ): Promise<boolean> {
+  const rotation = condition._id;
   const recorded = await audited(store, auditor, async (session) => {
     const changed = await rotations(store).findOneAndUpdate(
-      {
-        _id: rotation,
-        ...(condition.token === undefined
-          ? {}
-          : stillHeld({ rotation, token: condition.token, epoch: condition.epoch ?? 0 })),
-        ...(condition.epoch === undefined ? {} : { epoch: condition.epoch }),
-      },
+      condition,
       { $set: { fence } },
       { session, returnDocument: "before" },
     );

@@ -26,6 +26,10 @@ export async function newestRotation(store: Store, session?: Session): Promise<R
   return (await rotations(store).findOne({}, { ...options, sort: { epoch: -1 } })) ?? undefined;
 }
 
+export async function readRotation(store: Store, id: number): Promise<RotationDoc | undefined> {
+  return (await rotations(store).findOne({ _id: id })) ?? undefined;
+}
+
 /** Newest first. */
 export async function rotationHistory(store: Store, limit: number): Promise<RotationDoc[]> {
   return await rotations(store).find({}).sort({ _id: -1 }).limit(limit).toArray();

@@ -26,14 +26,9 @@ export function libraryConfig(install: TestInstall, versions: number[], current:
   };
 }
 
-const opened: Kek[] = [];
-afterAll(async () => {
-  for (const kek of opened.splice(0)) await kek.close();
-});
-
 export async function library(install: TestInstall, versions: number[], current: number, name?: string): Promise<Kek> {
   const kek = await openKek(libraryConfig(install, versions, current, name));
-  opened.push(kek);
+  afterAll(() => kek.close());
   return kek;
 }
 

@@ -42,13 +42,15 @@ function commandOf(runtime: Runtime): [string, ...string[]] {
   return [BINARY];
 }
 
+/** Whatever a failed test has left running. */
 const alive = new Set<ChildProcess>();
-afterAll(() => {
+
+function endAll(): void {
   for (const child of alive) {
     child.kill("SIGCONT");
     child.kill("SIGKILL");
   }
-});
+}
 
 /** Starts the program; only PATH, HOME and `variables` are in its environment. */
 export function start(argv: string[], variables: Variables = {}, runtime: Runtime = "binary"): Running {
@@ -141,6 +143,8 @@ export interface TestInstall {
 /** A database of its own with keys for versions 1 to 4; nothing is in it until a process starts. */
 export async function testInstall(times: typeof FAST = FAST): Promise<TestInstall> {
   const { uri, name, db } = await freshDatabase();
+  // Registered here and not for the module: a module's hook runs for the first test file of a worker only.
+  afterAll(endAll);
   const keks: Record<number, string> = { 1: kekHex(), 2: kekHex(), 3: kekHex(), 4: kekHex() };
   const variables: TestInstall["variables"] = (versions, current, over = {}) => ({
     CERTAUTOPILOT_DATABASE_URI: uri,
