@@ -7,6 +7,7 @@ import type { InstallDoc } from "../store/documents.ts";
 import { ensureHeartbeats } from "../store/heartbeats.ts";
 import { lockInstall, readInstall } from "../store/install.ts";
 import { ensureRotations } from "../store/rotations.ts";
+import { ensureSignals } from "../store/signals.ts";
 import type { Store } from "../store/store.ts";
 import { ensureVersions } from "../store/versions.ts";
 import { firstVersion, nothingActive } from "./first_version.ts";
@@ -54,7 +55,13 @@ export async function openInstall(store: Store, config: Config): Promise<Opened>
 
 /** The indexes that the protocol stands on. Making one that is there does nothing. */
 export async function ensureCollections(store: Store): Promise<void> {
-  await Promise.all([ensureAuditLog(store), ensureVersions(store), ensureRotations(store), ensureHeartbeats(store)]);
+  await Promise.all([
+    ensureAuditLog(store),
+    ensureVersions(store),
+    ensureRotations(store),
+    ensureHeartbeats(store),
+    ensureSignals(store),
+  ]);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -3,9 +3,9 @@ import { declaredVersion } from "../config/load.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
 import type { Auditor } from "../store/audit_log.ts";
-import { watchChanges } from "../store/changes.ts";
 import type { InstallDoc, Role } from "../store/documents.ts";
 import type { BeatFields } from "../store/heartbeats.ts";
+import { watchSignals } from "../store/signals.ts";
 import { type KekState, readState } from "../store/state.ts";
 import { inSession, type Session, type Store } from "../store/store.ts";
 import { activateFirst } from "../store/versions.ts";
@@ -66,7 +66,7 @@ export class Member {
       throw thrown;
     }
     const { store, config } = this.#options;
-    this.#stops.push(watchChanges(store, () => this.#wake()));
+    this.#stops.push(watchSignals(store, () => this.#wake()));
     if (config.secretsFile !== undefined) this.#stops.push(watchSecrets(config.secretsFile, () => this.#wake()));
     this.#schedule();
   }

@@ -1,9 +1,9 @@
 import { KekError } from "../errors/errors.ts";
-import { watchChanges } from "../store/changes.ts";
 import type { RotationDoc } from "../store/documents.ts";
 import { isTransient } from "../store/failures.ts";
 import { renewLease } from "../store/rotation_lease.ts";
 import { type Held, readRotation } from "../store/rotations.ts";
+import { watchSignals } from "../store/signals.ts";
 import type { Store } from "../store/store.ts";
 import { waysOn } from "./ways_on.ts";
 
@@ -32,7 +32,7 @@ export class LeaseKeeper {
 
   start(): void {
     this.#timer = setInterval(() => this.#renewSoon(), this.#leaseMs / 3);
-    this.#stopWatching = watchChanges(this.#store, () => this.#lookSoon(), ["kek_rotations"]);
+    this.#stopWatching = watchSignals(this.#store, () => this.#lookSoon());
   }
 
   get held(): Held {
@@ -78,7 +78,7 @@ export class LeaseKeeper {
     });
   }
 
-  /** Our own renewals and progress show up in the stream too: a look reads, it never writes. */
+  /** Our own changes are signalled too: a look reads, it never writes. */
   #lookSoon(): void {
     this.#looking ??= this.#findOut()
       .catch(() => undefined)

@@ -10,6 +10,7 @@ import {
   link,
 } from "../audit/chain.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
+import { signal } from "./signals.ts";
 import { type Session, type Store, serverNow, transact } from "./store.ts";
 
 /** `audit_log`: appended in the transaction that makes the change; an append that fails stops the change. */
@@ -61,6 +62,8 @@ export async function audited<T>(
     return { written, results: changes.map((change) => change.result) };
   });
   if (outcome === undefined) return undefined;
+  // Every protocol change passes here. A signal that is lost is made good by the next beat.
+  await signal(store).catch(() => undefined);
   mirror(auditor, outcome.written);
   return outcome.results;
 }

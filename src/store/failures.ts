@@ -19,6 +19,10 @@ export function isDuplicateKey(thrown: unknown): boolean {
   return serverCode(thrown) === 11_000;
 }
 
+export function isNamespaceExists(thrown: unknown): boolean {
+  return serverCode(thrown) === 48;
+}
+
 /** Whether MongoDB was out of reach, or in the middle of an election: worth another try. */
 export function isTransient(thrown: unknown): boolean {
   if (thrown instanceof KekError) return thrown.code === "mongodb_away";
