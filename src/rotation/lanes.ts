@@ -1,4 +1,4 @@
-import { Worker } from "node:worker_threads";
+import { Worker, type WorkerOptions } from "node:worker_threads";
 import type { Config } from "../config/config.ts";
 import { KekError } from "../errors/errors.ts";
 import type { ProviderConfig } from "../providers/registry.ts";
@@ -75,7 +75,9 @@ export class Lane {
   #seq = 0;
 
   constructor(data: LaneData) {
-    this.#worker = new Worker(WORKER, { workerData: data });
+    // Bun's small heap: collected early, so that memory does not grow with the number of records. Others ignore it.
+    const options: WorkerOptions & { smol: boolean } = { workerData: data, smol: true };
+    this.#worker = new Worker(WORKER, options);
     this.ready = new Promise((resolve, reject) => {
       this.#pending.set(0, { resolve: () => resolve(), reject });
     });
