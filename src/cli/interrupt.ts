@@ -13,6 +13,7 @@ export class CancelOnInterrupt {
   readonly #log: Log;
   #armed = false;
   #count = 0;
+  #cancelling: Promise<void> | undefined;
   readonly #listener = (signal: NodeJS.Signals) => this.#interrupted(signal);
 
   constructor(context: Context, log: Log) {
@@ -25,6 +26,11 @@ export class CancelOnInterrupt {
   arm(): void {
     this.#armed = true;
     if (this.#count > 0) this.#cancel();
+  }
+
+  /** A cancellation under way is finished first: it may be in the middle of lifting the fence. */
+  async settled(): Promise<void> {
+    await this.#cancelling;
   }
 
   disarm(): void {
@@ -50,6 +56,9 @@ export class CancelOnInterrupt {
 
   #cancel(): void {
     this.#log.info("cancelling: the batch in hand is finished first (Ctrl-C again leaves at once)");
-    cancel(this.#context).catch((thrown) => this.#log.warn(messageOf(thrown)));
+    this.#cancelling ??= cancel(this.#context).then(
+      () => undefined,
+      (thrown) => this.#log.warn(messageOf(thrown)),
+    );
   }
 }

@@ -116,6 +116,7 @@ export default leaf({
         output.result(`${text}\n${describeRemoval(removal)}`, { ...summary, state: "completed", removal });
         return EXIT.done;
       } finally {
+        await interrupt.settled();
         interrupt.disarm();
       }
     });

@@ -9,7 +9,7 @@ import {
   renameSync,
   statSync,
   unlinkSync,
-  writeSync,
+  writeFileSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { KekError, messageOf } from "../errors/errors.ts";
@@ -103,11 +103,18 @@ export function removeSecret(link: string, key: string): boolean {
     const { uid, gid } = statSync(path);
     const made = fstatSync(descriptor);
     if (made.uid !== uid || made.gid !== gid) fchownSync(descriptor, uid, gid);
-    writeSync(descriptor, kept.join("\n"));
+    writeFileSync(descriptor, kept.join("\n"));
     fsyncSync(descriptor);
   } finally {
     closeSync(descriptor);
   }
   renameSync(fresh, path);
+  // The directory too: a power cut must not bring the key back.
+  const directory = openSync(dirname(path), "r");
+  try {
+    fsyncSync(directory);
+  } finally {
+    closeSync(directory);
+  }
   return true;
 }

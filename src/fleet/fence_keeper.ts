@@ -8,7 +8,7 @@ import {
   setValidator,
   thawOptions,
 } from "../store/validators.ts";
-import { type Clause, fenceClause, fences, mergeFence, stripFence } from "./fence.ts";
+import { type Clause, clauseOf, fenceClause, fences, mergeFence, stripFence } from "./fence.ts";
 
 /** Sets and lifts the fence: first the record of what is to be, then the collections, then a look at what is. */
 
@@ -95,6 +95,10 @@ export async function unfencedCollections(store: Store, fields: FieldDoc[], vers
 function ownOptions(live: ValidatorOptions, recorded: FencedCollection | undefined): ValidatorOptions {
   const validator = stripFence(live.validator);
   if (recorded !== undefined) {
+    // Our clause alone: rules that rejected nothing were laid aside, and only the record knows them.
+    const own = thawOptions(recorded.own);
+    const laidAside = own.validationLevel === "off" || own.validationAction === "warn";
+    if (laidAside && validator === undefined && clauseOf(live.validator) !== undefined) return own;
     const expected = stripFence(thawOptions(recorded.expected).validator);
     if (sameOptions({ validator: validator ?? {} }, { validator: expected ?? {} })) return thawOptions(recorded.own);
   }

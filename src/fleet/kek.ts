@@ -115,7 +115,7 @@ class FleetKek implements Kek {
     const bytes = typeof plaintext === "string" ? Buffer.from(plaintext, "utf8") : plaintext;
     const place = placeOf(collection, id, field);
     await this.#fields.ensure({ collection, path: field });
-    for (;;) {
+    for (let lacked = 0; ; ) {
       await this.#member.ensureFit();
       const version = this.#keyring.writeVersion;
       if (version === undefined)
@@ -124,6 +124,13 @@ class FleetKek implements Kek {
       const sealed = await this.#seal(bytes, version, place);
       // The phase may have changed, or the lease run out, while the key was at work: then this envelope is thrown away.
       if (sealed !== undefined && this.#member.fit && this.#keyring.writeVersion === version) return sealed;
+      if (sealed !== undefined || this.#keyring.writeVersion !== version) continue;
+      lacked += 1;
+      if (lacked > 1) {
+        const hint = "look at this process's log; `certautopilot kek verify` names what it lacks";
+        throw new KekError("version_not_loaded", `KEK version ${version} is to be written and not loaded here`, hint);
+      }
+      await this.#member.sync();
     }
   }
 
@@ -194,5 +201,9 @@ function isFenceRejection(thrown: unknown): boolean {
   const inBulk = (Array.isArray(writeErrors) ? writeErrors : [writeErrors]).map(
     (error) => error?.errInfo ?? error?.err?.errInfo,
   );
-  return JSON.stringify([errInfo, ...inBulk]).includes(".kek_version");
+  // An _id in errInfo may be a BigInt, which JSON does not know.
+  const text = JSON.stringify([errInfo, ...inBulk], (_key, value) =>
+    typeof value === "bigint" ? String(value) : value,
+  );
+  return text.includes(".kek_version");
 }

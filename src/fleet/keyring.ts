@@ -4,7 +4,8 @@ import type { Provider } from "../providers/provider.ts";
 /** The versions that this process holds and has proved, the one it writes under, and the reads that are in hand. */
 export class Keyring {
   readonly #provider: Provider;
-  readonly #proved = new Set<number>();
+  /** Version → the canary that its key has opened. */
+  readonly #proved = new Map<number, string>();
   readonly #inHand = new Map<number, number>();
   #idle: (() => void)[] = [];
   #write: number | undefined;
@@ -18,7 +19,7 @@ export class Keyring {
   }
 
   get loaded(): number[] {
-    return [...this.#proved].sort((a, b) => a - b);
+    return [...this.#proved.keys()].sort((a, b) => a - b);
   }
 
   get writeVersion(): number | undefined {
@@ -29,9 +30,14 @@ export class Keyring {
     return this.#proved.has(version);
   }
 
+  /** The canary that a version's key was proved by. */
+  provedBy(version: number): string | undefined {
+    return this.#proved.get(version);
+  }
+
   /** Only for a version whose canary has just been opened. */
-  add(version: number): void {
-    this.#proved.add(version);
+  add(version: number, canary: string): void {
+    this.#proved.set(version, canary);
   }
 
   writeUnder(version: number | undefined): void {

@@ -62,8 +62,23 @@ export function lacks(version: number, report: KeyReport): KekError {
 const UNREADABLE_SOURCE = 0;
 
 /**
- * Loads what may be held, and finds out what else could be. A version's key is proved once: while it stays in the
- * keyring, its bytes cannot change.
+ * A version that was forgotten, or forgotten and made anew by somebody else, is another key under the same number: what is
+ * held of it is given up, and proved again from its source.
+ */
+async function dropStrangers(keyring: Keyring, versions: VersionDoc[]): Promise<void> {
+  for (const version of keyring.loaded) {
+    const doc = versions.find((entry) => entry._id === version);
+    if (doc === undefined || canaryText(doc) !== keyring.provedBy(version)) await keyring.drop(version);
+  }
+}
+
+function canaryText(doc: VersionDoc): string {
+  return Buffer.from(doc.canary.buffer).toString("hex");
+}
+
+/**
+ * Loads what may be held, and finds out what else could be. A version's key is proved once for its canary: while it stays in
+ * the keyring, its bytes cannot change.
  */
 export class KeyProver {
   readonly #installId: string;
@@ -76,12 +91,13 @@ export class KeyProver {
 
   async loadAll(keyring: Keyring, versions: VersionDoc[], hold: number[]): Promise<KeyReport> {
     const report: KeyReport = { problems: [], available: [], reasons: new Map() };
+    await dropStrangers(keyring, versions);
     const offered = await this.#offered(keyring.provider, report);
     for (const doc of versions) {
       const version = doc._id;
       if (keyring.has(version) || doc.state === "destroyed") continue;
       if (hold.includes(version)) {
-        await this.#prove(keyring.provider, doc, report, () => keyring.add(version));
+        await this.#prove(keyring.provider, doc, report, () => keyring.add(version, canaryText(doc)));
       } else if (doc.state === "retired" && offered.includes(version)) {
         await this.#proveAndForget(keyring.provider, doc, report);
       }
@@ -90,7 +106,7 @@ export class KeyProver {
   }
 
   async #proveAndForget(provider: Provider, doc: VersionDoc, report: KeyReport): Promise<void> {
-    const canary = Buffer.from(doc.canary.buffer).toString("hex");
+    const canary = canaryText(doc);
     if (this.#provedBefore.get(doc._id) === canary) {
       report.available.push(doc._id);
       return;

@@ -2,6 +2,7 @@ import type { Config } from "../config/config.ts";
 import { declaredVersion } from "../config/load.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
+import { type Moment, msSince, now } from "../errors/moment.ts";
 import type { Auditor } from "../store/audit_log.ts";
 import type { InstallDoc, Role } from "../store/documents.ts";
 import type { BeatFields } from "../store/heartbeats.ts";
@@ -41,8 +42,8 @@ export class Member {
   #stance: Stance | undefined;
   readonly #complained = new Map<number, string>();
   #report: KeyReport = { problems: [], available: [], reasons: new Map() };
-  /** Monotonic time at which the last successful sync began. */
-  #syncedAt = Number.NEGATIVE_INFINITY;
+  /** When the last successful sync began. */
+  #syncedAt: Moment | undefined;
   #running: Promise<void> | undefined;
   #next: Promise<void> | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -80,7 +81,8 @@ export class Member {
     return (
       !this.#closed &&
       this.#heart.acked !== undefined &&
-      performance.now() - this.#syncedAt < this.#options.config.fleet.leaseMs
+      this.#syncedAt !== undefined &&
+      msSince(this.#syncedAt) < this.#options.config.fleet.leaseMs
     );
   }
 
@@ -138,6 +140,7 @@ export class Member {
     this.#drain.clear();
     for (const stop of this.#stops) await stop();
     await this.#running?.catch(() => undefined);
+    await this.#next?.catch(() => undefined);
     await this.#options.keyring.close();
     await this.#heart.leave();
   }
@@ -145,7 +148,8 @@ export class Member {
   // -------------------------------------------------------------------------------------------------------------------
 
   async #once(): Promise<void> {
-    const began = performance.now();
+    if (this.#closed) throw new KekError("closed", "this process has left the fleet", "open it again with openKek");
+    const began = now();
     try {
       await inSession(this.#options.store, (session) => this.#follow(session));
       this.#syncedAt = began;

@@ -1,6 +1,6 @@
 import { KekError } from "../errors/errors.ts";
 import { seconds } from "../fleet/readiness.ts";
-import type { RotationDoc } from "../store/documents.ts";
+import type { RotationDoc, VersionDoc } from "../store/documents.ts";
 import { takeOver } from "../store/rotation_lease.ts";
 import { startRotation } from "../store/rotation_steps.ts";
 import { newestRotation } from "../store/rotations.ts";
@@ -14,26 +14,29 @@ import { refusal } from "./refusal.ts";
 
 /**
  * Tries until this command holds the lease, or somebody else lives and does.
- * @param checked the plan that passed the preflight.
+ * @param checked what passed the preflight.
  * @throws KekError `refused`.
  */
 export async function acquire(
   context: Context,
   wanted: Wanted,
-  checked: CheckedPlan,
+  { plan: checked, versions }: Checked,
   reporter: Reporter,
 ): Promise<RotationDoc> {
   const { store, auditor, config } = context;
   const { leaseMs } = config.fleet;
   const graceMs = batchLimitMs(config);
   const owner = auditor.actor;
+  const canary = versions.find((version) => version._id === checked.to)?.canary;
+  const common = { owner, leaseMs, graceMs, ...(canary === undefined ? {} : { canary }) };
   for (;;) {
     const plan = await planNow(context, wanted, checked);
     if (plan.kind === "start") {
       const { from, to } = plan;
-      const doc = await startRotation(store, auditor, { from, to, owner, leaseMs, graceMs, replaces: undefined });
-      // Undefined: another command was first. Look at what it made of the state.
+      const doc = await startRotation(store, auditor, { from, to, ...common, replaces: undefined });
       if (doc !== undefined) return doc;
+      // Another command was first, or the version was made anew: look at what became of the state.
+      await refuseChanged(context, checked.to, canary);
       continue;
     }
     const open = plan.kind === "resume" ? plan.rotation : plan.replaces;
@@ -47,7 +50,7 @@ export async function acquire(
     }
     if (fresh.kind === "reverse") {
       const { from, to, replaces } = fresh;
-      const doc = await startRotation(store, auditor, { from, to, owner, leaseMs, graceMs, replaces });
+      const doc = await startRotation(store, auditor, { from, to, ...common, replaces });
       if (doc !== undefined) return doc;
     }
   }
@@ -56,6 +59,28 @@ export async function acquire(
 // ---------------------------------------------------------------------------------------------------------------------
 
 type CheckedPlan = Exclude<Plan, { kind: "refuse" }>;
+
+interface Checked {
+  plan: CheckedPlan;
+  /** The versions as the preflight read and proved them. */
+  versions: VersionDoc[];
+}
+
+/** @throws KekError `refused` when the version that was proved is not the one that is there. */
+async function refuseChanged(
+  context: Context,
+  version: number,
+  canary: VersionDoc["canary"] | undefined,
+): Promise<void> {
+  const { versions } = await readState(context.store);
+  const doc = versions.find((entry) => entry._id === version);
+  if (canary === undefined || (doc !== undefined && Buffer.from(doc.canary.buffer).equals(canary.buffer))) return;
+  throw new KekError(
+    "refused",
+    `KEK version ${version} was removed or made anew while this command was preparing`,
+    "nothing was changed by it; run it again",
+  );
+}
 
 /** The plan in the state as it is now. What the preflight checked must still be what is about to happen. */
 async function planNow(context: Context, wanted: Wanted, checked: CheckedPlan): Promise<CheckedPlan> {

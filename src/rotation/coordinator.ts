@@ -1,15 +1,17 @@
 import { KekError, messageOf } from "../errors/errors.ts";
 import { setFence } from "../fleet/fence_keeper.ts";
 import { seconds } from "../fleet/readiness.ts";
-import type { Phase, RotationDoc } from "../store/documents.ts";
+import type { FenceRecord, Phase, RotationDoc, VersionDoc } from "../store/documents.ts";
 import { isTransient } from "../store/failures.ts";
 import { readFields } from "../store/fields.ts";
 import { releaseLease } from "../store/rotation_lease.ts";
-import { recordFence } from "../store/rotation_records.ts";
+import { heldFenceRecorder } from "../store/rotation_records.ts";
 import { advancePhase, completeRotation } from "../store/rotation_steps.ts";
+import { readRotation } from "../store/rotations.ts";
+import { canaryOf, readVersions } from "../store/versions.ts";
 import { awaitAcknowledgements } from "./acknowledgements.ts";
 import { batchLimitMs, type Context, type Reporter } from "./context.ts";
-import { Lanes } from "./lanes.ts";
+import { type LaneKey, Lanes } from "./lanes.ts";
 import { LeaseKeeper } from "./lease.ts";
 import { type RewrapOptions, Rewrapper } from "./rewrap.ts";
 
@@ -83,7 +85,7 @@ export class Coordinator {
     await this.#enter(1);
     const { to, fence } = this.#doc;
     // Also when the record says so already: whoever lifted it may have died before it told the collections.
-    if (fence.collections.length > 0) await this.#fence(fence.versions.filter((version) => version !== to));
+    if (fence.collections.length > 0) await this.#fence(({ versions }) => versions.filter((version) => version !== to));
     if (fence.versions.includes(to)) {
       this.#reporter.note(`the fence against version ${to} is lifted: it will be written again`);
     }
@@ -94,23 +96,28 @@ export class Coordinator {
     await this.#enter(2);
     const { config, install } = this.#context;
     const { from, to } = this.#doc;
+    const versions = await readVersions(this.#context.store);
     const lanes = await Lanes.open(this.#options.concurrency, {
       database: config.database,
       provider: { encryption: config.encryption, secretsFile: config.secretsFile },
       installId: install.install_id,
-      from,
-      to,
+      from: laneKey(versions, from),
+      to: laneKey(versions, to),
     });
     const rewrapper = new Rewrapper(this.#context, this.#lease, lanes, this.#doc, this.#options, this.#reporter);
     try {
       const before = rewrapper.done;
-      do {
+      for (;;) {
         await rewrapper.toZero();
         // A process that joined meanwhile must write under the new version as well before the fence goes up.
         await awaitAcknowledgements(this.#context, this.#lease, 2, this.#reporter);
         await this.#raiseFence();
         if (!this.#fenced) await this.#waitUnfenced();
-      } while ((await rewrapper.census()) > 0);
+        if ((await rewrapper.census()) === 0) break;
+        // Envelopes of a field that nobody had registered before: the fence must not keep them from being moved.
+        if (this.#options.fence === "auto")
+          await this.#fence((fence) => fence.versions.filter((version) => version !== from));
+      }
       this.#rewrapped = rewrapper.done - before;
     } finally {
       await lanes.close();
@@ -145,10 +152,11 @@ export class Coordinator {
   }
 
   async #raiseFence(): Promise<void> {
-    const { from, to, fence } = this.#doc;
+    const { from, to } = this.#doc;
     if (this.#options.fence === "off") return;
-    const versions = [...new Set([...fence.versions, from])].filter((version) => version !== to).sort((a, b) => a - b);
-    const unfenced = await this.#fence(versions);
+    const unfenced = await this.#fence(({ versions }) =>
+      [...new Set([...versions, from])].filter((version) => version !== to).sort((a, b) => a - b),
+    );
     this.#fenced = unfenced.length === 0;
     if (this.#fenced) this.#reporter.note(`the fence is up: MongoDB rejects envelopes of version ${from} from now on`);
     else
@@ -157,16 +165,20 @@ export class Coordinator {
       );
   }
 
-  async #fence(versions: number[]): Promise<string[]> {
+  /** Read anew each time: a process may have mended the fence, or covered a field, since this rotation began. */
+  async #fence(versionsOf: (fence: FenceRecord) => number[]): Promise<string[]> {
     const { store, auditor } = this.#context;
-    this.#lease.check();
-    const outcome = await setFence(store, await readFields(store), this.#doc.fence, versions, async (fence) => {
-      const recorded = await recordFence(store, auditor, this.#lease.held, fence);
-      if (recorded) this.#doc = { ...this.#doc, fence };
-      return recorded;
-    });
-    if (outcome === undefined) return await this.#lease.refused();
-    return outcome.unfenced.map((entry) => `${entry.collection} (${entry.reason})`);
+    for (;;) {
+      this.#lease.check();
+      const doc = await readRotation(store, this.#doc._id);
+      if (doc === undefined) return await this.#lease.refused();
+      this.#doc = { ...this.#doc, fence: doc.fence };
+      const record = heldFenceRecorder(store, auditor, this.#lease.held, doc.fence);
+      const outcome = await setFence(store, await readFields(store), doc.fence, versionsOf(doc.fence), record);
+      if (outcome !== undefined) return outcome.unfenced.map((entry) => `${entry.collection} (${entry.reason})`);
+      const now = await readRotation(store, this.#doc._id);
+      if (JSON.stringify(now?.fence) === JSON.stringify(doc.fence)) return await this.#lease.refused();
+    }
   }
 
   /** Without a fence: two zero censuses, further apart than the lease plus the longest write. */
@@ -192,4 +204,13 @@ export class Coordinator {
       }
     }
   }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function laneKey(versions: VersionDoc[], version: number): LaneKey {
+  const doc = versions.find((entry) => entry._id === version);
+  if (doc === undefined)
+    throw new KekError("version_unknown", `KEK version ${version} is not known any more`, "certautopilot kek status");
+  return { version, ...canaryOf(doc) };
 }

@@ -1,6 +1,7 @@
 import { Worker, type WorkerOptions } from "node:worker_threads";
 import type { Config } from "../config/config.ts";
-import { KekError } from "../errors/errors.ts";
+import { type ErrorCode, KekError } from "../errors/errors.ts";
+import type { Canary } from "../providers/canary.ts";
 import type { ProviderConfig } from "../providers/registry.ts";
 import type { BatchJob, BatchResult } from "./rewrap_batch.ts";
 
@@ -10,8 +11,13 @@ export interface LaneData {
   database: Config["database"];
   provider: ProviderConfig;
   installId: string;
-  from: number;
-  to: number;
+  /** Each lane proves its own keys: it may read another secrets file than the preflight did. */
+  from: LaneKey;
+  to: LaneKey;
+}
+
+export interface LaneKey extends Canary {
+  version: number;
 }
 
 export interface LaneRequest {
@@ -21,7 +27,7 @@ export interface LaneRequest {
 
 export type LaneReply =
   | { seq: number; result: BatchResult }
-  | { seq: number; error: { message: string; transient: boolean } };
+  | { seq: number; error: { message: string; code: ErrorCode } };
 
 /** In the compiled binary all modules are one, at the root of its embedded files; the worker keeps its path below that. */
 const WORKER = new URL(
@@ -123,13 +129,9 @@ export class Lane {
     if (message === "ready") waiting?.resolve({ done: 0, skipped: 0, failed: [] });
     else if ("result" in message) waiting?.resolve(message.result);
     else {
-      const { message: text, transient } = message.error;
+      const { message: text, code } = message.error;
       waiting?.reject(
-        new KekError(
-          transient ? "mongodb_away" : "unexpected",
-          `a rewrap lane failed: ${text}`,
-          "run the same command again",
-        ),
+        new KekError(code, `a rewrap lane failed: ${text}`, "run the same command again: it goes on from here"),
       );
     }
   }

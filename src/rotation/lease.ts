@@ -1,4 +1,5 @@
 import { KekError } from "../errors/errors.ts";
+import { type Moment, msSince, now } from "../errors/moment.ts";
 import type { RotationDoc } from "../store/documents.ts";
 import { isTransient } from "../store/failures.ts";
 import { renewLease } from "../store/rotation_lease.ts";
@@ -15,8 +16,8 @@ export class LeaseKeeper {
   readonly #store: Store;
   readonly #leaseMs: number;
   #held: Held;
-  /** Monotonic time at which the lease runs out for us: counted from before the renewal was sent. */
-  #until: number;
+  /** When the last renewal that went through was sent. */
+  #renewedAt: Moment;
   #lost: KekError | undefined;
   #timer: ReturnType<typeof setInterval> | undefined;
   #stopWatching: (() => Promise<void>) | undefined;
@@ -27,7 +28,7 @@ export class LeaseKeeper {
     this.#store = store;
     this.#leaseMs = leaseMs;
     this.#held = { rotation: doc._id, token: doc.lease?.token ?? 0, epoch: doc.epoch };
-    this.#until = performance.now() + leaseMs;
+    this.#renewedAt = now();
   }
 
   start(): void {
@@ -46,14 +47,14 @@ export class LeaseKeeper {
 
   /** @throws KekError `cancelled` or `lease_lost` when this coordinator must stop. */
   check(): void {
-    if (this.#lost === undefined && performance.now() > this.#until) {
+    if (this.#lost === undefined && msSince(this.#renewedAt) > this.#leaseMs) {
       this.#lost = lost("its lease ran out");
     }
     if (this.#lost !== undefined) throw this.#lost;
   }
 
   get ended(): boolean {
-    return this.#lost !== undefined || performance.now() > this.#until;
+    return this.#lost !== undefined || msSince(this.#renewedAt) > this.#leaseMs;
   }
 
   /** A conditional write was refused: finds out why, and throws it. */
@@ -88,10 +89,10 @@ export class LeaseKeeper {
   }
 
   async #renew(): Promise<void> {
-    const began = performance.now();
+    const began = now();
     const { epoch } = this.#held;
     try {
-      if ((await renewLease(this.#store, this.#held, this.#leaseMs)) !== undefined) this.#until = began + this.#leaseMs;
+      if ((await renewLease(this.#store, this.#held, this.#leaseMs)) !== undefined) this.#renewedAt = began;
       else if (epoch === this.#held.epoch) await this.#findOut();
     } catch (thrown) {
       // MongoDB may be away for a moment: the lease runs out by itself if it stays away.

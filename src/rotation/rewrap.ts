@@ -57,7 +57,8 @@ export class Rewrapper {
     this.#lanes = lanes;
     this.#rotation = rotation;
     this.#reporter = reporter;
-    this.#batchSize = options.batchSize;
+    // A batch is never more than a second's worth: no cursor goes stale, and no cancel waits, behind a low rate.
+    this.#batchSize = Math.min(options.batchSize, options.maxRate ?? Number.POSITIVE_INFINITY);
     this.#limit = new RateLimit(options.maxRate);
     this.#tally = new RewrapTally(rotation);
     this.#summaryDone = this.#tally.done;
@@ -128,26 +129,30 @@ export class Rewrapper {
   async #passField(field: FieldDoc): Promise<void> {
     const flying = new Set<Promise<void>>();
     let failure: unknown;
-    for await (const { count, bytes } of wrapsAt(this.#context.store, field, this.#rotation.from, this.#batchSize)) {
-      await this.#limit.take(count);
-      await this.#reserve(count);
-      const lane = await this.#lanes.take();
-      if (failure !== undefined || this.#lease.ended) {
-        this.#lanes.give(lane);
-        break;
-      }
-      const batch: Promise<void> = this.#batch(lane, field, bytes)
-        .catch((thrown) => {
-          failure ??= thrown;
-        })
-        .finally(() => {
+    try {
+      for await (const { count, bytes } of wrapsAt(this.#context.store, field, this.#rotation.from, this.#batchSize)) {
+        await this.#limit.take(count);
+        await this.#reserve(count);
+        const lane = await this.#lanes.take();
+        if (failure !== undefined || this.#lease.ended) {
           this.#lanes.give(lane);
-          flying.delete(batch);
-        });
-      flying.add(batch);
-      await this.#tell();
+          break;
+        }
+        const batch: Promise<void> = this.#batch(lane, field, bytes)
+          .catch((thrown) => {
+            failure ??= thrown;
+          })
+          .finally(() => {
+            this.#lanes.give(lane);
+            flying.delete(batch);
+          });
+        flying.add(batch);
+        await this.#tell();
+      }
+    } finally {
+      // Whatever happens, no batch is left flying: not beside the next pass, and not after the lease is given back.
+      await Promise.all(flying);
     }
-    await Promise.all(flying);
     if (failure !== undefined) throw failure;
     this.#lease.check();
   }

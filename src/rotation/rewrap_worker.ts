@@ -1,5 +1,6 @@
 import { parentPort, workerData } from "node:worker_threads";
-import { messageOf } from "../errors/errors.ts";
+import { type ErrorCode, KekError, messageOf } from "../errors/errors.ts";
+import { proveCanary } from "../providers/canary.ts";
 import { makeProvider } from "../providers/registry.ts";
 import { isTransient } from "../store/failures.ts";
 import { openStore } from "../store/store.ts";
@@ -15,17 +16,24 @@ const { database, provider: config, installId, from, to } = workerData as LaneDa
 const opened = (async () => {
   const store = await openStore(database, { appName: "certautopilot rewrap lane", poolSize: 2 });
   const provider = makeProvider(config);
-  await provider.load(from);
-  await provider.load(to);
+  for (const key of [from, to]) {
+    await provider.load(key.version);
+    await proveCanary(provider, installId, key.version, key);
+  }
   return { store, provider };
 })();
+
+function told(thrown: unknown): { message: string; code: ErrorCode } {
+  const code = isTransient(thrown) ? "mongodb_away" : thrown instanceof KekError ? thrown.code : "unexpected";
+  return { message: messageOf(thrown), code };
+}
 
 async function answer({ seq, job }: LaneRequest): Promise<LaneReply> {
   try {
     const { store, provider } = await opened;
     return { seq, result: await rewrapBatch(store, provider, installId, job) };
   } catch (thrown) {
-    return { seq, error: { message: messageOf(thrown), transient: isTransient(thrown) } };
+    return { seq, error: told(thrown) };
   }
 }
 
@@ -37,7 +45,7 @@ async function close(): Promise<void> {
 
 opened.then(
   () => port.postMessage("ready"),
-  (thrown) => port.postMessage({ seq: 0, error: { message: messageOf(thrown), transient: isTransient(thrown) } }),
+  (thrown) => port.postMessage({ seq: 0, error: told(thrown) }),
 );
 port.on("message", (request: LaneRequest | "close") => {
   if (request === "close") {

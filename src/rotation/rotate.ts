@@ -81,7 +81,7 @@ export async function runRotation(
   reporter: Reporter,
   onStarted: (doc: RotationDoc) => void,
 ): Promise<RotationSummary> {
-  const doc = await acquire(context, options.wanted, prepared.plan, reporter).catch(async (thrown) => {
+  const doc = await acquire(context, options.wanted, prepared, reporter).catch(async (thrown) => {
     if (!(thrown instanceof KekError) || thrown.code !== "refused") throw thrown;
     await refuse(context, options, [{ code: "rotation", message: thrown.message, hint: thrown.hint }]);
     throw thrown;

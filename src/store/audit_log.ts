@@ -44,28 +44,14 @@ export async function appendAudit(
   return entry;
 }
 
+type AuditedWork<T> = (session: Session) => Promise<{ event: AuditEvent; data: AuditData; result: T }[] | undefined>;
+
 /** A change and its audit event, both or neither. `work` returns undefined when there was nothing to change. */
-export async function audited<T>(
-  store: Store,
-  auditor: Auditor,
-  work: (session: Session) => Promise<{ event: AuditEvent; data: AuditData; result: T }[] | undefined>,
-): Promise<T[] | undefined> {
-  const outcome = await transact(store, async (session) => {
-    const changes = await work(session);
-    if (changes === undefined) {
-      // Nothing of what `work` had begun may stay.
-      await session.abortTransaction();
-      return undefined;
-    }
-    const written: AuditEntry[] = [];
-    for (const change of changes) written.push(await appendAudit(store, auditor, session, change.event, change.data));
-    return { written, results: changes.map((change) => change.result) };
-  });
-  if (outcome === undefined) return undefined;
+export async function audited<T>(store: Store, auditor: Auditor, work: AuditedWork<T>): Promise<T[] | undefined> {
+  const results = await append(store, auditor, work);
   // Every protocol change passes here. A signal that is lost is made good by the next beat.
-  await signal(store).catch(() => undefined);
-  mirror(auditor, outcome.written);
-  return outcome.results;
+  if (results !== undefined) await signal(store).catch(() => undefined);
+  return results;
 }
 
 /**
@@ -79,7 +65,7 @@ export function openAuditor(auditor: Auditor): Auditor {
 
 /** An event that goes with no change of its own. */
 export async function note(store: Store, auditor: Auditor, event: AuditEvent, data: AuditData): Promise<void> {
-  await audited(store, auditor, async () => [{ event, data, result: undefined }]);
+  await append(store, auditor, async () => [{ event, data, result: undefined }]);
 }
 
 export interface ChainReport {
@@ -127,6 +113,23 @@ export async function listAudit(store: Store, filter: AuditFilter): Promise<Audi
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+async function append<T>(store: Store, auditor: Auditor, work: AuditedWork<T>): Promise<T[] | undefined> {
+  const outcome = await transact(store, async (session) => {
+    const changes = await work(session);
+    if (changes === undefined) {
+      // Nothing of what `work` had begun may stay.
+      await session.abortTransaction();
+      return undefined;
+    }
+    const written: AuditEntry[] = [];
+    for (const change of changes) written.push(await appendAudit(store, auditor, session, change.event, change.data));
+    return { written, results: changes.map((change) => change.result) };
+  });
+  if (outcome === undefined) return undefined;
+  mirror(auditor, outcome.written);
+  return outcome.results;
+}
 
 function entries(store: Store) {
   return store.db.collection<AuditEntry>(NAME);

@@ -23,10 +23,14 @@ export function isNamespaceExists(thrown: unknown): boolean {
   return serverCode(thrown) === 48;
 }
 
+/** Cursor gone, time limit of an operation reached, cursor killed: what was asked for may be asked for again. */
+const OVERTAKEN = new Set([43, 50, 237, 262]);
+
 /** Whether MongoDB was out of reach, or in the middle of an election: worth another try. */
 export function isTransient(thrown: unknown): boolean {
   if (thrown instanceof KekError) return thrown.code === "mongodb_away";
   if (thrown instanceof MongoNetworkError || thrown instanceof MongoServerSelectionError) return true;
+  if (OVERTAKEN.has(serverCode(thrown) ?? 0)) return true;
   return (
     thrown instanceof MongoError &&
     (thrown.hasErrorLabel("RetryableWriteError") ||

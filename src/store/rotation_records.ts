@@ -19,9 +19,14 @@ export async function saveProgress(
   return (await rotations(store).updateOne(mine, { $set: { fields, failed } })).matchedCount === 1;
 }
 
-/** The coordinator records what the fence is to be, before MongoDB is told. @returns false when its lease is gone. */
-export async function recordFence(store: Store, auditor: Auditor, held: Held, fence: FenceRecord): Promise<boolean> {
-  return await record(store, auditor, stillHeld(held), fence);
+type Recorder = (wanted: FenceRecord) => Promise<boolean>;
+
+/**
+ * The coordinator records what the fence is to be, before MongoDB is told; it answers false when its lease is gone, or when
+ * the fence is no longer the one that was read.
+ */
+export function heldFenceRecorder(store: Store, auditor: Auditor, held: Held, read: FenceRecord): Recorder {
+  return recorder(store, auditor, stillHeld(held), read);
 }
 
 /**
@@ -32,16 +37,25 @@ export function fenceRecorder(
   store: Store,
   auditor: Auditor,
   { _id, epoch, fence }: Pick<RotationDoc, "_id" | "epoch" | "fence">,
-): (wanted: FenceRecord) => Promise<boolean> {
-  let read = fence;
-  return async (wanted) => {
-    const recorded = await record(store, auditor, { _id, epoch, fence: read }, wanted);
-    if (recorded) read = wanted;
-    return recorded;
-  };
+): Recorder {
+  return recorder(store, auditor, { _id, epoch }, fence);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+function recorder(
+  store: Store,
+  auditor: Auditor,
+  condition: Filter<RotationDoc> & { _id: number },
+  read: FenceRecord,
+): Recorder {
+  let fence = read;
+  return async (wanted) => {
+    const recorded = await record(store, auditor, { ...condition, fence }, wanted);
+    if (recorded) fence = wanted;
+    return recorded;
+  };
+}
 
 async function record(
   store: Store,

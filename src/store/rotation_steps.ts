@@ -1,3 +1,4 @@
+import type { Binary } from "mongodb";
 import type { AuditData, AuditEvent } from "../audit/chain.ts";
 import { type Auditor, audited } from "./audit_log.ts";
 import type { Phase, RotationDoc } from "./documents.ts";
@@ -15,6 +16,8 @@ export interface NewRotation {
   leaseMs: number;
   /** How long after its lease ran out a former owner may still have a batch in flight. */
   graceMs: number;
+  /** The canary of the version to go to, as the preflight proved it. */
+  canary?: Binary;
   /** The open rotation that this one replaces, as it was read. */
   replaces: Pick<RotationDoc, "_id" | "epoch"> | undefined;
 }
@@ -69,7 +72,7 @@ export async function startRotation(
       // The version to leave is still the active one, unless the way back of an unfinished rotation says otherwise.
       const leaving = wanted.replaces === undefined ? (["active"] as const) : LIVING;
       if (!(await claimVersion(store, session, wanted.from, leaving))) return undefined;
-      if (!(await claimVersion(store, session, wanted.to, LIVING))) return undefined;
+      if (!(await claimVersion(store, session, wanted.to, LIVING, wanted.canary))) return undefined;
       await rotations(store).insertOne(doc, { session });
       events.push({ event: "rotation.started", data: { rotation: doc._id, from: doc.from, to: doc.to }, result: doc });
       return events;

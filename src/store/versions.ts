@@ -96,16 +96,17 @@ export const LIVING = ["staged", "active", "retired"] as const satisfies Version
 
 /**
  * Claims a version for a rotation, inside its transaction, so that whatever changes the version's state at the same moment
- * conflicts. @returns false when it is in none of these states.
+ * conflicts. @returns false when it is in none of these states, or its canary is not the one that was proved.
  */
 export async function claimVersion(
   store: Store,
   session: Session,
   version: number,
   states: readonly VersionState[],
+  canary?: Binary,
 ): Promise<boolean> {
   const claimed = await versions(store).updateOne(
-    { _id: version, state: { $in: [...states] } },
+    { _id: version, state: { $in: [...states] }, ...(canary === undefined ? {} : { canary }) },
     { $currentDate: { claimed_at: true } },
     { session },
   );

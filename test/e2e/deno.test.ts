@@ -1,10 +1,11 @@
 import { expect, test } from "bun:test";
 import { countRight, library, seed, versionsOf } from "../harness/library.ts";
-import { run, stop, testInstall } from "../harness/program.ts";
+import { FAST, run, stop, testInstall } from "../harness/program.ts";
 
 /** The same sources under Deno, in one fleet with the compiled binary. */
 test("serve, verify, rotate, status and remove run under Deno", async () => {
-  const install = await testInstall();
+  // A process under Deno takes its time to load a worker on a busy machine.
+  const install = await testInstall({ ...FAST, leaseMs: 10_000, evictionMs: 20_000 });
   const operator = install.variables([1, 2], 2);
   const seeder = await library(install, [1], 1, "seeder");
   await seed(seeder, install, 600);

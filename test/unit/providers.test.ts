@@ -116,7 +116,7 @@ describe("the keyring", () => {
     const provider = (PROVIDERS[0] as (typeof PROVIDERS)[number])[1]();
     provider.load(1);
     const keyring = new Keyring(provider);
-    keyring.add(1);
+    keyring.add(1, "canary");
     return keyring;
   };
 
