@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, spyOn, test } from "bun:test";
 import { randomBytes } from "node:crypto";
 import type { KekError } from "../../src/errors/errors.ts";
 import { Drain } from "../../src/fleet/drain.ts";
@@ -89,6 +89,30 @@ for (const [name, make] of PROVIDERS) {
     });
   });
 }
+
+test("env: the bytes of a key are zeroed when it is forgotten, and on close", () => {
+  const decoded: Buffer[] = [];
+  const from = Buffer.from;
+  const spy = spyOn(Buffer, "from").mockImplementation(((...args: Parameters<typeof Buffer.from>) => {
+    const made = from(...args);
+    if (args[1] === ("hex" as never)) decoded.push(made);
+    return made;
+  }) as never);
+  try {
+    const provider = (PROVIDERS[0] as (typeof PROVIDERS)[number])[1]();
+    provider.load(1);
+    provider.load(2);
+    const held = decoded.filter((bytes) => bytes.some((byte) => byte !== 0));
+    expect(held).toHaveLength(2);
+    provider.forget(1);
+    expect(held[0]?.every((byte) => byte === 0)).toBe(true);
+    expect(held[1]?.every((byte) => byte === 0)).toBe(false);
+    provider.close();
+    expect(held[1]?.every((byte) => byte === 0)).toBe(true);
+  } finally {
+    spy.mockRestore();
+  }
+});
 
 test("a provider that opens what was tampered with does not pass the probe", async () => {
   const careless = {

@@ -1,0 +1,46 @@
+import { expect, test } from "bun:test";
+import { setFence } from "../../src/fleet/fence_keeper.ts";
+import type { FenceRecord } from "../../src/store/documents.ts";
+import { registerField } from "../../src/store/fields.ts";
+import { closeStore, openStore } from "../../src/store/store.ts";
+import { readValidators, sameOptions } from "../../src/store/validators.ts";
+import { freshDatabase } from "../harness/mongo.ts";
+
+/** The fence against real validators, with a crash between the record and the collection. */
+
+const RULES = { validator: { $jsonSchema: { required: ["owner"] } }, validationLevel: "strict" };
+const FIELDS = [{ _id: "c:f", collection: "c", path: "f", registered_by: "test" }];
+
+for (const own of [{}, RULES, { ...RULES, validationAction: "warn" }, { ...RULES, validationLevel: "off" }]) {
+  test(`a fence that is lifted twice, the first time only on paper, restores ${JSON.stringify(own)}`, async () => {
+    const { uri, name, db } = await freshDatabase();
+    await db.createCollection("c", own);
+    const store = await openStore({ uri, name }, { appName: "test" });
+    await registerField(store, { collection: "c", path: "f" }, "test");
+    const live = async () => (await readValidators(store, ["c"])).get("c") ?? {};
+    let record: FenceRecord = { versions: [], collections: [] };
+    const keep = async (wanted: FenceRecord) => {
+      record = wanted;
+      return true;
+    };
+
+    await setFence(store, FIELDS, record, [1], keep);
+    const rejected = db.collection("c").insertOne({ owner: "me", f: { kek_version: 1 } } as never);
+    expect(rejected).rejects.toMatchObject({ code: 121 });
+    await rejected.catch(() => undefined);
+    await db.collection("c").insertOne({ owner: "me", f: { kek_version: 2 } } as never);
+
+    // The record says lifted; whoever wrote it died before it told the collection.
+    const [entry] = record.collections;
+    const onPaper = {
+      versions: [],
+      collections: [{ collection: "c", own: entry?.own ?? "", expected: entry?.own ?? "" }],
+    };
+    await setFence(store, FIELDS, onPaper, [], keep);
+    expect(sameOptions(await live(), own)).toBe(true);
+    // And a record that was refused changes nothing.
+    expect(await setFence(store, FIELDS, record, [1], async () => false)).toBeUndefined();
+    expect(sameOptions(await live(), own)).toBe(true);
+    await closeStore(store);
+  });
+}
