@@ -93,11 +93,11 @@ for (const [name, make] of PROVIDERS) {
 test("env: the bytes of a key are zeroed when it is forgotten, and on close", () => {
   const decoded: Buffer[] = [];
   const from = Buffer.from;
-  const spy = spyOn(Buffer, "from").mockImplementation(((...args: Parameters<typeof Buffer.from>) => {
-    const made = from(...args);
-    if (args[1] === ("hex" as never)) decoded.push(made);
+  const spy = spyOn(Buffer, "from").mockImplementation(((value: string, encoding?: BufferEncoding) => {
+    const made = from(value, encoding);
+    if (encoding === "hex") decoded.push(made);
     return made;
-  }) as never);
+  }) as typeof Buffer.from);
   try {
     const provider = (PROVIDERS[0] as (typeof PROVIDERS)[number])[1]();
     provider.load(1);
