@@ -1,4 +1,4 @@
-import { Worker, type WorkerOptions } from "node:worker_threads";
+import { Worker } from "node:worker_threads";
 import type { Config } from "../config/config.ts";
 import { type ErrorCode, KekError } from "../errors/errors.ts";
 import type { Canary } from "../providers/canary.ts";
@@ -81,9 +81,7 @@ export class Lane {
   #seq = 0;
 
   constructor(data: LaneData) {
-    // Bun's small heap: collected early, so that memory does not grow with the number of records. Others ignore it.
-    const options: WorkerOptions & { smol: boolean } = { workerData: data, smol: true };
-    this.#worker = new Worker(WORKER, options);
+    this.#worker = new Worker(WORKER, { workerData: data });
     this.ready = new Promise((resolve, reject) => {
       this.#pending.set(0, { resolve: () => resolve(), reject });
     });

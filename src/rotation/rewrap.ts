@@ -10,6 +10,7 @@ import { reserveWraps } from "../store/versions.ts";
 import { batchLimitMs, type Context, type Reporter } from "./context.ts";
 import type { Lane, Lanes } from "./lanes.ts";
 import type { LeaseKeeper } from "./lease.ts";
+import { collectGarbage } from "./memory.ts";
 import { RateLimit } from "./rate_limit.ts";
 import { RewrapTally } from "./rewrap_tally.ts";
 
@@ -190,7 +191,10 @@ export class Rewrapper {
       this.#reportedAt = now;
       this.#reporter.progress(this.#tally.progress());
     }
-    if (now - this.#savedAt > SAVE_MS) await this.save();
+    if (now - this.#savedAt > SAVE_MS) {
+      await this.save();
+      collectGarbage();
+    }
     if (now - this.#summaryAt > AUDIT_MS) await this.#summary();
   }
 

@@ -5,6 +5,7 @@ import { makeProvider } from "../providers/registry.ts";
 import { isTransient } from "../store/failures.ts";
 import { openStore } from "../store/store.ts";
 import type { LaneData, LaneReply, LaneRequest } from "./lanes.ts";
+import { collectGarbage } from "./memory.ts";
 import { rewrapBatch } from "./rewrap_batch.ts";
 
 /** A lane: a worker thread with a connection and a provider of its own. It does batches one at a time and never decides. */
@@ -28,7 +29,10 @@ function told(thrown: unknown): { message: string; code: ErrorCode } {
   return { message: messageOf(thrown), code };
 }
 
+const COLLECT_EVERY = 10;
+
 async function answer({ seq, job }: LaneRequest): Promise<LaneReply> {
+  if (seq % COLLECT_EVERY === 0) collectGarbage();
   try {
     const { store, provider } = await opened;
     return { seq, result: await rewrapBatch(store, provider, installId, job) };
