@@ -23,6 +23,7 @@ export interface RewrapOptions {
 const WRAPS_BLOCK = 10_000;
 const REPORT_MS = 500;
 const SAVE_MS = 1000;
+const COLLECT_MS = 4000;
 const AUDIT_MS = 30_000;
 const LISTED_FAILURES = 1000;
 const BACKOFF_MS = 250;
@@ -42,6 +43,7 @@ export class Rewrapper {
   #reserved = 0;
   #reportedAt = 0;
   #savedAt = 0;
+  #collectedAt = performance.now();
   #summaryAt = performance.now();
   #summaryDone: number;
 
@@ -191,8 +193,9 @@ export class Rewrapper {
       this.#reportedAt = now;
       this.#reporter.progress(this.#tally.progress());
     }
-    if (now - this.#savedAt > SAVE_MS) {
-      await this.save();
+    if (now - this.#savedAt > SAVE_MS) await this.save();
+    if (now - this.#collectedAt > COLLECT_MS) {
+      this.#collectedAt = now;
       collectGarbage();
     }
     if (now - this.#summaryAt > AUDIT_MS) await this.#summary();

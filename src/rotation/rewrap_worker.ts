@@ -29,7 +29,7 @@ function told(thrown: unknown): { message: string; code: ErrorCode } {
   return { message: messageOf(thrown), code };
 }
 
-const COLLECT_EVERY = 10;
+const COLLECT_EVERY = 30;
 
 async function answer({ seq, job }: LaneRequest): Promise<LaneReply> {
   if (seq % COLLECT_EVERY === 0) collectGarbage();
