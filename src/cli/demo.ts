@@ -13,7 +13,7 @@ export default leaf({
   async run({ args, output }) {
     const records = wholeNumber("records", args.records, 100, 1_000_000) ?? 20_000;
     const stop = new Promise<string>((resolve) => {
-      for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => resolve(signal));
+      for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, () => resolve(signal));
     });
     const report = await demo(records, output.log, stop);
     output.result(describe(report), report);
