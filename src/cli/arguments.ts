@@ -1,4 +1,4 @@
-import type { ArgsDef, CommandDef } from "citty";
+import type { ArgsDef } from "citty";
 import { KekError } from "../errors/errors.ts";
 
 /** citty accepts unknown, repeated and surplus arguments in silence; here each of them is an error. Pure. */
@@ -86,5 +86,3 @@ export function required<T>(value: T | undefined, flag: string): T {
   if (value === undefined) throw new KekError("usage", `--${flag} is missing`, `add it, as in --${flag}=2`);
   return value;
 }
-
-export type AnyCommand = CommandDef<ArgsDef>;

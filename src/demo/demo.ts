@@ -95,7 +95,7 @@ async function play(
   log.info(
     `writing ${total} secrets into ${KINDS.length} fields of ${new Set(KINDS.map((kind) => kind.collection)).size} collections under KEK version 1`,
   );
-  await seed(writer, store, ledger, total, () => undefined);
+  await seed(writer, store, ledger, total);
   const before = await ciphertexts(store);
 
   const traffic: Traffic = { reads: 0, writes: 0, failures: [] };

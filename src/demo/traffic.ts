@@ -37,7 +37,7 @@ export class Ledger {
 export interface Traffic {
   reads: number;
   writes: number;
-  /** Writes that the fence had rejected and the library's retry carried through. */
+  /** Reads and writes that failed, in words; a write that the fence rejected and the library's retry carried through has not. */
   failures: string[];
 }
 
@@ -50,15 +50,8 @@ export function revisionKey(kind: Kind): string {
   return `revision_of_${kind.path}`;
 }
 
-export async function seed(
-  kek: Kek,
-  store: Store,
-  ledger: Ledger,
-  total: number,
-  tell: (done: number) => void,
-): Promise<void> {
+export async function seed(kek: Kek, store: Store, ledger: Ledger, total: number): Promise<void> {
   const BATCH = 500;
-  let done = 0;
   for (const kind of KINDS) {
     const count = countOf(kind, total);
     for (let start = 0; start < count; start += BATCH) {
@@ -79,8 +72,6 @@ export async function seed(
       );
       await store.db.collection(kind.collection).bulkWrite(updates, { ordered: false });
       for (const id of ids) ledger.acknowledged(kind, id, 0);
-      done += ids.length;
-      tell(done);
     }
   }
 }

@@ -8,11 +8,8 @@ import { WRAP_BYTES } from "./gcm.ts";
  * not always encode to the same bytes (a double 5.0 becomes an int32, keys like "10" move to the front), so it is cut out.
  */
 
-export interface RawRecord {
-  /** `{_id: …}`, byte for byte. */
-  idBson: Uint8Array;
-  /** The `_id` as a value that encodes to the same bytes. */
-  id: unknown;
+/** What a rewrap needs of an envelope. */
+export interface RawWrap {
   provider: string;
   version: number;
   wrappedDek: Uint8Array;
@@ -56,7 +53,7 @@ export function idText(id: unknown): string {
  * @param path the field's path; dots lead through subdocuments.
  * @throws KekError `envelope_invalid`, saying what is wrong.
  */
-export function readWrap(raw: Uint8Array, path: string): Omit<RawRecord, "idBson" | "id"> {
+export function readWrap(raw: Uint8Array, path: string): RawWrap {
   let at = 0;
   for (const name of path.split(".")) {
     const element = elements(raw, at).find((candidate) => nameOf(raw, candidate) === name);

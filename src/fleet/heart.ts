@@ -5,7 +5,7 @@ import { hostName } from "../config/environment.ts";
 import { KekError } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
 import type { Acked, Role } from "../store/documents.ts";
-import { acknowledge, type BeatFields, beat, join, leave } from "../store/heartbeats.ts";
+import { type BeatFields, beat, join, leave } from "../store/heartbeats.ts";
 import type { Session, Store } from "../store/store.ts";
 
 /** This process's document in the roster: joins, beats, acknowledges, leaves. A beat never recreates it. */
@@ -50,7 +50,7 @@ export class Heart {
     const fields = { ...this.#fields(), acked: acked ?? null };
     const text = JSON.stringify(fields);
     if (this.#id === undefined || text === this.#told) return;
-    if (!(await acknowledge(this.#store, session, this.#id, fields))) {
+    if (!(await beat(this.#store, session, this.#id, fields))) {
       this.#acked = undefined;
       throw new KekError("fenced", "this process was evicted from the fleet", "it joins anew by itself");
     }

@@ -72,10 +72,6 @@ export class Member {
     this.#schedule();
   }
 
-  get stance(): Stance | undefined {
-    return this.#stance;
-  }
-
   /** Whether this process may encrypt now: it has acknowledged, and its last look is younger than its lease. */
   get fit(): boolean {
     return (

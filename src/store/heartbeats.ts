@@ -29,22 +29,15 @@ export async function join(store: Store, session: Session, member: NewMember): P
 
 export type BeatFields = Pick<HeartbeatDoc, "loaded" | "available" | "problems" | "current_version" | "write_version">;
 
-/** @returns false when the document is gone: this process was evicted and must join anew. */
-export async function beat(store: Store, session: Session, id: string, fields: BeatFields): Promise<boolean> {
-  const done = await heartbeats(store).updateOne(
-    { _id: id },
-    { $set: fields, $currentDate: { updated_at: true } },
-    { session },
-  );
-  return done.matchedCount === 1;
-}
-
-/** Acknowledges what has been applied. @returns false when the document is gone. */
-export async function acknowledge(
+/**
+ * A beat; with `acked`, it acknowledges what has been applied.
+ * @returns false when the document is gone: this process was evicted and must join anew.
+ */
+export async function beat(
   store: Store,
   session: Session,
   id: string,
-  fields: BeatFields & { acked: Acked | null },
+  fields: BeatFields & { acked?: Acked | null },
 ): Promise<boolean> {
   const done = await heartbeats(store).updateOne(
     { _id: id },

@@ -27,7 +27,7 @@ export interface StoreOptions {
 }
 
 /**
- * Connects and makes sure that MongoDB can coordinate: transactions and change streams need a replica set.
+ * Connects and makes sure that MongoDB can coordinate: transactions need a replica set.
  * @throws KekError `mongodb_away`, `mongodb_refused`, `mongodb_no_replica_set`.
  */
 export async function openStore(database: Config["database"], options: StoreOptions): Promise<Store> {
