@@ -1,4 +1,5 @@
 import type { ArgsDef } from "citty";
+import { MAX_SESSIONS } from "../config/schema.ts";
 import { KekError } from "../errors/errors.ts";
 
 /** citty accepts unknown, repeated and surplus arguments in silence; here each of them is an error. Pure. */
@@ -75,6 +76,17 @@ export function wholeNumber(name: string, value: string | undefined, min: number
     );
   }
   return number;
+}
+
+/** A flag of the commands that keep an HSM busy. */
+export const HSM_SESSIONS = {
+  type: "string",
+  description: "Sessions with the HSM at most (default: what the token gives, up to 32)",
+  valueHint: "N",
+} as const;
+
+export function hsmSessions(value: string | undefined): number | undefined {
+  return wholeNumber("hsm-sessions", value, 1, MAX_SESSIONS);
 }
 
 export function version(name: string, value: string | undefined): number | undefined {

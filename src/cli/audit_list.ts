@@ -27,7 +27,7 @@ export default leaf({
         `the events are: ${AUDIT_EVENTS.join(", ")}`,
       );
     }
-    return await withInstall(args.config, async ({ store }) => {
+    return await withInstall(args.config, { output, keys: false }, async ({ store }) => {
       const entries = await listAudit(store, {
         limit,
         ...(args.event === undefined ? {} : { event: args.event }),

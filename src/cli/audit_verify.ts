@@ -8,7 +8,7 @@ export default leaf({
   summary: "Walk the audit log's hash chain from its first entry to its last",
   args: {},
   async run({ args, output }) {
-    return await withInstall(args.config, async ({ store, config }) => {
+    return await withInstall(args.config, { output, keys: false }, async ({ store, config }) => {
       const report = await verifyChain(store, config.audit.secret);
       if (config.audit.secret === "") {
         output.log.warn("CERTAUTOPILOT_AUDIT_SECRET is not set: the chain shows accidents, not forgery");

@@ -13,7 +13,7 @@ export default leaf({
   },
   async run({ args, output }) {
     const number = required(version("version", args.version), "version");
-    return await withInstall(args.config, async (context) => {
+    return await withInstall(args.config, { output }, async (context) => {
       const { state } = await checkRemoval(context, number);
       output.log.info(
         state === "destroyed"
@@ -32,10 +32,10 @@ export default leaf({
   },
 });
 
-export function describeRemoval({ version: number, outcome, destroyed, remaining }: Removal): string {
+export function describeRemoval({ version: number, outcome, destroyed, remaining, advice }: Removal): string {
   const lines = [`KEK version ${number} is ${outcome}`];
   for (const name of destroyed) lines.push(`  taken out: ${name}`);
   for (const name of remaining) lines.push(`  take it out yourself: ${name}`);
-  if (outcome === "destroyed") lines.push("  take its key out of every other host's secrets as well");
+  if (advice !== undefined) lines.push(`  ${advice}`);
   return lines.join("\n");
 }

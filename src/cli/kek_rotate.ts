@@ -4,7 +4,7 @@ import { cancel } from "../rotation/cancel.ts";
 import { checkRemoval, remove } from "../rotation/remove.ts";
 import { prepareRotation, type RotateOptions, runRotation } from "../rotation/rotate.ts";
 import { waysOn } from "../rotation/ways_on.ts";
-import { repeated, required, version, wholeNumber } from "./arguments.ts";
+import { HSM_SESSIONS, hsmSessions, repeated, required, version, wholeNumber } from "./arguments.ts";
 import { leaf } from "./command.ts";
 import { CancelOnInterrupt } from "./interrupt.ts";
 import { describeRemoval } from "./kek_remove.ts";
@@ -22,6 +22,7 @@ const FLAGS_OF_A_ROTATION = [
   "remove-old",
   "require-backup",
   "evict",
+  "hsm-sessions",
 ] as const;
 
 /** `kek rotate`: start, resume, reverse or cancel. */
@@ -49,6 +50,7 @@ export default leaf({
       description: "Take a silent process off the roster first (id or name); may be repeated",
       valueHint: "NAME",
     },
+    "hsm-sessions": HSM_SESSIONS,
     cancel: { type: "boolean", description: "Cancel the open rotation" },
     yes: { type: "boolean", description: "Do not ask" },
   },
@@ -62,7 +64,7 @@ export default leaf({
           `--cancel and --${extra} do not go together`,
           "run: certautopilot kek rotate --cancel",
         );
-      return await withInstall(args.config, async (context) => {
+      return await withInstall(args.config, { output, keys: false }, async (context) => {
         const { rotation, open } = await cancel(context);
         const { _id: cancelled, from, to, phase } = rotation;
         const rest =
@@ -90,7 +92,8 @@ export default leaf({
       evict: repeated(argv, "evict"),
       dryRun: args["dry-run"] === true,
     };
-    return await withInstall(args.config, async (context) => {
+    const needs = { output, hsmSessions: hsmSessions(args["hsm-sessions"]) };
+    return await withInstall(args.config, needs, async (context) => {
       const interrupt = new CancelOnInterrupt(context, output.log);
       try {
         const reporter = progressReporter(output);

@@ -12,7 +12,7 @@ export default leaf({
   summary: "Versions, census, open rotation, history, processes, drift",
   args: { watch: { type: "boolean", description: "Show it again every second until Ctrl-C" } },
   async run({ args, output }) {
-    return await withInstall(args.config, async ({ store, install, config }) => {
+    return await withInstall(args.config, { output, keys: false }, async ({ store, install, config }) => {
       for (;;) {
         const view = await statusView(store, install, config.fleet.leaseMs);
         const clear = args.watch === true && output.live ? "\x1b[2J\x1b[H" : "";

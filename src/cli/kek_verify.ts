@@ -25,7 +25,7 @@ export default leaf({
         "give one of them at a time",
       );
     }
-    return await withInstall(args.config, async (context) => {
+    return await withInstall(args.config, { output }, async (context) => {
       if (args.backup !== undefined) {
         const proved = await verifyBackup(context, args.backup);
         output.result(`${args.backup} opens the canaries of KEK versions ${proved.join(", ")}`, {
@@ -56,7 +56,7 @@ export default leaf({
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-function describe({ ready, target, active, processes, census, problems }: Verification): string {
+function describe({ ready, target, active, processes, census, problems, capabilities }: Verification): string {
   const rows = processes.map((member) => [
     member.instance_name,
     member.role,
@@ -91,10 +91,20 @@ function describe({ ready, target, active, processes, census, problems }: Verifi
         ? `nothing stands against KEK version ${target} (active: ${active}), but no process is in the fleet: is this the right database?`
         : `ready: every process holds and declares KEK version ${target} (active: ${active})`
     : `${target === undefined ? "not healthy" : "not ready"}: ${problems.length} problem${problems.length === 1 ? "" : "s"} with ${subject}`;
-  return [fleet, ...counted, "", ...found, verdict].join("\n");
+  const abilities =
+    capabilities.length === 0
+      ? []
+      : [
+          "",
+          table(
+            ["this host's HSM", "found", ""],
+            capabilities.map((row) => [row.what, row.found, row.ok ? "ok" : "lacking"]),
+          ),
+        ];
+  return [fleet, ...counted, ...abilities, "", ...found, verdict].join("\n");
 }
 
-function asData({ ready, target, active, processes, census, problems }: Verification) {
+function asData({ ready, target, active, processes, census, problems, capabilities }: Verification) {
   return {
     ready,
     target: target ?? null,
@@ -114,5 +124,6 @@ function asData({ ready, target, active, processes, census, problems }: Verifica
     })),
     census,
     problems,
+    capabilities,
   };
 }

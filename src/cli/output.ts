@@ -3,6 +3,7 @@ import { createConsola } from "consola";
 import { plainTerminal } from "../config/environment.ts";
 import { EXIT, KekError, messageOf } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
+import { readSecret } from "./secret_prompt.ts";
 
 /**
  * What a person or a program gets to see. The contract:
@@ -22,6 +23,8 @@ export interface Output {
   complain(error: KekError): number;
   /** Asks on the terminal. Where nobody can answer it is not asked. */
   confirm(question: string): Promise<boolean>;
+  /** Asks for a secret on the terminal, showing nothing of it. @returns undefined where nobody can answer, or nothing is. */
+  askSecret(question: string): Promise<string | undefined>;
   /** Overwrites the line last drawn; nothing where the terminal is not live. */
   draw(line: string): void;
 }
@@ -65,6 +68,11 @@ export function createOutput(json: boolean): Output {
       clear();
       const answer = await shown.prompt(question, { type: "confirm", initial: false, cancel: "null" });
       return answer === true;
+    },
+    async askSecret(question) {
+      if (process.stdin.isTTY !== true || process.stderr.isTTY !== true) return undefined;
+      clear();
+      return await readSecret(question);
     },
     draw(line) {
       if (!live) return;

@@ -13,11 +13,12 @@ const PROGRAM: Branch = {
   commands: {
     kek: async () => ({
       kind: "branch",
-      summary: "KEK versions: is the fleet ready, rotate, status, remove",
+      summary: "KEK versions: is the fleet ready, rotate, status, make in an HSM, remove",
       commands: {
         verify: async () => (await import("./kek_verify.ts")).default,
         rotate: async () => (await import("./kek_rotate.ts")).default,
         status: async () => (await import("./kek_status.ts")).default,
+        "pkcs11-init": async () => (await import("./kek_pkcs11_init.ts")).default,
         remove: async () => (await import("./kek_remove.ts")).default,
       },
     }),

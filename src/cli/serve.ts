@@ -2,24 +2,27 @@ import process from "node:process";
 import { loadConfig } from "../config/load.ts";
 import { EXIT, KekError } from "../errors/errors.ts";
 import { serve } from "../server/serve.ts";
+import { HSM_SESSIONS, hsmSessions } from "./arguments.ts";
 import { leaf } from "./command.ts";
+import { askPinOn, withHsmSessions } from "./session.ts";
 
 /** `serve`: runs until it is told to stop, then leaves the fleet cleanly. */
 export default leaf({
   summary: "Run a process of the fleet: follows every rotation, answers /healthz and /readyz",
   args: {
     role: { type: "string", description: "api or worker (default api)", valueHint: "ROLE" },
+    "hsm-sessions": HSM_SESSIONS,
   },
   async run({ args, output }) {
     const role = args.role ?? "api";
     if (role !== "api" && role !== "worker")
       throw new KekError("usage", `--role=${role} is neither api nor worker`, "give --role=api or --role=worker");
-    const config = loadConfig(args.config);
+    const config = withHsmSessions(loadConfig(args.config), hsmSessions(args["hsm-sessions"]));
     if (config.audit.secret === "") {
       output.log.warn("CERTAUTOPILOT_AUDIT_SECRET is not set: the audit chain shows accidents, not forgery");
     }
     const told = stopSignal();
-    const serving = await serve(config, role, output.log);
+    const serving = await serve(config, { role, log: output.log, askPin: askPinOn(output) });
     output.log.info(
       `${config.instanceName} (${role}, pid ${process.pid}) is ready on ${serving.address}, writing under KEK version ${serving.kek.writeVersion}`,
     );

@@ -23,6 +23,18 @@ export interface EncryptionConfig {
     /** 64 hex digits a version, from the environment or config.yaml. The secrets file is read apart, whenever it changes. */
     keks: Record<number, KekHex>;
   };
+  pkcs11?: Pkcs11Config;
+}
+
+export interface Pkcs11Config {
+  modulePath?: string | undefined;
+  tokenLabel?: string | undefined;
+  pin?: string | undefined;
+  pinFile?: string | undefined;
+  /** How many sessions a process opens at most; undefined for what the token gives, within reason. */
+  sessions?: number | undefined;
+  /** `use_gcm_iv_from_hsm`: the token makes the IVs itself. */
+  ownIvs?: boolean;
 }
 
 /** A KEK as text, with the name of the setting it came from: errors name the setting, never the value. */

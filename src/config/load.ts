@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from "node:fs";
 import * as v from "valibot";
 import { parse as parseYaml } from "yaml";
 import { KekError, messageOf } from "../errors/errors.ts";
-import type { Config, KekHex } from "./config.ts";
+import type { Config, KekHex, Pkcs11Config } from "./config.ts";
 import { hostName, PREFIX, readEnvironment } from "./environment.ts";
 import { kekVersionOf, type Settings, settingsSchema } from "./schema.ts";
 import { readPrivateFile, readSecretsFile } from "./secrets_file.ts";
@@ -13,6 +13,12 @@ const VARIABLES: Record<string, readonly [string, ...string[]]> = {
   DATABASE_NAME: ["database", "name"],
   ENCRYPTION_PROVIDER: ["encryption", "provider"],
   ENCRYPTION_CURRENT_VERSION: ["encryption", "current_version"],
+  ENCRYPTION_PKCS11_MODULE_PATH: ["encryption", "pkcs11", "module_path"],
+  ENCRYPTION_PKCS11_TOKEN_LABEL: ["encryption", "pkcs11", "token_label"],
+  ENCRYPTION_PKCS11_PIN: ["encryption", "pkcs11", "pin"],
+  ENCRYPTION_PKCS11_PIN_FILE: ["encryption", "pkcs11", "pin_file"],
+  ENCRYPTION_PKCS11_SESSIONS: ["encryption", "pkcs11", "sessions"],
+  ENCRYPTION_PKCS11_USE_GCM_IV_FROM_HSM: ["encryption", "pkcs11", "use_gcm_iv_from_hsm"],
   SECRETS_FILE: ["secrets_file"],
   INSTANCE_NAME: ["instance_name"],
   SERVER_LISTEN: ["server", "listen"],
@@ -84,10 +90,17 @@ function readYaml(path: string): Tree {
   throw new KekError("config_invalid", `configuration file ${path} is not a YAML mapping`, "mend the file");
 }
 
-/** KEKs and the audit secret; a URI may hold a password, but often does not, so it asks for nothing. */
+/** KEKs, a token's PIN and the audit secret; a URI may hold a password, but often does not, so it asks for nothing. */
 function holdsSecrets(yaml: Tree): boolean {
-  const { encryption, audit } = yaml as { encryption?: { env?: object }; audit?: { secret?: unknown } };
-  return Object.keys(encryption?.env ?? {}).length > 0 || audit?.secret !== undefined;
+  const { encryption, audit } = yaml as {
+    encryption?: { env?: object; pkcs11?: { pin?: unknown } };
+    audit?: { secret?: unknown };
+  };
+  return (
+    Object.keys(encryption?.env ?? {}).length > 0 ||
+    encryption?.pkcs11?.pin !== undefined ||
+    audit?.secret !== undefined
+  );
 }
 
 /** Lays variables over a tree, by name. Names it does not know are left alone: other tools share the environment. */
@@ -167,6 +180,7 @@ function toConfig(settings: Settings, environment: Record<string, string>, file:
       provider: settings.encryption.provider,
       currentVersion: settings.encryption.current_version,
       env: { keks: keksOf(settings, environment, file) },
+      pkcs11: pkcs11Of(settings),
     },
     secretsFile: settings.secrets_file,
     instanceName: settings.instance_name ?? hostName(),
@@ -174,6 +188,17 @@ function toConfig(settings: Settings, environment: Record<string, string>, file:
     audit: { secret: settings.audit.secret ?? "", file: settings.audit.file },
     fleet: { beatMs, leaseMs, evictionMs, drainMs },
     fields: settings.fields,
+  };
+}
+
+function pkcs11Of({ encryption: { pkcs11 } }: Settings): Pkcs11Config {
+  return {
+    modulePath: pkcs11.module_path,
+    tokenLabel: pkcs11.token_label,
+    pin: pkcs11.pin,
+    pinFile: pkcs11.pin_file,
+    sessions: pkcs11.sessions,
+    ownIvs: pkcs11.use_gcm_iv_from_hsm,
   };
 }
 

@@ -3,6 +3,8 @@ import * as v from "valibot";
 /** The shape of config.yaml, which is the shape of the `CERTAUTOPILOT_…` variables too (DESIGN.md section 7). */
 
 const MAX_INT32 = 2_147_483_647;
+/** Each session is a thread. */
+export const MAX_SESSIONS = 256;
 
 const number = (min: number, max: number) =>
   v.pipe(
@@ -14,6 +16,18 @@ const number = (min: number, max: number) =>
 
 const text = v.pipe(v.string("is not text"), v.nonEmpty("is empty"));
 const version = number(1, MAX_INT32);
+/** YAML reads a PIN of digits as a number, which would lose its leading zeros. */
+const pin = v.pipe(v.string("must be text: put the PIN in quotes"), v.nonEmpty("is empty"));
+const flag = v.union(
+  [
+    v.boolean(),
+    v.pipe(
+      v.picklist(["true", "false"]),
+      v.transform((word) => word === "true"),
+    ),
+  ],
+  "is neither true nor false",
+);
 const milliseconds = number(1, 86_400_000);
 
 /** `collection:path`. A collection's name may hold dots; a path may not hold a colon. */
@@ -43,6 +57,17 @@ export const settingsSchema = v.strictObject({
       provider: v.optional(v.picklist(["env", "pkcs11"], 'is neither "env" nor "pkcs11"'), "env"),
       current_version: v.optional(version),
       env: v.optional(v.record(v.string(), text), {}),
+      pkcs11: v.optional(
+        v.strictObject({
+          module_path: v.optional(text),
+          token_label: v.optional(text),
+          pin: v.optional(pin),
+          pin_file: v.optional(text),
+          sessions: v.optional(number(1, MAX_SESSIONS)),
+          use_gcm_iv_from_hsm: v.optional(flag, false),
+        }),
+        {},
+      ),
     }),
     {},
   ),

@@ -32,6 +32,11 @@ export type ErrorCode =
   | "version_unknown"
   | "provider_mismatch"
   | "provider_unavailable"
+  | "hsm_away"
+  | "hsm_module"
+  | "hsm_pin"
+  | "hsm_token"
+  | "hsm_unfit"
   | "not_installed"
   | "envelope_invalid"
   | "envelope_does_not_open"
@@ -64,6 +69,11 @@ const EXIT_OF: Record<ErrorCode, ExitName> = {
   version_unknown: "refused",
   provider_mismatch: "lock",
   provider_unavailable: "usage",
+  hsm_away: "hsm",
+  hsm_module: "hsm",
+  hsm_pin: "hsm",
+  hsm_token: "hsm",
+  hsm_unfit: "hsm",
   not_installed: "refused",
   envelope_invalid: "incomplete",
   envelope_does_not_open: "incomplete",

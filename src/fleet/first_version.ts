@@ -9,17 +9,17 @@ export async function firstVersion(provider: Provider, declared: number | undefi
 }
 
 /** Why a fresh install cannot begin. */
-export function nothingActive(declared: number | undefined): KekError {
+export function nothingActive(provider: Provider, declared: number | undefined): KekError {
   if (declared === undefined) {
     return new KekError(
       "config_invalid",
       "a fresh install needs one KEK, and to know which: CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION is not set",
-      "set CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION=1 and CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V1 (64 hex digits)",
+      `set CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION=1, and ${provider.howToGive(1)}`,
     );
   }
   return new KekError(
     "key_missing",
-    `no key for KEK version ${declared}: CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V${declared} is not set`,
-    "set it (64 hex digits: openssl rand -hex 32), or declare another version",
+    `no key for KEK version ${declared}, which CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION declares`,
+    `${provider.howToGive(declared)}; or declare another version`,
   );
 }

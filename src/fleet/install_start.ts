@@ -1,7 +1,7 @@
 import type { Config } from "../config/config.ts";
 import { KekError } from "../errors/errors.ts";
 import type { Provider } from "../providers/provider.ts";
-import { buildRegistry, checkLock, probe } from "../providers/registry.ts";
+import { type AskPin, buildRegistry, checkLock, type Lock, type RegistryOptions } from "../providers/registry.ts";
 import { type Auditor, ensureAuditLog } from "../store/audit_log.ts";
 import type { InstallDoc } from "../store/documents.ts";
 import { ensureHeartbeats } from "../store/heartbeats.ts";
@@ -23,24 +23,27 @@ export interface Opened {
  * For a process of the fleet: locks a fresh database.
  * @throws KekError `provider_mismatch`, or what the provider lacks.
  */
-export async function openOrLockInstall(store: Store, config: Config, auditor: Auditor): Promise<Opened> {
+export async function openOrLockInstall(
+  store: Store,
+  config: Config,
+  auditor: Auditor,
+  askPin?: AskPin,
+): Promise<Opened> {
   const found = await readInstall(store);
-  const provider = await buildRegistry(config, found && { provider: found.provider, lockedAt: found.locked_at });
-  await probeWhatIsThere(provider);
-  // A database that cannot begin is not locked either.
-  const declared = config.encryption.currentVersion;
-  if (found === undefined && (await firstVersion(provider, declared)) === undefined) throw nothingActive(declared);
-  await ensureCollections(store);
-  const install = found ?? (await lockInstall(store, auditor, provider.name, "service"));
-  checkLock({ provider: install.provider, lockedAt: install.locked_at }, provider.name);
-  return { install, provider };
+  const provider = await buildRegistry(config, found && lockOf(found), { askPin });
+  try {
+    return { install: await lockOrCheck(store, config, auditor, provider, found), provider };
+  } catch (thrown) {
+    await provider.close();
+    throw thrown;
+  }
 }
 
 /**
  * For a command: never creates an install.
  * @throws KekError `not_installed` on a fresh database, else as above.
  */
-export async function openInstall(store: Store, config: Config): Promise<Opened> {
+export async function openInstall(store: Store, config: Config, options: RegistryOptions): Promise<Opened> {
   const install = await readInstall(store);
   if (install === undefined) {
     throw new KekError(
@@ -49,7 +52,7 @@ export async function openInstall(store: Store, config: Config): Promise<Opened>
       "start the service first (`certautopilot serve`), or set CERTAUTOPILOT_DATABASE_NAME to the right database",
     );
   }
-  const provider = await buildRegistry(config, { provider: install.provider, lockedAt: install.locked_at });
+  const provider = await buildRegistry(config, lockOf(install), options);
   return { install, provider };
 }
 
@@ -66,13 +69,23 @@ export async function ensureCollections(store: Store): Promise<void> {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-async function probeWhatIsThere(provider: Provider): Promise<void> {
-  const [version] = await provider.available();
-  if (version === undefined) return;
-  await provider.load(version);
-  try {
-    await probe(provider, version);
-  } finally {
-    await provider.forget(version);
-  }
+function lockOf({ provider, locked_at }: InstallDoc): Lock {
+  return { provider, lockedAt: locked_at };
+}
+
+async function lockOrCheck(
+  store: Store,
+  config: Config,
+  auditor: Auditor,
+  provider: Provider,
+  found: InstallDoc | undefined,
+): Promise<InstallDoc> {
+  // A database that cannot begin is not locked either.
+  const declared = config.encryption.currentVersion;
+  if (found === undefined && (provider.staging === "by_init" || (await firstVersion(provider, declared)) === undefined))
+    throw nothingActive(provider, declared);
+  await ensureCollections(store);
+  const install = found ?? (await lockInstall(store, auditor, provider.name, "service"));
+  checkLock(lockOf(install), provider.name);
+  return install;
 }

@@ -5,6 +5,7 @@ import { readEnvelope, type StoredEnvelope, toStored } from "../envelope/envelop
 import { newDek, openField, sealField } from "../envelope/field_cipher.ts";
 import { KekError } from "../errors/errors.ts";
 import { type Log, SILENT } from "../errors/log.ts";
+import type { AskPin } from "../providers/registry.ts";
 import { openAuditor } from "../store/audit_log.ts";
 import type { Role } from "../store/documents.ts";
 import { DOCUMENT_VALIDATION_FAILURE, explainMongo } from "../store/failures.ts";
@@ -56,6 +57,8 @@ export interface Kek {
 export interface KekOptions {
   role?: Role;
   log?: Log;
+  /** Asks a person for a token's PIN that is configured nowhere. */
+  askPin?: AskPin;
 }
 
 /** Joins the fleet and returns after the first acknowledgement. @throws KekError when it may not serve. */
@@ -69,7 +72,7 @@ export async function joinFleet(config: Config, options: KekOptions = {}): Promi
   });
   const store = await openStore(config.database, { appName: `certautopilot ${role}` });
   try {
-    const { install, provider } = await openOrLockInstall(store, config, auditor);
+    const { install, provider } = await openOrLockInstall(store, config, auditor, options.askPin);
     const keyring = new Keyring(provider);
     const fields = new FieldRegistry(store, config.instanceName);
     for (const field of config.fields) await fields.ensure(field);

@@ -1,5 +1,5 @@
 import { KekError } from "../errors/errors.ts";
-import { makeCanary, proveCanary } from "../providers/canary.ts";
+import { makeCanary, proofOf } from "../providers/canary.ts";
 import type { Provider } from "../providers/provider.ts";
 import type { Auditor } from "../store/audit_log.ts";
 import type { KeyProblem, VersionDoc } from "../store/documents.ts";
@@ -9,18 +9,19 @@ import type { Keyring } from "./keyring.ts";
 
 /** Loads keys and proves each by its canary before anything is done with it. */
 
-/** @throws KekError `key_missing`, `key_invalid`, `key_mismatch`. On any of them the key is forgotten again. */
+/** @throws KekError `key_missing`, `key_invalid`, `key_mismatch`. On any of them the version is not loaded. */
 export async function loadProved(provider: Provider, installId: string, doc: VersionDoc): Promise<void> {
-  await provider.load(doc._id);
-  try {
-    await proveCanary(provider, installId, doc._id, canaryOf(doc));
-  } catch (thrown) {
-    await provider.forget(doc._id);
-    throw thrown;
-  }
+  await provider.load(doc._id, proofOf(canaryOf(doc), installId, provider.name, doc._id));
 }
 
-/** Inserts, as staged, each version that this provider holds and MongoDB does not know. @returns whether there was one. */
+/** The versions that this provider holds, MongoDB does not know, and a process may make known. */
+export async function unknownVersions(provider: Provider, known: VersionDoc[]): Promise<number[]> {
+  if (provider.staging === "by_init") return [];
+  const numbers = new Set(known.map((doc) => doc._id));
+  return (await provider.available()).filter((version) => !numbers.has(version));
+}
+
+/** Inserts each of them as staged. @returns whether there was one. */
 export async function stageUnknown(
   store: Store,
   auditor: Auditor,
@@ -28,13 +29,12 @@ export async function stageUnknown(
   installId: string,
   known: VersionDoc[],
 ): Promise<boolean> {
-  const numbers = new Set(known.map((doc) => doc._id));
-  const unknown = (await provider.available()).filter((version) => !numbers.has(version));
+  const unknown = await unknownVersions(provider, known);
   for (const version of unknown) {
     await provider.load(version);
     const canary = await makeCanary(provider, installId, version);
     await provider.forget(version);
-    await stageVersion(store, auditor, version, provider.name, canary);
+    await stageVersion(store, auditor, version, provider.name, canary, await provider.describe(version));
   }
   return unknown.length > 0;
 }

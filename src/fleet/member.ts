@@ -181,7 +181,7 @@ export class Member {
   async #load(session: Session, state: KekState): Promise<Stance> {
     const { keyring, config } = this.#options;
     const stance = stanceOf(state.versions, state.rotation);
-    if (stance === undefined) throw nothingActive(config.encryption.currentVersion);
+    if (stance === undefined) throw nothingActive(keyring.provider, config.encryption.currentVersion);
     this.#report = await this.#prover.loadAll(keyring, state.versions, mayHold(stance, state.versions));
     const lacking = stance.readable.find((version) => !keyring.has(version));
     if (lacking === undefined) return stance;
@@ -206,7 +206,7 @@ export class Member {
     const { store, auditor, keyring, install, config } = this.#options;
     const declared = config.encryption.currentVersion;
     const first = await firstVersion(keyring.provider, declared);
-    if (first === undefined) throw nothingActive(declared);
+    if (first === undefined) throw nothingActive(keyring.provider, declared);
     await stageUnknown(store, auditor, keyring.provider, install.install_id, state.versions);
     const doc = (await readState(store, session)).versions.find((version) => version._id === first);
     if (doc !== undefined) await loadProved(keyring.provider, install.install_id, doc);

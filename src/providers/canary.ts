@@ -1,8 +1,9 @@
 import { createHash, randomFillSync, timingSafeEqual } from "node:crypto";
+import type { ProviderName } from "../config/config.ts";
 import { canaryAad } from "../envelope/aad.ts";
 import { KEY_BYTES, WRAP_BYTES } from "../envelope/gcm.ts";
 import { KekError } from "../errors/errors.ts";
-import type { Provider } from "./provider.ts";
+import type { Proof, Provider } from "./provider.ts";
 
 /** A canary is a wrap of 32 random bytes kept with their digest: whoever opens it holds the very same KEK. */
 export interface Canary {
@@ -16,31 +17,37 @@ export async function makeCanary(provider: Provider, installId: string, version:
   const secret = randomFillSync(Buffer.alloc(KEY_BYTES));
   const digest = createHash("sha256").update(secret).digest();
   const canary = await provider.wrap(secret, canaryAad(installId, provider.name, version), version);
+  secret.fill(0);
   return { canary, digest };
 }
 
-/**
- * Proves that the loaded key of a version is the install's.
- * @throws KekError `key_mismatch` when the canary does not open.
- */
-export async function proveCanary(
-  provider: Provider,
-  installId: string,
-  version: number,
-  canary: Canary,
-): Promise<void> {
+/** What a provider is to load a version by. */
+export function proofOf({ canary, digest }: Canary, installId: string, provider: ProviderName, version: number): Proof {
+  return { wrap: canary, aad: canaryAad(installId, provider, version), digest };
+}
+
+/** @param unwrap opens a wrap with the key in question, or throws. */
+export function opensProof(
+  { wrap, aad, digest }: Proof,
+  unwrap: (wrap: Uint8Array, aad: Uint8Array) => Uint8Array,
+): boolean {
+  if (wrap.length !== WRAP_BYTES || digest.length !== 32) return false;
   try {
-    if (canary.canary.length !== WRAP_BYTES) throw new RangeError("canary of wrong length");
-    const secret = await provider.unwrap(canary.canary, canaryAad(installId, provider.name, version), version);
-    const digest = createHash("sha256").update(secret).digest();
+    const secret = unwrap(wrap, aad);
+    const found = createHash("sha256").update(secret).digest();
     secret.fill(0);
-    if (timingSafeEqual(digest, canary.digest)) return;
+    return timingSafeEqual(found, digest);
   } catch (thrown) {
     if (thrown instanceof KekError && thrown.code !== "envelope_does_not_open") throw thrown;
+    return false;
   }
-  throw new KekError(
+}
+
+/** The key held under a number is another one than the install's. */
+export function keyMismatch(what: string, version: number, hint: string): KekError {
+  return new KekError(
     "key_mismatch",
-    `the key held here for KEK version ${version} is not the install's: its canary does not open`,
-    `give this host the bytes that the rest of the fleet has for version ${version}, or point it at its own database`,
+    `${what} for KEK version ${version} is not the install's: its canary does not open`,
+    hint,
   );
 }

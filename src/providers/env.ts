@@ -1,11 +1,22 @@
 import { Buffer } from "node:buffer";
+import { randomBytes } from "node:crypto";
 import type { KekHex } from "../config/config.ts";
 import { PREFIX } from "../config/environment.ts";
 import { KEK_HEX, kekVersionOf } from "../config/schema.ts";
 import { readSecretsFile, removeSecret } from "../config/secrets_file.ts";
-import { unwrapWithKey, wrapWithKey } from "../envelope/gcm.ts";
+import { KEY_BYTES, unwrapWithKey, wrapWithKey } from "../envelope/gcm.ts";
 import { KekError } from "../errors/errors.ts";
-import type { DestroyOutcome, Provider } from "./provider.ts";
+import { keyMismatch, opensProof } from "./canary.ts";
+import {
+  type Capability,
+  type DestroyOutcome,
+  type Proof,
+  type Provider,
+  type ProviderRecipe,
+  rewrapBy,
+  type Under,
+} from "./provider.ts";
+import { roundTrip } from "./round_trip.ts";
 
 /** Where the `env` provider finds KEKs: settings read at start, and the secrets file, read again at each look. */
 export interface EnvSource {
@@ -18,6 +29,7 @@ const SETTING = `${PREFIX}ENCRYPTION_ENV_KEK_V`;
 /** KEK bytes in this process's memory. */
 export class EnvProvider implements Provider {
   readonly name = "env";
+  readonly staging = "by_holders";
   readonly #source: EnvSource;
   readonly #keys = new Map<number, Buffer>();
 
@@ -27,23 +39,38 @@ export class EnvProvider implements Provider {
     for (const kek of Object.values(this.#all())) decode(kek).fill(0);
   }
 
+  /** With a key of its own for the occasion: there may be none yet. */
+  async probe(): Promise<Capability[]> {
+    const key = randomBytes(KEY_BYTES);
+    try {
+      await roundTrip({
+        wrap: (dek, aad) => wrapWithKey(key, dek, aad),
+        unwrap: (wrapped, aad) => unwrapWithKey(key, wrapped, aad),
+      });
+    } finally {
+      key.fill(0);
+    }
+    return [];
+  }
+
   available(): number[] {
     return Object.keys(this.#all()).map(Number);
   }
 
-  load(version: number): void {
-    if (this.#keys.has(version)) return;
-    const kek = this.#all()[version];
-    if (kek === undefined) {
-      throw new KekError(
-        "key_missing",
-        `no key for KEK version ${version}: ${SETTING}${version} is not set`,
-        this.#source.secretsFile === undefined
-          ? `set ${SETTING}${version} (64 hex digits) and start again`
-          : `add a line ${SETTING}${version}=… (64 hex digits) to ${this.#source.secretsFile}`,
-      );
-    }
-    this.#keys.set(version, decode(kek));
+  load(version: number, proof?: Proof): void {
+    this.#keys.get(version) ?? this.#read(version);
+    if (proof === undefined || opensProof(proof, (wrap, aad) => this.unwrap(wrap, aad, version))) return;
+    this.forget(version);
+    throw keyMismatch(
+      "the key held here",
+      version,
+      `give this host the bytes that the rest of the fleet has for version ${version}, or point it at its own database`,
+    );
+  }
+
+  /** Bytes in memory do not go away. */
+  check(version: number): void {
+    this.#key(version);
   }
 
   wrap(dek: Uint8Array, aad: Uint8Array, version: number): Buffer {
@@ -63,6 +90,10 @@ export class EnvProvider implements Provider {
     }
   }
 
+  rewrap(wrapped: Uint8Array, from: Under, to: Under): Uint8Array {
+    return rewrapBy(this, wrapped, from, to);
+  }
+
   forget(version: number): void {
     this.#keys.get(version)?.fill(0);
     this.#keys.delete(version);
@@ -70,7 +101,11 @@ export class EnvProvider implements Provider {
 
   destroy(version: number): DestroyOutcome {
     this.forget(version);
-    const outcome: DestroyOutcome = { destroyed: [], remaining: [] };
+    const outcome: DestroyOutcome = {
+      destroyed: [],
+      remaining: [],
+      advice: "take its key out of every other host's secrets as well",
+    };
     const { secretsFile, keks } = this.#source;
     if (secretsFile !== undefined && removeSecret(secretsFile, `${SETTING}${version}`)) {
       outcome.destroyed.push(`${SETTING}${version} in ${secretsFile}`);
@@ -79,8 +114,41 @@ export class EnvProvider implements Provider {
     return outcome;
   }
 
+  /** Everything is in the setting's name and the key's bytes. */
+  describe(): undefined {
+    return undefined;
+  }
+
+  overCopy(file: string): EnvProvider {
+    readSecretsFile(file);
+    return new EnvProvider({ keks: {}, secretsFile: file });
+  }
+
+  howToGive(version: number): string {
+    const { secretsFile } = this.#source;
+    return secretsFile === undefined
+      ? `set ${SETTING}${version} (64 hex digits: openssl rand -hex 32) and start again`
+      : `add a line ${SETTING}${version}=… (64 hex digits: openssl rand -hex 32) to ${secretsFile}`;
+  }
+
+  recipes(threads: number): ProviderRecipe[] {
+    return Array.from({ length: threads }, () => ({ provider: "env" as const, ...this.#source }));
+  }
+
   close(): void {
     for (const version of [...this.#keys.keys()]) this.forget(version);
+  }
+
+  #read(version: number): void {
+    const kek = this.#all()[version];
+    if (kek === undefined) {
+      throw new KekError(
+        "key_missing",
+        `no key for KEK version ${version}: ${SETTING}${version} is not set`,
+        this.howToGive(version),
+      );
+    }
+    this.#keys.set(version, decode(kek));
   }
 
   #key(version: number): Buffer {

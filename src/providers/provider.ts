@@ -1,22 +1,40 @@
-import type { ProviderName } from "../config/config.ts";
+import { timingSafeEqual } from "node:crypto";
+import type { KekHex, ProviderName } from "../config/config.ts";
+import { KekError } from "../errors/errors.ts";
+import type { TokenSettings } from "./pkcs11/session.ts";
 
 /**
  * What holds KEKs. `env` keeps their bytes in memory, `pkcs11` keeps handles to keys that never leave a token.
  * Nothing outside this folder asks which of the two it talks to.
  *
- * The calls may answer at once or later: callers await. `wrap` and `unwrap` take versions that were loaded before.
+ * The calls may answer at once or later: callers await. `wrap`, `unwrap` and `rewrap` take versions that were loaded before.
+ * Where keys live outside this process, each call may also throw KekError `hsm_away`: it was not done, and may be done later.
  */
 export interface Provider {
   readonly name: ProviderName;
+
+  /**
+   * Who makes a new version known: the first process that holds its key, or the command that makes the key. A key in a token
+   * says by its label alone nothing about whose it is.
+   */
+  readonly staging: "by_holders" | "by_init";
+
+  /** Tries out everything that is needed. @returns what was found. @throws KekError `hsm_unfit` naming what is missing. */
+  probe(): Awaitable<Capability[]>;
 
   /** The versions for which this provider could load a key now. Cheap; read anew on each call. */
   available(): Awaitable<number[]>;
 
   /**
-   * Makes a version usable. Loading a loaded version does nothing.
-   * @throws KekError `key_missing` when there is no such key, `key_invalid` when it is not an AES-256 key.
+   * Makes a version usable.
+   * @param proof what its key must open, now and wherever it is found again; only a key whose canary is not made yet has none.
+   * @throws KekError `key_missing` when there is no such key, `key_invalid` when it is not an AES-256 key, `key_mismatch` when
+   * it does not open the proof. On any of them the version is not loaded.
    */
-  load(version: number): Awaitable<void>;
+  load(version: number, proof?: Proof): Awaitable<void>;
+
+  /** Makes sure that a loaded version can be used at this moment. @throws KekError as `load`. */
+  check(version: number): Awaitable<void>;
 
   /** @returns iv(12) ‖ AES-256-GCM(KEK, iv, dek, aad)(32) ‖ tag(16). @throws KekError `version_not_loaded`. */
   wrap(dek: Uint8Array, aad: Uint8Array, version: number): Awaitable<Uint8Array>;
@@ -24,20 +42,94 @@ export interface Provider {
   /** @returns the 32 bytes of the DEK. @throws KekError `envelope_does_not_open`, `version_not_loaded`. */
   unwrap(wrapped: Uint8Array, aad: Uint8Array, version: number): Awaitable<Uint8Array>;
 
+  /** @returns the same DEK under another version; the new wrap was opened again and compared. @throws KekError as `unwrap`. */
+  rewrap(wrapped: Uint8Array, from: Under, to: Under): Awaitable<Uint8Array>;
+
   /** Gives a version up: key bytes are zeroed. Forgetting an unknown version does nothing. */
   forget(version: number): Awaitable<void>;
 
-  /** Destroys the key itself, where this provider owns it, and says what it could not reach. */
-  destroy(version: number): Awaitable<DestroyOutcome>;
+  /** What is to be kept about a version's key beside its canary. Names and ids, no secret. */
+  describe(version: number): Awaitable<KeyDescription | undefined>;
+
+  /**
+   * Destroys the key itself, where this provider owns it, and says what it could not reach.
+   * @param proof what the key opens: another one under the same name is left alone.
+   */
+  destroy(version: number, proof: Proof): Awaitable<DestroyOutcome>;
+
+  /** A provider over a copy of this one's secrets. @throws KekError `usage` where keys cannot be copied into a file. */
+  overCopy(file: string): Provider;
+
+  /** How an operator gives a process the key of a version: the hint of many errors. */
+  howToGive(version: number): string;
+
+  /** What threads make instances of their own from: plain data, one for each of at most so many threads. */
+  recipes(threads: number): Awaitable<ProviderRecipe[]>;
 
   close(): Awaitable<void>;
 }
 
 export type Awaitable<T> = T | Promise<T>;
 
+export type ProviderRecipe =
+  | { provider: "env"; keks: Record<number, KekHex>; secretsFile: string | undefined }
+  | { provider: "pkcs11"; token: TokenSettings; sessions: number };
+
+/** A wrap that was made before, and the SHA-256 of the 32 bytes in it. */
+export interface Proof {
+  wrap: Uint8Array;
+  aad: Uint8Array;
+  digest: Uint8Array;
+}
+
+export interface Under {
+  version: number;
+  aad: Uint8Array;
+}
+
+/** One line of what a provider found when it tried itself out. */
+export interface Capability {
+  what: string;
+  found: string;
+  ok: boolean;
+  hint?: string;
+}
+
+export interface KeyDescription {
+  label: string;
+  /** In hex. */
+  id: string;
+  mechanism: string;
+}
+
 export interface DestroyOutcome {
   /** What was destroyed, by name. */
   destroyed: string[];
   /** What still holds the key and must be cleaned by hand, by name. */
   remaining: string[];
+  /** What else may hold it, and this program cannot see. */
+  advice: string;
+}
+
+/** unwrap → wrap → unwrap and compare: a new wrap replaces an old one only after it gave the same DEK back. */
+export function rewrapBy(
+  keys: {
+    wrap(dek: Uint8Array, aad: Uint8Array, version: number): Uint8Array;
+    unwrap(wrapped: Uint8Array, aad: Uint8Array, version: number): Uint8Array;
+  },
+  wrapped: Uint8Array,
+  from: Under,
+  to: Under,
+): Uint8Array {
+  const dek = keys.unwrap(wrapped, from.aad, from.version);
+  try {
+    const fresh = keys.wrap(dek, to.aad, to.version);
+    const back = keys.unwrap(fresh, to.aad, to.version);
+    const same = timingSafeEqual(back, dek);
+    back.fill(0);
+    if (same) return fresh;
+    throw new KekError("unexpected", "a new wrap did not give the data key back", "nothing was written: report this");
+  } finally {
+    dek.fill(0);
+  }
 }

@@ -1,8 +1,9 @@
-import { randomFillSync, timingSafeEqual } from "node:crypto";
 import type { Config, ProviderName } from "../config/config.ts";
 import { KekError, rfc3339 } from "../errors/errors.ts";
 import { EnvProvider } from "./env.ts";
-import type { Provider } from "./provider.ts";
+import { type AskPin, tokenSettings } from "./pkcs11/pin.ts";
+import { Pkcs11Provider, type Token } from "./pkcs11/provider.ts";
+import type { Provider, ProviderRecipe } from "./provider.ts";
 
 /** Chooses the provider, after the install's lock has been compared with the configuration. */
 
@@ -24,53 +25,68 @@ export function checkLock(lock: Lock, configured: ProviderName): void {
   );
 }
 
-/** What a provider is made from: plain data, so that a worker thread can make its own. */
+export type { AskPin, Token };
+
+/** What a provider is made from. */
 export type ProviderConfig = Pick<Config, "encryption" | "secretsFile">;
+
+export interface RegistryOptions {
+  /** Asks a person for the PIN of a token, where none is configured. */
+  askPin?: AskPin | undefined;
+  /** False for commands that do no cryptography: they work while an HSM is away. */
+  probe?: boolean;
+}
 
 /**
  * @param lock the install's lock; undefined only on a database that has none yet.
  * @throws KekError `provider_mismatch`, or whatever the provider lacks: it fails fast, before anything is written.
  */
-export async function buildRegistry(config: ProviderConfig, lock: Lock | undefined): Promise<Provider> {
+export async function buildRegistry(
+  config: ProviderConfig,
+  lock: Lock | undefined,
+  { askPin, probe = true }: RegistryOptions = {},
+): Promise<Provider> {
   if (lock !== undefined) checkLock(lock, config.encryption.provider);
-  return makeProvider(config);
-}
-
-export function makeProvider(config: ProviderConfig): Provider {
-  switch (config.encryption.provider) {
-    case "env":
-      return new EnvProvider({ keks: config.encryption.env.keks, secretsFile: config.secretsFile });
-    case "pkcs11":
-      throw new KekError(
-        "provider_unavailable",
-        "the pkcs11 provider is not part of this release",
-        "set CERTAUTOPILOT_ENCRYPTION_PROVIDER=env",
-      );
-  }
-}
-
-/**
- * The capability probe: a real round trip with AAD, and a tampered wrap that must not open.
- * @throws KekError `provider_unavailable` naming what failed.
- */
-export async function probe(provider: Provider, version: number): Promise<void> {
-  const secret = randomFillSync(Buffer.alloc(32));
-  const aad = Buffer.from("certautopilot/probe/1");
-  const wrapped = await provider.wrap(secret, aad, version);
-  const fail = (what: string) =>
-    new KekError(
-      "provider_unavailable",
-      `the ${provider.name} provider ${what}`,
-      "do not use it: run `certautopilot kek verify`",
-    );
-  const back = await provider.unwrap(wrapped, aad, version);
-  if (!timingSafeEqual(back, secret)) throw fail("does not give back what it wrapped");
-  const tampered = Buffer.from(wrapped);
-  tampered[20] = (tampered[20] ?? 0) ^ 1;
+  const provider = makeProvider(await recipeOf(config, probe ? askPin : undefined));
   try {
-    await provider.unwrap(tampered, aad, version);
-  } catch {
-    return;
+    if (probe) await provider.probe();
+  } catch (thrown) {
+    await provider.close();
+    throw thrown;
   }
-  throw fail("opens a tampered wrap");
+  return provider;
+}
+
+/** A thread makes its own instance from what `Provider.recipe` gave. */
+export function makeProvider(recipe: ProviderRecipe): Provider {
+  switch (recipe.provider) {
+    case "env":
+      return new EnvProvider(recipe);
+    case "pkcs11":
+      return new Pkcs11Provider(recipe.token, recipe.sessions);
+  }
+}
+
+/** For `pkcs11-init`, which makes keys: the token alone, probed. @throws KekError what the token lacks. */
+export async function openToken(config: ProviderConfig, askPin: AskPin | undefined): Promise<Token> {
+  const { token, sessions } = await tokenSettings(config.encryption.pkcs11 ?? {}, askPin);
+  const provider = new Pkcs11Provider(token, sessions);
+  try {
+    await provider.probe();
+  } catch (thrown) {
+    await provider.close();
+    throw thrown;
+  }
+  return provider;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+async function recipeOf({ encryption, secretsFile }: ProviderConfig, askPin?: AskPin): Promise<ProviderRecipe> {
+  switch (encryption.provider) {
+    case "env":
+      return { provider: "env", keks: encryption.env.keks, secretsFile };
+    case "pkcs11":
+      return { provider: "pkcs11", ...(await tokenSettings(encryption.pkcs11 ?? {}, askPin)) };
+  }
 }

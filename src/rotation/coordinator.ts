@@ -97,9 +97,9 @@ export class Coordinator {
     const { config, install } = this.#context;
     const { from, to } = this.#doc;
     const versions = await readVersions(this.#context.store);
-    const lanes = await Lanes.open(this.#options.concurrency, {
+    const recipes = await this.#context.provider.recipes(this.#options.concurrency);
+    const lanes = await Lanes.open(recipes, {
       database: config.database,
-      provider: { encryption: config.encryption, secretsFile: config.secretsFile },
       installId: install.install_id,
       from: laneKey(versions, from),
       to: laneKey(versions, to),

@@ -1,15 +1,16 @@
 import { Worker } from "node:worker_threads";
 import type { Config } from "../config/config.ts";
+import { threadEntry } from "../config/entry_points.ts";
 import { type ErrorCode, KekError } from "../errors/errors.ts";
 import type { Canary } from "../providers/canary.ts";
-import type { ProviderConfig } from "../providers/registry.ts";
+import type { ProviderRecipe } from "../providers/provider.ts";
 import type { BatchJob, BatchResult } from "./rewrap_batch.ts";
 
-/** A fixed set of worker threads; each takes one batch at a time. */
+/** A fixed set of worker threads; each takes a few batches at a time. */
 
 export interface LaneData {
   database: Config["database"];
-  provider: ProviderConfig;
+  provider: ProviderRecipe;
   installId: string;
   /** Each lane proves its own keys: it may read another secrets file than the preflight did. */
   from: LaneKey;
@@ -29,11 +30,9 @@ export type LaneReply =
   | { seq: number; result: BatchResult }
   | { seq: number; error: { message: string; code: ErrorCode } };
 
-/** In the compiled binary all modules are one, at the root of its embedded files; the worker keeps its path below that. */
-const WORKER = new URL(
-  import.meta.url.includes("/$bunfs/") ? "./rotation/rewrap_worker.ts" : "./rewrap_worker.ts",
-  import.meta.url,
-);
+const WORKER = threadEntry("rotation/rewrap_worker.ts", import.meta.url);
+/** A lane reads the next batch's keys while MongoDB is at work on the one before. */
+const BATCHES_A_LANE = 2;
 
 export class Lanes {
   readonly #lanes: Lane[];
@@ -42,11 +41,12 @@ export class Lanes {
 
   private constructor(lanes: Lane[]) {
     this.#lanes = lanes;
-    this.#free.push(...lanes);
+    for (let batch = 0; batch < BATCHES_A_LANE; batch += 1) this.#free.push(...lanes);
   }
 
-  static async open(count: number, data: LaneData): Promise<Lanes> {
-    const lanes = Array.from({ length: count }, () => new Lane(data));
+  /** One lane a recipe. */
+  static async open(recipes: ProviderRecipe[], data: Omit<LaneData, "provider">): Promise<Lanes> {
+    const lanes = recipes.map((provider) => new Lane({ ...data, provider }));
     try {
       await Promise.all(lanes.map((lane) => lane.ready));
     } catch (thrown) {

@@ -1,6 +1,7 @@
 import { KekError } from "../errors/errors.ts";
 import { setFence, unfencedCollections } from "../fleet/fence_keeper.ts";
 import { isOpen } from "../fleet/stance.ts";
+import { proofOf } from "../providers/canary.ts";
 import { audited } from "../store/audit_log.ts";
 import { countAt, isVersion, takeCensus } from "../store/census.ts";
 import type { FieldDoc, RotationDoc, VersionDoc } from "../store/documents.ts";
@@ -10,7 +11,7 @@ import { fenceRecorder } from "../store/rotation_records.ts";
 import { newestRotation } from "../store/rotations.ts";
 import { readState } from "../store/state.ts";
 import type { Session } from "../store/store.ts";
-import { forgetStaged, markDestroyed } from "../store/versions.ts";
+import { canaryOf, forgetStaged, markDestroyed } from "../store/versions.ts";
 import { batchLimitMs, type Context } from "./context.ts";
 
 /** `kek remove --version=N`: destroys a retired version, forgets a staged one. Refuses while anything could need it. */
@@ -20,6 +21,8 @@ export interface Removal {
   outcome: "destroyed" | "forgotten";
   destroyed: string[];
   remaining: string[];
+  /** What else may hold the key, and this program cannot see. */
+  advice: string | undefined;
 }
 
 /** What removal would do, checked as far as it can be without changing anything. @throws KekError `refused`, `version_unknown`. */
@@ -48,7 +51,7 @@ export async function checkRemoval(context: Context, version: number): Promise<V
  */
 export async function remove(context: Context, version: number, wait: (message: string) => void): Promise<Removal> {
   const doc = await checkRemoval(context, version);
-  const { store, auditor, provider } = context;
+  const { store, auditor, provider, install } = context;
   if (doc.state === "staged") {
     const forgotten = await audited(store, auditor, async (session) => {
       if (await rotationHolds(context, version, session)) return undefined;
@@ -63,6 +66,7 @@ export async function remove(context: Context, version: number, wait: (message: 
       outcome: "forgotten",
       destroyed: [],
       remaining: holders.map((member) => `the key held by ${memberName(member)}`),
+      advice: undefined,
     };
   }
   if (doc.state === "retired") {
@@ -74,7 +78,7 @@ export async function remove(context: Context, version: number, wait: (message: 
     });
     if (destroyed === undefined) throw changed(version);
   }
-  const outcome = await provider.destroy(version);
+  const outcome = await provider.destroy(version, proofOf(canaryOf(doc), install.install_id, provider.name, version));
   return { version, outcome: "destroyed", ...outcome };
 }
 

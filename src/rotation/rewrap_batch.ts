@@ -1,4 +1,3 @@
-import { timingSafeEqual } from "node:crypto";
 import type { FieldName } from "../config/config.ts";
 import { dekAadOf } from "../envelope/aad.ts";
 import { exactId, idBsonOf, idText, readWrap, splitDocuments } from "../envelope/raw_record.ts";
@@ -7,7 +6,7 @@ import type { Provider } from "../providers/provider.ts";
 import { applyRewraps, type Rewrap } from "../store/records.ts";
 import type { Store } from "../store/store.ts";
 
-/** One batch of records: unwrap, wrap, prove the new wrap, one conditional update each. */
+/** One batch of records: rewrap, one conditional update each. */
 
 export interface BatchJob {
   field: FieldName;
@@ -36,23 +35,21 @@ export async function rewrapBatch(
   const rewraps: Rewrap[] = [];
   const fromAad = dekAadOf(installId, provider.name, from, field.collection, field.path);
   const toAad = dekAadOf(installId, provider.name, to, field.collection, field.path);
-  for (const raw of splitDocuments(job.bytes)) {
+  const rewrapOne = async (raw: Uint8Array) => {
     const idBson = idBsonOf(raw);
     try {
       const oldWrap = wrapToMove(raw, field.path, provider.name, from);
-      if (oldWrap === undefined) continue;
-      const newWrap = await rewrap(
-        provider,
-        oldWrap,
-        { version: from, aad: fromAad(idBson) },
-        { version: to, aad: toAad(idBson) },
-      );
+      if (oldWrap === undefined) return;
+      const under = (version: number, aad: typeof fromAad) => ({ version, aad: aad(idBson) });
+      const newWrap = await provider.rewrap(oldWrap, under(from, fromAad), under(to, toAad));
       rewraps.push({ id: exactId(idBson), oldWrap, newWrap });
     } catch (thrown) {
       if (!isTheRecordsFault(thrown)) throw thrown;
       failed.push({ id: idText(exactId(idBson)), reason: messageOf(thrown) });
     }
-  }
+  };
+  // All at once: a provider that waits for an HSM keeps many operations in flight.
+  await Promise.all([...splitDocuments(job.bytes)].map(rewrapOne));
   if (rewraps.length === 0) return { done: 0, skipped: 0, failed };
   const outcome = await applyRewraps(store, field, from, to, rewraps, job.limitMs);
   for (const { index, reason } of outcome.rejected) {
@@ -63,11 +60,6 @@ export async function rewrapBatch(
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-interface Under {
-  version: number;
-  aad: Uint8Array;
-}
-
 /** @returns undefined when the record is not at the old version. @throws KekError `envelope_invalid`. */
 function wrapToMove(raw: Uint8Array, path: string, provider: string, from: number): Uint8Array | undefined {
   const wrap = readWrap(raw, path);
@@ -76,21 +68,6 @@ function wrapToMove(raw: Uint8Array, path: string, provider: string, from: numbe
     throw new KekError("envelope_invalid", `its provider is "${wrap.provider}", not "${provider}"`, hint);
   }
   return wrap.version === from ? wrap.wrappedDek : undefined;
-}
-
-/** A new wrap replaces the old one only after it was unwrapped and compared. */
-async function rewrap(provider: Provider, wrapped: Uint8Array, from: Under, to: Under): Promise<Uint8Array> {
-  const dek = await provider.unwrap(wrapped, from.aad, from.version);
-  try {
-    const fresh = await provider.wrap(dek, to.aad, to.version);
-    const back = await provider.unwrap(fresh, to.aad, to.version);
-    const same = timingSafeEqual(back, dek);
-    back.fill(0);
-    if (same) return fresh;
-    throw new KekError("unexpected", "a new wrap did not give the data key back", "nothing was written: report this");
-  } finally {
-    dek.fill(0);
-  }
 }
 
 /** Only this record is wrong; anything else stops the lane. */

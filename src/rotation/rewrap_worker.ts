@@ -1,6 +1,6 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { type ErrorCode, KekError, messageOf } from "../errors/errors.ts";
-import { proveCanary } from "../providers/canary.ts";
+import { proofOf } from "../providers/canary.ts";
 import { makeProvider } from "../providers/registry.ts";
 import { isTransient } from "../store/failures.ts";
 import { openStore } from "../store/store.ts";
@@ -8,7 +8,7 @@ import type { LaneData, LaneReply, LaneRequest } from "./lanes.ts";
 import { collectGarbage } from "./memory.ts";
 import { rewrapBatch } from "./rewrap_batch.ts";
 
-/** A lane: a worker thread with a connection and a provider of its own. It does batches one at a time and never decides. */
+/** A lane: a worker thread with a connection and a provider of its own. It does the batches it is given and never decides. */
 
 const port = parentPort;
 if (port === null) throw new Error("rewrap_worker is started by lanes.ts, not by hand");
@@ -18,8 +18,7 @@ const opened = (async () => {
   const store = await openStore(database, { appName: "certautopilot rewrap lane", poolSize: 2 });
   const provider = makeProvider(config);
   for (const key of [from, to]) {
-    await provider.load(key.version);
-    await proveCanary(provider, installId, key.version, key);
+    await provider.load(key.version, proofOf(key, installId, provider.name, key.version));
   }
   return { store, provider };
 })();

@@ -1,7 +1,7 @@
 import type { Config } from "../config/config.ts";
 import { KekError } from "../errors/errors.ts";
 import { ensureCollections } from "../fleet/install_start.ts";
-import { loadProved, stageUnknown } from "../fleet/keystore.ts";
+import { loadProved, stageUnknown, unknownVersions } from "../fleet/keystore.ts";
 import { evictionMsOf, type Problem, seconds } from "../fleet/readiness.ts";
 import { note } from "../store/audit_log.ts";
 import { type CensusRow, takeCensus } from "../store/census.ts";
@@ -119,8 +119,7 @@ async function stateOfFleet(context: Context, roster: Member[], { dryRun }: Rota
   const active = state.versions.filter((version) => version.state === "active");
   if ((await proveOwnKeys(context, active)).size > 0) return state;
   if (dryRun) {
-    const known = state.versions.map((version) => version._id);
-    const held = (await provider.available()).filter((version) => !known.includes(version));
+    const held = await unknownVersions(provider, state.versions);
     const wouldBe = held.map((_id) => ({ _id, state: "staged", provider: provider.name }) as VersionDoc);
     return { ...state, versions: [...state.versions, ...wouldBe] };
   }

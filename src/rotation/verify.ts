@@ -1,12 +1,9 @@
-import { PREFIX } from "../config/environment.ts";
-import { readSecretsFile } from "../config/secrets_file.ts";
 import { KekError } from "../errors/errors.ts";
 import { unfencedCollections } from "../fleet/fence_keeper.ts";
 import { loadProved } from "../fleet/keystore.ts";
 import { fleetProblems, type Problem } from "../fleet/readiness.ts";
 import { isOpen, stanceOf } from "../fleet/stance.ts";
-import { proveCanary } from "../providers/canary.ts";
-import { makeProvider } from "../providers/registry.ts";
+import type { Capability } from "../providers/provider.ts";
 import { audited } from "../store/audit_log.ts";
 import { type CensusRow, takeCensus } from "../store/census.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
@@ -14,7 +11,7 @@ import { readFields } from "../store/fields.ts";
 import { type Member, memberName, readRoster } from "../store/heartbeats.ts";
 import { type KekState, readState } from "../store/state.ts";
 import { serverNow } from "../store/store.ts";
-import { canaryOf, markBackupVerified } from "../store/versions.ts";
+import { markBackupVerified } from "../store/versions.ts";
 import type { Context } from "./context.ts";
 import { strays } from "./preflight.ts";
 import { waysOn } from "./ways_on.ts";
@@ -28,6 +25,8 @@ export interface Verification {
   processes: Member[];
   census: CensusRow[];
   problems: Problem[];
+  /** What the provider found when it tried itself out. */
+  capabilities: Capability[];
 }
 
 /** Is every process ready for the target? */
@@ -41,7 +40,7 @@ export async function verifyTarget(context: Context, target: number): Promise<Ve
     problems.push({
       code: "target",
       message: `KEK version ${target} is not known: no process of the fleet holds it`,
-      hint: `give every process its key (env: ${PREFIX}ENCRYPTION_ENV_KEK_V${target}), then verify again`,
+      hint: `${provider.howToGive(target)}; then verify again`,
     });
   } else if (state.rotation !== undefined && isOpen(state.rotation) && state.rotation.to !== target) {
     const { from, to, phase } = state.rotation;
@@ -60,7 +59,8 @@ export async function verifyTarget(context: Context, target: number): Promise<Ve
   problems.push(
     ...fleetProblems(roster, { provider: provider.name, active, target, declaredMatters: true, times: config.fleet }),
   );
-  return { ready: problems.length === 0, target, active, processes: roster, census: [], problems };
+  const capabilities = await provider.probe();
+  return { ready: problems.length === 0, target, active, processes: roster, census: [], problems, capabilities };
 }
 
 /** The whole install's health: canaries, census, strays, drift, fences. */
@@ -109,6 +109,7 @@ export async function verifyInstall(context: Context): Promise<Verification> {
     processes: roster,
     census,
     problems,
+    capabilities: await provider.probe(),
   };
 }
 
@@ -117,17 +118,15 @@ export async function verifyInstall(context: Context): Promise<Verification> {
  * @returns the versions that the copy opens. @throws KekError `key_missing`, `key_mismatch`, naming the version.
  */
 export async function verifyBackup(context: Context, file: string): Promise<number[]> {
-  const { store, config, install, auditor } = context;
-  readSecretsFile(file);
-  const copy = makeProvider({ encryption: { ...config.encryption, env: { keks: {} } }, secretsFile: file });
+  const { store, provider, install, auditor } = context;
+  const copy = provider.overCopy(file);
   const proved: number[] = [];
   try {
     for (const doc of (await readState(store)).versions.filter(
       (version) => version.state === "active" || version.state === "staged",
     )) {
       if (!(await copy.available()).includes(doc._id)) throw notInCopy(file, doc._id);
-      await copy.load(doc._id);
-      await proveCanary(copy, install.install_id, doc._id, canaryOf(doc));
+      await loadProved(copy, install.install_id, doc);
       proved.push(doc._id);
     }
   } finally {

@@ -1,8 +1,7 @@
 import { createServer, type Server } from "node:http";
 import type { Config } from "../config/config.ts";
 import { KekError } from "../errors/errors.ts";
-import type { Log } from "../errors/log.ts";
-import { joinFleet, type Kek } from "../fleet/kek.ts";
+import { joinFleet, type Kek, type KekOptions } from "../fleet/kek.ts";
 
 /** The long-running process: a member of the fleet that answers whether it is well. */
 
@@ -13,8 +12,8 @@ export interface Serving {
 }
 
 /** Joins, listens, and returns once it is ready. @throws KekError when it may not serve, or cannot listen. */
-export async function serve(config: Config, role: "api" | "worker", log: Log): Promise<Serving> {
-  const kek = await joinFleet(config, { role, log });
+export async function serve(config: Config, options: KekOptions): Promise<Serving> {
+  const kek = await joinFleet(config, options);
   const server = createServer((request, response) => {
     const { status, body } = answer(request.method ?? "GET", request.url ?? "/", kek);
     response.writeHead(status, {

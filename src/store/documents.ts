@@ -20,6 +20,10 @@ export interface VersionDoc {
   state: VersionState;
   canary: Binary;
   canary_digest: Binary;
+  /** Of a key in a token: CKA_LABEL, CKA_ID and the mechanism it wraps by. */
+  key_label?: string;
+  key_id?: Binary;
+  mechanism?: string;
   /** Reserved in blocks before use: it never under-counts. */
   wraps: number;
   staged_at: Date;

@@ -1,6 +1,7 @@
 import { Binary } from "mongodb";
 import type { ProviderName } from "../config/config.ts";
 import type { Canary } from "../providers/canary.ts";
+import type { KeyDescription } from "../providers/provider.ts";
 import { type Auditor, audited } from "./audit_log.ts";
 import type { VersionDoc, VersionState } from "./documents.ts";
 import { isDuplicateKey } from "./failures.ts";
@@ -33,6 +34,7 @@ export async function stageVersion(
   version: number,
   provider: ProviderName,
   canary: Canary,
+  key?: KeyDescription,
 ): Promise<void> {
   try {
     await audited(store, auditor, async (session) => {
@@ -45,6 +47,9 @@ export async function stageVersion(
           state: "staged",
           canary: new Binary(canary.canary, 0),
           canary_digest: new Binary(canary.digest, 0),
+          ...(key === undefined
+            ? {}
+            : { key_label: key.label, key_id: new Binary(Buffer.from(key.id, "hex"), 0), mechanism: key.mechanism }),
           wraps: 1,
           staged_at: await serverNow(store, session),
           staged_by: auditor.actor,

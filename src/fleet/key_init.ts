@@ -1,0 +1,141 @@
+import type { Config } from "../config/config.ts";
+import { KekError, rfc3339 } from "../errors/errors.ts";
+import { makeCanary } from "../providers/canary.ts";
+import type { KeyDescription } from "../providers/provider.ts";
+import { type AskPin, checkLock, openToken, type Token } from "../providers/registry.ts";
+import type { Auditor } from "../store/audit_log.ts";
+import { dropClaim, takeClaim } from "../store/claims.ts";
+import type { InstallDoc, VersionDoc } from "../store/documents.ts";
+import { lockInstall, readInstall } from "../store/install.ts";
+import type { Store } from "../store/store.ts";
+import { readVersions, stageVersion } from "../store/versions.ts";
+import { ensureCollections } from "./install_start.ts";
+import { loadProved } from "./keystore.ts";
+
+/**
+ * `kek pkcs11-init`: a KEK is born in the token, and MongoDB comes to know it. In this order, so that it can die anywhere and
+ * be run again: lock compared, token opened, lock written, key made under an id that says whose it is, canary, staged.
+ */
+
+export interface Initialized {
+  version: number;
+  state: VersionDoc["state"];
+  key: KeyDescription;
+  /** Whether it was there already, and has only been proved. */
+  already: boolean;
+  lockedNow: boolean;
+}
+
+/** @throws KekError `provider_mismatch` before the module is loaded; what the token lacks; `refused`, `key_missing`. */
+export async function initKey(
+  { store, config, auditor }: { store: Store; config: Config; auditor: Auditor },
+  version: number,
+  askPin: AskPin,
+  tell: (message: string) => void,
+): Promise<Initialized> {
+  const found = await readInstall(store);
+  refuseOtherLock(found);
+  if (config.encryption.provider !== "pkcs11") throw notConfigured(found);
+  const token = await openToken(config, askPin);
+  try {
+    if (found === undefined) await token.refuseTaken(version);
+    await ensureCollections(store);
+    const install = found ?? (await lockInstall(store, auditor, "pkcs11", "pkcs11-init"));
+    refuseOtherLock(install);
+    const made = await makeOrProve(store, config, auditor, token, install, version, tell);
+    return { ...made, lockedNow: found === undefined };
+  } finally {
+    await token.close();
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+type Made = Omit<Initialized, "lockedNow">;
+
+/** One host at a time; who comes second finds the key. */
+async function makeOrProve(
+  store: Store,
+  config: Config,
+  auditor: Auditor,
+  token: Token,
+  install: InstallDoc,
+  version: number,
+  tell: (message: string) => void,
+): Promise<Made> {
+  const { install_id: installId } = install;
+  const doc = await known(store, version);
+  if (doc !== undefined) return await prove(token, installId, doc);
+  const claim = await waitForClaim(store, `pkcs11-init ${version}`, config.fleet.leaseMs, tell);
+  try {
+    const meanwhile = await known(store, version);
+    if (meanwhile !== undefined) return await prove(token, installId, meanwhile);
+    const key = await token.make(version, installId);
+    await token.load(version);
+    const canary = await makeCanary(token, installId, version);
+    token.forget(version);
+    await stageVersion(store, auditor, version, "pkcs11", canary, key);
+    const staged = await known(store, version);
+    if (staged === undefined)
+      throw new KekError("refused", `KEK version ${version} was removed meanwhile`, "run it again");
+    return { ...(await prove(token, installId, staged)), already: false };
+  } finally {
+    await dropClaim(store, claim);
+  }
+}
+
+/** A version that MongoDB knows: its key must be there, and the only one of its name. */
+async function prove(token: Token, installId: string, doc: VersionDoc): Promise<Made> {
+  const version = doc._id;
+  if (doc.state === "destroyed") {
+    throw new KekError(
+      "refused",
+      `KEK version ${version} was destroyed: a number is never used again`,
+      `make the next one: certautopilot kek pkcs11-init --version=${version + 1}`,
+    );
+  }
+  const recorded = doc.key_id === undefined ? undefined : Buffer.from(doc.key_id.buffer).toString("hex");
+  if (recorded !== undefined) await token.make(version, installId, recorded);
+  await loadProved(token, installId, doc);
+  const key = await token.describe(version);
+  token.forget(version);
+  if (key === undefined)
+    throw new KekError("key_missing", `the key of KEK version ${version} is gone`, "look at the token");
+  return { version, state: doc.state, key, already: true };
+}
+
+async function known(store: Store, version: number): Promise<VersionDoc | undefined> {
+  return (await readVersions(store)).find((doc) => doc._id === version);
+}
+
+async function waitForClaim(store: Store, name: string, forMs: number, tell: (message: string) => void) {
+  for (let told = false; ; told = true) {
+    const claim = await takeClaim(store, name, forMs);
+    if (claim !== undefined) return claim;
+    if (!told) {
+      const most = Math.ceil(forMs / 1000);
+      tell(`another pkcs11-init of this version is at work, or was interrupted: waiting for it (at most ${most} s)`);
+    }
+    await new Promise((resolve) => setTimeout(resolve, 200));
+  }
+}
+
+/** The contract message of DESIGN.md section 6, word for word. */
+function refuseOtherLock(install: InstallDoc | undefined): void {
+  if (install === undefined || install.provider === "pkcs11") return;
+  const { provider, locked_at: lockedAt, locked_by: by } = install;
+  throw new KekError(
+    "provider_mismatch",
+    `refusing to run: this database is locked for provider="${provider}" (since ${rfc3339(lockedAt)} by ${by}). pkcs11-init cannot run against a "${provider}"-locked installation.`,
+    "to move to an HSM, install anew against a fresh database and bring the data over; or point CERTAUTOPILOT_DATABASE_URI and _NAME at the right database",
+  );
+}
+
+function notConfigured(install: InstallDoc | undefined): KekError {
+  if (install !== undefined) checkLock({ provider: install.provider, lockedAt: install.locked_at }, "env");
+  return new KekError(
+    "config_invalid",
+    'encryption.provider is "env": pkcs11-init makes keys for provider "pkcs11"',
+    "set CERTAUTOPILOT_ENCRYPTION_PROVIDER=pkcs11 here and for every process of the fleet",
+  );
+}

@@ -1,0 +1,103 @@
+import { Buffer } from "node:buffer";
+import { type ErrorCode, KekError } from "../../errors/errors.ts";
+
+/**
+ * Operations and their answers as they travel between threads: many in one piece of memory that changes hands, so that no
+ * copy of a data key is left behind and a message costs little.
+ */
+
+export type Operation =
+  | { kind: "wrap"; version: number; data: Uint8Array; aad: Uint8Array }
+  | { kind: "unwrap"; version: number; data: Uint8Array; aad: Uint8Array }
+  | { kind: "rewrap"; version: number; data: Uint8Array; aad: Uint8Array; to: number; toAad: Uint8Array };
+
+/** `crowded`: the token has no session for this thread; another thread is to do it. */
+export type Answer = { data: Uint8Array } | { error: KekError } | "crowded";
+
+const KINDS = ["wrap", "unwrap", "rewrap"] as const;
+const HEAD = 24;
+const NOTHING = new Uint8Array(0);
+
+export function packOperations(operations: Operation[]): Uint8Array<ArrayBuffer> {
+  const toAad = (operation: Operation) => (operation.kind === "rewrap" ? operation.toAad : NOTHING);
+  let size = 0;
+  for (const operation of operations)
+    size += HEAD + operation.data.length + operation.aad.length + toAad(operation).length;
+  const bytes = new Uint8Array(size);
+  const view = new DataView(bytes.buffer);
+  let at = 0;
+  for (const operation of operations) {
+    const parts = [operation.data, operation.aad, toAad(operation)];
+    view.setUint32(at, KINDS.indexOf(operation.kind));
+    view.setUint32(at + 4, operation.version);
+    view.setUint32(at + 8, operation.kind === "rewrap" ? operation.to : 0);
+    parts.forEach((part, index) => {
+      view.setUint32(at + 12 + index * 4, part.length);
+    });
+    at += HEAD;
+    for (const part of parts) {
+      bytes.set(part, at);
+      at += part.length;
+    }
+  }
+  return bytes;
+}
+
+/** The parts are views of the frame: whoever is done with them zeroes it. */
+export function* unpackOperations(bytes: Uint8Array): Generator<Operation> {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  for (let at = 0; at < bytes.length; ) {
+    const kind = KINDS[view.getUint32(at)];
+    const [version, to] = [view.getUint32(at + 4), view.getUint32(at + 8)];
+    const lengths = [view.getUint32(at + 12), view.getUint32(at + 16), view.getUint32(at + 20)];
+    at += HEAD;
+    const [data, aad, toAad] = lengths.map((length) => {
+      at += length;
+      return bytes.subarray(at - length, at);
+    }) as [Uint8Array, Uint8Array, Uint8Array];
+    if (kind === "rewrap") yield { kind, version, data, aad, to, toAad };
+    else if (kind !== undefined) yield { kind, version, data, aad };
+    else throw new Error("a frame with an unknown operation");
+  }
+}
+
+const STATUS = { data: 0, error: 1, crowded: 2 } as const;
+
+export function packAnswers(answers: Answer[]): Uint8Array<ArrayBuffer> {
+  const bodies = answers.map((answer) => {
+    if (answer === "crowded") return NOTHING;
+    if ("data" in answer) return answer.data;
+    const { code, message, hint } = answer.error;
+    return Buffer.from(JSON.stringify({ code, message, hint }));
+  });
+  const bytes = new Uint8Array(bodies.reduce((sum, body) => sum + 8 + body.length, 0));
+  const view = new DataView(bytes.buffer);
+  let at = 0;
+  answers.forEach((answer, index) => {
+    const body = bodies[index] as Uint8Array;
+    view.setUint32(at, answer === "crowded" ? STATUS.crowded : "data" in answer ? STATUS.data : STATUS.error);
+    view.setUint32(at + 4, body.length);
+    bytes.set(body, at + 8);
+    at += 8 + body.length;
+  });
+  return bytes;
+}
+
+/** Data is copied out of the frame, and the frame zeroed. */
+export function unpackAnswers(bytes: Uint8Array): Answer[] {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const answers: Answer[] = [];
+  for (let at = 0; at < bytes.length; ) {
+    const [status, length] = [view.getUint32(at), view.getUint32(at + 4)];
+    const body = bytes.subarray(at + 8, at + 8 + length);
+    if (status === STATUS.data) answers.push({ data: Buffer.from(body) });
+    else if (status === STATUS.crowded) answers.push("crowded");
+    else {
+      const { code, message, hint } = JSON.parse(Buffer.from(body).toString("utf8"));
+      answers.push({ error: new KekError(code as ErrorCode, message, hint) });
+    }
+    at += 8 + length;
+  }
+  bytes.fill(0);
+  return answers;
+}

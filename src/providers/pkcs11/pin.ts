@@ -1,0 +1,48 @@
+import type { Pkcs11Config } from "../../config/config.ts";
+import { readPrivateFile } from "../../config/secrets_file.ts";
+import { KekError } from "../../errors/errors.ts";
+import { Gate } from "./gate.ts";
+import type { TokenSettings } from "./session.ts";
+
+/** From the configuration to what a session needs. The PIN: given, in a file of mode 0600, or asked for. */
+
+/** Asks a person. @returns undefined where nobody can be asked. */
+export type AskPin = (tokenLabel: string) => Promise<string | undefined>;
+
+/** More threads than this cost more than they bring; an operator may ask for more. */
+const DEFAULT_SESSIONS = 32;
+
+/** @throws KekError `config_invalid`, `secret_unreadable`, `secrets_file_exposed`, naming the setting. */
+export async function tokenSettings(
+  config: Pkcs11Config,
+  askPin: AskPin | undefined,
+): Promise<{ token: TokenSettings; sessions: number }> {
+  const { ownIvs = false } = config;
+  const modulePath = required(config.modulePath, "MODULE_PATH", "module_path", "the vendor's PKCS#11 library (.so)");
+  const tokenLabel = required(config.tokenLabel, "TOKEN_LABEL", "token_label", "the label of the token to use");
+  const pin = config.pin ?? pinOfFile(config.pinFile) ?? (await askPin?.(tokenLabel));
+  const gate = new Gate().memory;
+  return { token: { modulePath, tokenLabel, pin, ownIvs, gate }, sessions: config.sessions ?? DEFAULT_SESSIONS };
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function pinOfFile(path: string | undefined): string | undefined {
+  if (path === undefined) return undefined;
+  const pin = readPrivateFile(path, "PIN file").replace(/\r?\n$/, "");
+  if (pin !== "" && !pin.includes("\n")) return pin;
+  throw new KekError(
+    "secret_unreadable",
+    `PIN file ${path} does not hold one line with the PIN`,
+    "write the PIN, and nothing else, into it",
+  );
+}
+
+function required(value: string | undefined, variable: string, key: string, what: string): string {
+  if (value !== undefined) return value;
+  throw new KekError(
+    "config_invalid",
+    `CERTAUTOPILOT_ENCRYPTION_PKCS11_${variable} (encryption.pkcs11.${key}) is not set`,
+    `the pkcs11 provider needs ${what}: see docs/hsm`,
+  );
+}

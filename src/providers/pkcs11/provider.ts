@@ -1,0 +1,151 @@
+import { KekError } from "../../errors/errors.ts";
+import type {
+  Capability,
+  DestroyOutcome,
+  KeyDescription,
+  Proof,
+  Provider,
+  ProviderRecipe,
+  Under,
+} from "../provider.ts";
+import { refuseUnfit } from "./capabilities.ts";
+import { taken } from "./key_life.ts";
+import { keyLabel } from "./key_object.ts";
+import type { TokenSettings } from "./session.ts";
+import { SessionPool } from "./session_pool.ts";
+
+/** A provider that can make keys too: what `pkcs11-init` works with. */
+export type Token = Pkcs11Provider;
+
+/** KEKs that were born in a token and never leave it: what is held here are sessions, and the versions they may use. */
+export class Pkcs11Provider implements Provider {
+  readonly name = "pkcs11";
+  readonly staging = "by_init";
+  readonly #settings: TokenSettings;
+  readonly #pool: SessionPool;
+  #tokenLimit: Promise<number | undefined> | undefined;
+
+  /** Nothing is loaded or opened before the first call. @param sessions how many may be open at once. */
+  constructor(settings: TokenSettings, sessions: number) {
+    this.#settings = settings;
+    this.#pool = new SessionPool(settings, sessions);
+  }
+
+  async probe(): Promise<Capability[]> {
+    await this.#learnLimit();
+    const { ownIvs, tokenLabel } = this.#settings;
+    const rows = await this.#pool.perform({ do: "probe", ownIvs, sessions: this.#pool.limit });
+    refuseUnfit(tokenLabel, rows);
+    return rows;
+  }
+
+  async available(): Promise<number[]> {
+    return await this.#pool.perform({ do: "list" });
+  }
+
+  async load(version: number, proof?: Proof): Promise<void> {
+    this.#pool.know(version, proof);
+    try {
+      await this.#pool.perform({ do: "check", version });
+    } catch (thrown) {
+      this.#pool.forget(version);
+      throw thrown;
+    }
+  }
+
+  async check(version: number): Promise<void> {
+    await this.#pool.perform({ do: "check", version });
+  }
+
+  async wrap(dek: Uint8Array, aad: Uint8Array, version: number): Promise<Uint8Array> {
+    return await this.#pool.operate({ kind: "wrap", version, data: dek, aad });
+  }
+
+  async unwrap(wrapped: Uint8Array, aad: Uint8Array, version: number): Promise<Uint8Array> {
+    return await this.#pool.operate({ kind: "unwrap", version, data: wrapped, aad });
+  }
+
+  async rewrap(wrapped: Uint8Array, from: Under, to: Under): Promise<Uint8Array> {
+    const { version, aad } = from;
+    return await this.#pool.operate({ kind: "rewrap", version, data: wrapped, aad, to: to.version, toAad: to.aad });
+  }
+
+  forget(version: number): void {
+    this.#pool.forget(version);
+  }
+
+  async describe(version: number): Promise<KeyDescription | undefined> {
+    const [key] = await this.#pool.perform({ do: "describe", version });
+    return key && { label: key.label, id: key.id, mechanism: MECHANISM };
+  }
+
+  async destroy(version: number, proof: Proof): Promise<DestroyOutcome> {
+    this.#pool.forget(version);
+    const { destroyed, strangers } = await this.#pool.perform({ do: "destroy", version, proof });
+    const name = `${keyLabel(version)} in token "${this.#settings.tokenLabel}"`;
+    return {
+      destroyed: destroyed > 0 ? [`the key ${name}`] : [],
+      remaining: strangers.map(
+        (id) => `a key ${name} with id ${id || "none"}: it is not this install's, and was left alone`,
+      ),
+      advice: "backups of the token, and members of its cluster that were away, may still hold the key",
+    };
+  }
+
+  /**
+   * Makes the key of a version in the token, or finds that it was made before.
+   * @param recorded the id of the key that MongoDB knows for the version: then none is made.
+   * @throws KekError `refused` when another install's key has its label, `hsm_unfit` when the token makes keys otherwise.
+   */
+  async make(version: number, installId: string, recorded?: string): Promise<KeyDescription> {
+    const { label, id } = await this.#pool.perform({ do: "make", version, installId, recorded });
+    return { label, id, mechanism: MECHANISM };
+  }
+
+  /** @throws KekError `refused` when the token holds a key of the version's name, which a fresh install cannot have made. */
+  async refuseTaken(version: number): Promise<void> {
+    const there = await this.#pool.perform({ do: "describe", version });
+    if (there.length > 0) throw taken(this.#settings.tokenLabel, version, there);
+  }
+
+  overCopy(file: string): Provider {
+    throw new KekError(
+      "usage",
+      `${file} cannot hold the keys of a token: they never leave it`,
+      "back the token up as its vendor says (docs/hsm), and prove the copy by pointing the token label at it: `certautopilot kek verify`",
+    );
+  }
+
+  howToGive(version: number): string {
+    return `make it in the token: certautopilot kek pkcs11-init --version=${version}`;
+  }
+
+  async recipes(threads: number): Promise<ProviderRecipe[]> {
+    const tokenLimit = await this.#learnLimit();
+    // This thread's own session counts too; where the token gives but one, it is lent.
+    const spare = Math.min(this.#pool.limit, (tokenLimit ?? Number.POSITIVE_INFINITY) - 1);
+    if (spare < 1) await this.#pool.rest();
+    const count = Math.max(1, Math.min(threads, spare));
+    const sessions = Math.max(1, Math.floor(spare / count));
+    return Array.from({ length: count }, () => ({ provider: "pkcs11" as const, token: this.#settings, sessions }));
+  }
+
+  async close(): Promise<void> {
+    await this.#pool.close();
+  }
+
+  /** How many sessions the token gives one process. */
+  async #learnLimit(): Promise<number | undefined> {
+    this.#tokenLimit ??= this.#pool.perform({ do: "limit" });
+    const limit = await this.#tokenLimit.catch((thrown) => {
+      this.#tokenLimit = undefined;
+      throw thrown;
+    });
+    if (limit !== undefined) this.#pool.atMost(limit);
+    return limit;
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+const MECHANISM = "CKM_AES_GCM";

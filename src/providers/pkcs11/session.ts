@@ -1,0 +1,198 @@
+import { Buffer } from "node:buffer";
+import { KekError } from "../../errors/errors.ts";
+import { CKF, Cryptoki, type Handle, type Token } from "./cryptoki.ts";
+import { TokenFault } from "./faults.ts";
+import { Gate } from "./gate.ts";
+
+/** How a thread reaches its token: plain data, handed from thread to thread. */
+export interface TokenSettings {
+  modulePath: string;
+  tokenLabel: string;
+  pin: string | undefined;
+  /** The token makes the IVs of GCM itself, and takes none (`use_gcm_iv_from_hsm`). */
+  ownIvs: boolean;
+  gate: SharedArrayBuffer;
+}
+
+/** A session that is open and logged in, with the module to use it by. */
+export interface OpenSession {
+  module: Cryptoki;
+  handle: Handle;
+  token: Token;
+}
+
+/**
+ * The one session of a thread. `use` is the only way to it: it opens one if there is none, and holds the gate, so that the
+ * module is not finalized meanwhile. Nothing is tried twice here.
+ */
+export class TokenSession {
+  readonly gate: Gate;
+  readonly #settings: TokenSettings;
+  #module: Cryptoki | undefined;
+  #open: OpenSession | undefined;
+  #epoch = -1;
+  #seen = false;
+
+  constructor(settings: TokenSettings) {
+    this.#settings = settings;
+    this.gate = new Gate(settings.gate);
+  }
+
+  /** Whether a session is open that this thread has not lost sight of. */
+  get isOpen(): boolean {
+    return this.#open !== undefined && this.#epoch === this.gate.epoch;
+  }
+
+  /** The epoch of the module that the session is of. */
+  get epoch(): number {
+    return this.#epoch;
+  }
+
+  /** @throws TokenFault as the module answers; KekError `hsm_module`, `hsm_token`, `hsm_pin` where trying again is of no use. */
+  use<T>(work: (open: OpenSession) => T): T {
+    const open = this.isOpen && this.#open !== undefined ? this.#open : this.#openNow();
+    return this.gate.inside(() => {
+      if (!this.isOpen) throw new TokenFault(SESSION_CLOSED, "C_GetSessionInfo");
+      return work(open);
+    });
+  }
+
+  /** Gives a session up that may be broken; the next use opens another. */
+  drop(): void {
+    const open = this.#open;
+    const current = this.isOpen;
+    this.#open = undefined;
+    if (open === undefined || !current) return;
+    this.gate.inside(() => open.module.closeSession(open.handle));
+  }
+
+  /** Initializes the module anew for the whole process, when a session alone cannot be had again. */
+  renew(): void {
+    const module = this.#module;
+    if (module === undefined) return;
+    this.drop();
+    this.gate.renew(this.gate.epoch, RENEW_PATIENCE_MS, () => {
+      try {
+        module.finalize();
+      } catch (thrown) {
+        // A module that lost its daemon may refuse; C_Initialize then says what is the matter.
+        if (!(thrown instanceof TokenFault)) throw thrown;
+      }
+      module.initialize();
+    });
+  }
+
+  close(): void {
+    this.drop();
+    const module = this.#module;
+    this.#module = undefined;
+    if (module !== undefined) this.gate.part(() => module.finalize());
+  }
+
+  // -------------------------------------------------------------------------------------------------------------------
+
+  #openNow(): OpenSession {
+    this.#open = undefined;
+    return this.gate.exclusively(() => {
+      this.#module ??= this.#load();
+      const module = this.#module;
+      return this.gate.inside(() => {
+        this.#epoch = this.gate.epoch;
+        const token = this.#findToken(module);
+        const handle = module.openSession(token.slot, false);
+        try {
+          if (!module.isLoggedIn(handle)) this.#login(module, handle, token);
+        } catch (thrown) {
+          module.closeSession(handle);
+          throw thrown;
+        }
+        this.#open = { module, handle, token };
+        this.#seen = true;
+        return this.#open;
+      });
+    });
+  }
+
+  #load(): Cryptoki {
+    const { modulePath } = this.#settings;
+    try {
+      const module = new Cryptoki(modulePath);
+      this.gate.join(() => module.initialize());
+      return module;
+    } catch (thrown) {
+      if (!(thrown instanceof TokenFault)) throw thrown;
+      throw new KekError(
+        "hsm_module",
+        `the PKCS#11 module ${modulePath} cannot be used: ${thrown.message}`,
+        "check CERTAUTOPILOT_ENCRYPTION_PKCS11_MODULE_PATH, that the module is built for this machine, and its own configuration",
+        { cause: thrown },
+      );
+    }
+  }
+
+  #findToken(module: Cryptoki): Token {
+    const { tokenLabel } = this.#settings;
+    const tokens = module.tokens();
+    const named = tokens.filter((token) => token.label === tokenLabel);
+    const [token] = named;
+    if (named.length === 1 && token !== undefined) return token;
+    const list = (found: Token[]) =>
+      found.length === 0
+        ? "no token at all"
+        : found.map(({ label, serial, model }) => `"${label}" (${model}, serial ${serial})`).join(", ");
+    if (named.length > 1) {
+      throw new KekError(
+        "hsm_token",
+        `${named.length} tokens are labelled "${tokenLabel}": ${list(named)}`,
+        "give each token a label of its own, or leave one of them out of the module's configuration",
+      );
+    }
+    const there = list(tokens.filter(({ flags }) => (flags & CKF.tokenInitialized) !== 0));
+    // A token that was there before has been pulled, and may come back.
+    if (this.#seen) throw new TokenFault(TOKEN_NOT_PRESENT, "C_GetSlotList", `token "${tokenLabel}" is gone`);
+    throw new KekError(
+      "hsm_token",
+      `no token is labelled "${tokenLabel}"; the module shows ${there}`,
+      "set CERTAUTOPILOT_ENCRYPTION_PKCS11_TOKEN_LABEL to one of them, or see why the module does not show the token",
+    );
+  }
+
+  /** Once a process, and never after a refusal: a token locks after a few wrong PINs. */
+  #login(module: Cryptoki, handle: Handle, token: Token): void {
+    const { pin, tokenLabel } = this.#settings;
+    const restart = "set the right PIN, then start this process again: a PIN is tried once";
+    const refuse = (what: string, hint: string) => new KekError("hsm_pin", `token "${tokenLabel}": ${what}`, hint);
+    if (this.gate.refused !== 0)
+      throw refuse(`the PIN was refused before (${new TokenFault(this.gate.refused, "C_Login").message})`, restart);
+    if ((token.flags & CKF.userPinLocked) !== 0)
+      throw refuse("the user PIN is locked", "have the token's security officer set it anew");
+    if ((token.flags & CKF.userPinFinalTry) !== 0)
+      throw refuse(
+        "one more wrong PIN would lock it (CKF_USER_PIN_FINAL_TRY), so none is tried",
+        "log in once with the vendor's own tool, which resets the count, then start again",
+      );
+    if (pin === undefined)
+      throw refuse(
+        "no PIN is given",
+        "set CERTAUTOPILOT_ENCRYPTION_PKCS11_PIN_FILE (a file of mode 0600) or CERTAUTOPILOT_ENCRYPTION_PKCS11_PIN",
+      );
+    try {
+      module.login(handle, pin);
+    } catch (thrown) {
+      if (!(thrown instanceof TokenFault) || thrown.kind !== "pin") throw thrown;
+      this.gate.refuse(thrown.code);
+      throw refuse(`the PIN was refused (${thrown.message})`, restart);
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+const SESSION_CLOSED = 0xb0;
+const TOKEN_NOT_PRESENT = 0xe0;
+const RENEW_PATIENCE_MS = 3000;
+
+/** A buffer over the same bytes. */
+export function bytes(data: Uint8Array): Buffer {
+  return Buffer.from(data.buffer, data.byteOffset, data.byteLength);
+}

@@ -1,0 +1,87 @@
+import { parentPort, workerData } from "node:worker_threads";
+import { KekError, messageOf } from "../../errors/errors.ts";
+import { type Answer, type Operation, packAnswers, unpackOperations } from "./frames.ts";
+import type { TokenSettings } from "./session.ts";
+import type { SessionReply, SessionRequest, ToldError } from "./session_pool.ts";
+import { Crowded, SteadySession } from "./steady.ts";
+import { perform } from "./tasks.ts";
+
+/** A thread with one session of the token: it does what it is told, blocking, one operation at a time. */
+
+const port = parentPort;
+if (port === null) throw new Error("session_worker is started by session_pool.ts, not by hand");
+const steady = new SteadySession(workerData as TokenSettings);
+
+function operate(operation: Operation, patienceMs: number): Uint8Array {
+  const { version, data, aad } = operation;
+  switch (operation.kind) {
+    case "wrap":
+      return steady.wrap(data, aad, version, patienceMs);
+    case "unwrap":
+      return steady.unwrap(data, aad, version, patienceMs);
+    case "rewrap":
+      return steady.rewrap(data, { version, aad }, { version: operation.to, aad: operation.toAad }, patienceMs);
+  }
+}
+
+function answer(operation: Operation, patienceMs: number): Answer {
+  try {
+    return { data: operate(operation, patienceMs) };
+  } catch (thrown) {
+    if (thrown instanceof Crowded) return "crowded";
+    return { error: asKekError(thrown) };
+  }
+}
+
+function asKekError(thrown: unknown): KekError {
+  if (thrown instanceof KekError) return thrown;
+  return new KekError("unexpected", messageOf(thrown), "this is a defect: report it", { cause: thrown });
+}
+
+/** Errors do not keep their class between threads. */
+function told(thrown: unknown): ToldError {
+  const { code, message, hint } = asKekError(thrown);
+  return { code, message, hint };
+}
+
+function reply(message: SessionReply, transfer: ArrayBuffer[] = []): void {
+  port?.postMessage(message, transfer);
+}
+
+port.on("message", (request: SessionRequest) => {
+  switch (request.kind) {
+    case "operations": {
+      // Answered one after the other, but not after the first says that the token is away: the rest need not find out too.
+      const answers: Answer[] = [];
+      let { patienceMs } = request;
+      for (const operation of unpackOperations(request.bytes)) {
+        const given = answer(operation, patienceMs);
+        if (given !== "crowded" && "error" in given && given.error.code === "hsm_away") patienceMs = 0;
+        answers.push(given);
+      }
+      request.bytes.fill(0);
+      const packed = packAnswers(answers);
+      for (const given of answers) if (given !== "crowded" && "data" in given) given.data.fill(0);
+      return reply({ kind: "answers", bytes: packed }, [packed.buffer]);
+    }
+    case "task":
+      try {
+        return reply({ kind: "done", value: perform(steady, request.task, request.patienceMs) });
+      } catch (thrown) {
+        if (thrown instanceof Crowded) return reply({ kind: "crowded" });
+        return reply({ kind: "failed", error: told(thrown) });
+      }
+    case "know":
+      return steady.know(request.version, request.proof);
+    case "forget":
+      return steady.forget(request.version);
+    case "close":
+      try {
+        steady.close();
+      } catch (thrown) {
+        // The thread ends either way; the token gives the session up when the process is gone.
+        if (!(thrown instanceof Error)) throw thrown;
+      }
+      return reply({ kind: "closed" });
+  }
+});

@@ -1,0 +1,63 @@
+import type { Capability, Proof } from "../provider.ts";
+import { probeToken } from "./capabilities.ts";
+import { type Destruction, describeKeys, destroyKey, listVersions, makeKey } from "./key_life.ts";
+import { type KeyFacts, keyLabel, newKeyId, searchTemplate } from "./key_object.ts";
+import type { SteadySession } from "./steady.ts";
+
+/** What is asked of a session besides wrapping and unwrapping, as data, with what is answered. */
+
+export type Task =
+  | { do: "list" }
+  | { do: "describe"; version: number }
+  | { do: "check"; version: number }
+  | { do: "limit" }
+  | { do: "probe"; ownIvs: boolean; sessions: number }
+  | { do: "make"; version: number; installId: string; recorded: string | undefined }
+  | { do: "destroy"; version: number; proof: Proof };
+
+export interface TaskValue {
+  list: number[];
+  describe: KeyFacts[];
+  check: undefined;
+  /** How many sessions the token gives one process; undefined when it does not say. */
+  limit: number | undefined;
+  probe: Capability[];
+  make: KeyFacts;
+  destroy: Destruction;
+}
+
+/** Blocking. @throws KekError */
+export function perform<T extends Task>(steady: SteadySession, task: T, patienceMs: number): TaskValue[T["do"]] {
+  return done(steady, task, patienceMs) as TaskValue[T["do"]];
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function done(steady: SteadySession, task: Task, patienceMs: number): TaskValue[Task["do"]] {
+  switch (task.do) {
+    case "check":
+      steady.check(task.version, patienceMs);
+      return undefined;
+    case "limit":
+      return steady.attempt(patienceMs, (open) => open.token.maxSessions);
+    case "list":
+      return steady.attempt(patienceMs, listVersions);
+    case "describe":
+      return steady.attempt(patienceMs, (open) => describeKeys(open, task.version));
+    case "probe":
+      return steady.attempt(patienceMs, (open) => {
+        const [version] = listVersions(open);
+        const label = version === undefined ? undefined : keyLabel(version);
+        const [existing] = label === undefined ? [] : open.module.find(open.handle, searchTemplate(label));
+        return probeToken(open, { ownIvs: task.ownIvs, existing, sessions: task.sessions });
+      });
+    case "make": {
+      const id = newKeyId(task.installId, task.version);
+      return steady.attempt(patienceMs, (open) => makeKey(open, { ...task, id }));
+    }
+    case "destroy":
+      return steady.attempt(patienceMs, (open) =>
+        destroyKey(open, task.version, (key) => steady.opens(open, key, task.proof)),
+      );
+  }
+}

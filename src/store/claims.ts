@@ -1,0 +1,41 @@
+import { randomUUID } from "node:crypto";
+import { isDuplicateKey } from "./failures.ts";
+import type { Store } from "./store.ts";
+
+/**
+ * `kek_claims`: who is making the key of a version just now, by server time. Two hosts that ran `pkcs11-init` at once would
+ * else leave two keys of one name in a token. A claim runs out by itself; what it cannot prevent is found by looking again.
+ */
+
+export interface Claim {
+  _id: string;
+  owner: string;
+  expires_at: Date;
+}
+
+/** @returns undefined while somebody else has it. */
+export async function takeClaim(store: Store, name: string, forMs: number): Promise<Claim | undefined> {
+  await claims(store).deleteOne({ _id: name, $expr: { $lt: ["$expires_at", "$$NOW"] } });
+  try {
+    const claim = await claims(store).findOneAndUpdate(
+      { _id: name, owner: { $exists: false } },
+      [{ $set: { owner: { $literal: randomUUID() }, expires_at: { $add: ["$$NOW", forMs] } } }],
+      { upsert: true, returnDocument: "after" },
+    );
+    return claim ?? undefined;
+  } catch (thrown) {
+    // The upsert met the claim that stands.
+    if (isDuplicateKey(thrown)) return undefined;
+    throw thrown;
+  }
+}
+
+export async function dropClaim(store: Store, { _id, owner }: Claim): Promise<void> {
+  await claims(store).deleteOne({ _id, owner });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function claims(store: Store) {
+  return store.db.collection<Claim>("kek_claims");
+}

@@ -1,0 +1,339 @@
+/*
+ * A PKCS#11 module that forwards to another one and misbehaves on demand: slow, failing, forgetful, pulled out, locked,
+ * insisting on its own IVs, short of sessions, hanging. Built and steered by test/harness/token.ts.
+ *
+ * SHIM_MODULE   the module that does the work
+ * SHIM_CONTROL  a file of SLOTS 64-bit words, mapped and shared: the test writes orders, the shim writes counts. The enum
+ *               below is the map; test/harness/token.ts has the same one.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+#include "pkcs11.h"
+
+enum {
+  /* orders */
+  LATENCY_US,    /* added to each C_Encrypt and C_Decrypt */
+  SLOW_INIT,     /* ... and to each C_EncryptInit and C_DecryptInit */
+  FAIL_IN,       /* the n-th call from now on fails, once */
+  FAIL_CODE,     /* with this code */
+  FAIL_PPM,      /* so many of a million calls fail, with SESSION_HANDLE_INVALID, DEVICE_ERROR, TOKEN_NOT_PRESENT, GENERAL_ERROR */
+  IV_MODE,       /* 1: the token makes its IVs at C_Encrypt, 2: at C_EncryptInit; it takes no others */
+  SESSION_LIMIT, /* C_OpenSession beyond it fails */
+  AWAY,          /* the token is pulled out: this code for every call that needs it */
+  TOKEN_FLAGS,   /* flags of the token that are shown besides its own */
+  LOGIN_CODE,    /* C_Login answers this */
+  DROPS,         /* grows: every session is closed behind the caller's back */
+  NO_GCM,        /* CKM_AES_GCM is not listed */
+  CORRUPT_IN,    /* the n-th C_Encrypt from now on gives other bytes, once, and says CKR_OK */
+  HANG,          /* C_Encrypt and C_Decrypt do not return while this is set */
+  KILL_IN,       /* the process is killed before its n-th call from now on */
+  KILL_AFTER_IN, /* ... or after it */
+  IV_STRICT,     /* with IV_MODE: an IV that is not all zeros is refused */
+  /* counts */
+  CALLS = 32,
+  ENCRYPTS,
+  DECRYPTS,
+  LOGINS,
+  INITIALIZED,
+  FINALIZED,
+  SESSIONS,
+  SESSIONS_PEAK,
+  FAILED,
+  OVERLAPS, /* two calls at once on one session: never allowed */
+  GENERATED,
+  DESTROYED,
+  SLOTS = 64,
+};
+
+enum { HANDLES = 4096 };
+
+static CK_FUNCTION_LIST_PTR real;
+static CK_FUNCTION_LIST table;
+static _Atomic uint64_t *control;
+static _Atomic uint64_t dropped;
+static pthread_mutex_t drop_lock = PTHREAD_MUTEX_INITIALIZER;
+static atomic_int busy[HANDLES];
+static struct {
+  CK_BYTE_PTR iv;
+  CK_BYTE made[12];
+} own_iv[HANDLES];
+static _Thread_local unsigned int seed;
+
+#define READ(slot) atomic_load(&control[slot])
+#define COUNT(slot) atomic_fetch_add(&control[slot], 1)
+
+/* Counts an order down; true for the one call that it is meant for. */
+static int due(int slot) {
+  uint64_t left = atomic_load(&control[slot]);
+  while (left > 0)
+    if (atomic_compare_exchange_weak(&control[slot], &left, left - 1)) return left == 1;
+  return 0;
+}
+
+static void nap(uint64_t us) {
+  struct timespec time = {us / 1000000, (us % 1000000) * 1000};
+  if (us > 0) nanosleep(&time, NULL);
+}
+
+static void drop_sessions(void) {
+  if (READ(DROPS) == atomic_load(&dropped)) return;
+  pthread_mutex_lock(&drop_lock);
+  if (READ(DROPS) != atomic_load(&dropped)) {
+    CK_SLOT_ID slots[64];
+    CK_ULONG count = 64;
+    if (real->C_GetSlotList(CK_TRUE, slots, &count) == CKR_OK)
+      for (CK_ULONG at = 0; at < count; at++) real->C_CloseAllSessions(slots[at]);
+    atomic_store(&dropped, READ(DROPS));
+    atomic_store(&control[SESSIONS], 0);
+  }
+  pthread_mutex_unlock(&drop_lock);
+}
+
+/* What a call answers before the token sees it; CKR_OK lets it through. */
+static CK_RV before(void) {
+  static const CK_RV codes[] = {CKR_SESSION_HANDLE_INVALID, CKR_DEVICE_ERROR, CKR_TOKEN_NOT_PRESENT, CKR_GENERAL_ERROR};
+  COUNT(CALLS);
+  if (due(KILL_IN)) raise(SIGKILL);
+  drop_sessions();
+  if (READ(AWAY)) return READ(AWAY);
+  if (due(FAIL_IN)) {
+    COUNT(FAILED);
+    return READ(FAIL_CODE);
+  }
+  if (READ(FAIL_PPM)) {
+    if (seed == 0) getrandom(&seed, sizeof seed, 0);
+    if ((uint64_t)(rand_r(&seed) % 1000000) < READ(FAIL_PPM)) {
+      COUNT(FAILED);
+      return codes[rand_r(&seed) % 4];
+    }
+  }
+  return CKR_OK;
+}
+
+static CK_RV after(CK_RV rv) {
+  if (due(KILL_AFTER_IN)) raise(SIGKILL);
+  return rv;
+}
+
+#define GUARDED(call)          \
+  do {                         \
+    CK_RV rv = before();       \
+    if (rv != CKR_OK) return rv; \
+    return after(call);        \
+  } while (0)
+
+#define ON_SESSION(call)                                                      \
+  do {                                                                        \
+    CK_RV rv = before();                                                      \
+    if (rv != CKR_OK) return rv;                                              \
+    if (atomic_fetch_add(&busy[session % HANDLES], 1) > 0) COUNT(OVERLAPS);   \
+    rv = (call);                                                              \
+    atomic_fetch_sub(&busy[session % HANDLES], 1);                            \
+    return after(rv);                                                         \
+  } while (0)
+
+static CK_RV initialize(CK_VOID_PTR args) {
+  COUNT(CALLS);
+  COUNT(INITIALIZED);
+  return real->C_Initialize(args);
+}
+
+static CK_RV finalize(CK_VOID_PTR reserved) {
+  COUNT(CALLS);
+  COUNT(FINALIZED);
+  return real->C_Finalize(reserved);
+}
+
+static CK_RV get_slot_list(CK_BBOOL present, CK_SLOT_ID_PTR slots, CK_ULONG_PTR count) {
+  COUNT(CALLS);
+  if (READ(AWAY) && present) {
+    *count = 0;
+    return CKR_OK;
+  }
+  return real->C_GetSlotList(present, slots, count);
+}
+
+static CK_RV get_token_info(CK_SLOT_ID slot, CK_TOKEN_INFO_PTR info) {
+  COUNT(CALLS);
+  if (READ(AWAY)) return READ(AWAY);
+  CK_RV rv = real->C_GetTokenInfo(slot, info);
+  if (rv != CKR_OK) return rv;
+  info->flags |= READ(TOKEN_FLAGS);
+  if (READ(SESSION_LIMIT)) info->ulMaxSessionCount = READ(SESSION_LIMIT);
+  return rv;
+}
+
+static CK_RV get_mechanism_list(CK_SLOT_ID slot, CK_MECHANISM_TYPE_PTR list, CK_ULONG_PTR count) {
+  COUNT(CALLS);
+  if (READ(AWAY)) return READ(AWAY);
+  CK_RV rv = real->C_GetMechanismList(slot, list, count);
+  if (rv == CKR_OK && list != NULL && READ(NO_GCM))
+    for (CK_ULONG at = 0; at < *count; at++)
+      if (list[at] == CKM_AES_GCM) list[at] = CKM_AES_ECB;
+  return rv;
+}
+
+static CK_RV get_mechanism_info(CK_SLOT_ID slot, CK_MECHANISM_TYPE type, CK_MECHANISM_INFO_PTR info) {
+  COUNT(CALLS);
+  if (READ(AWAY)) return READ(AWAY);
+  if (READ(NO_GCM) && type == CKM_AES_GCM) return CKR_MECHANISM_INVALID;
+  return real->C_GetMechanismInfo(slot, type, info);
+}
+
+static CK_RV open_session(CK_SLOT_ID slot, CK_FLAGS flags, CK_VOID_PTR app, CK_NOTIFY notify, CK_SESSION_HANDLE_PTR session) {
+  CK_RV rv = before();
+  if (rv != CKR_OK) return rv;
+  uint64_t open = atomic_fetch_add(&control[SESSIONS], 1) + 1;
+  if (READ(SESSION_LIMIT) && open > READ(SESSION_LIMIT)) {
+    atomic_fetch_sub(&control[SESSIONS], 1);
+    return CKR_SESSION_COUNT;
+  }
+  rv = real->C_OpenSession(slot, flags, app, notify, session);
+  if (rv != CKR_OK) atomic_fetch_sub(&control[SESSIONS], 1);
+  uint64_t peak = READ(SESSIONS_PEAK);
+  while (open > peak && !atomic_compare_exchange_weak(&control[SESSIONS_PEAK], &peak, open));
+  return after(rv);
+}
+
+static CK_RV close_session(CK_SESSION_HANDLE session) {
+  COUNT(CALLS);
+  CK_RV rv = real->C_CloseSession(session);
+  if (rv == CKR_OK) atomic_fetch_sub(&control[SESSIONS], 1);
+  return rv;
+}
+
+static CK_RV login(CK_SESSION_HANDLE session, CK_USER_TYPE type, CK_UTF8CHAR_PTR pin, CK_ULONG length) {
+  CK_RV rv = before();
+  if (rv != CKR_OK) return rv;
+  COUNT(LOGINS);
+  if (READ(LOGIN_CODE)) return READ(LOGIN_CODE);
+  return after(real->C_Login(session, type, pin, length));
+}
+
+static CK_RV get_session_info(CK_SESSION_HANDLE session, CK_SESSION_INFO_PTR info) {
+  ON_SESSION(real->C_GetSessionInfo(session, info));
+}
+static CK_RV generate_key(CK_SESSION_HANDLE session, CK_MECHANISM_PTR how, CK_ATTRIBUTE_PTR attributes, CK_ULONG count, CK_OBJECT_HANDLE_PTR key) {
+  COUNT(GENERATED);
+  ON_SESSION(real->C_GenerateKey(session, how, attributes, count, key));
+}
+static CK_RV destroy_object(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE object) {
+  COUNT(DESTROYED);
+  ON_SESSION(real->C_DestroyObject(session, object));
+}
+static CK_RV get_attribute_value(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE object, CK_ATTRIBUTE_PTR attributes, CK_ULONG count) {
+  ON_SESSION(real->C_GetAttributeValue(session, object, attributes, count));
+}
+static CK_RV find_objects_init(CK_SESSION_HANDLE session, CK_ATTRIBUTE_PTR attributes, CK_ULONG count) {
+  ON_SESSION(real->C_FindObjectsInit(session, attributes, count));
+}
+static CK_RV find_objects(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE_PTR objects, CK_ULONG max, CK_ULONG_PTR count) {
+  ON_SESSION(real->C_FindObjects(session, objects, max, count));
+}
+static CK_RV find_objects_final(CK_SESSION_HANDLE session) {
+  ON_SESSION(real->C_FindObjectsFinal(session));
+}
+
+static CK_RV encrypt_init(CK_SESSION_HANDLE session, CK_MECHANISM_PTR how, CK_OBJECT_HANDLE key) {
+  CK_GCM_PARAMS *gcm = how->pParameter;
+  if (READ(SLOW_INIT)) nap(READ(LATENCY_US));
+  own_iv[session % HANDLES].iv = NULL;
+  if (READ(IV_MODE) && how->mechanism == CKM_AES_GCM) {
+    static const CK_BYTE zeros[12];
+    if (gcm->ulIvLen != 12 || (READ(IV_STRICT) && memcmp(gcm->pIv, zeros, 12) != 0)) return CKR_MECHANISM_PARAM_INVALID;
+    CK_BYTE_PTR given = gcm->pIv;
+    getrandom(own_iv[session % HANDLES].made, 12, 0);
+    if (READ(IV_MODE) == 2) memcpy(given, own_iv[session % HANDLES].made, 12);
+    else own_iv[session % HANDLES].iv = given;
+    gcm->pIv = own_iv[session % HANDLES].made;
+    CK_RV rv = before();
+    if (rv == CKR_OK) rv = real->C_EncryptInit(session, how, key);
+    gcm->pIv = given;
+    return after(rv);
+  }
+  ON_SESSION(real->C_EncryptInit(session, how, key));
+}
+
+static CK_RV slow(CK_RV (*call)(CK_SESSION_HANDLE, CK_BYTE_PTR, CK_ULONG, CK_BYTE_PTR, CK_ULONG_PTR), CK_SESSION_HANDLE session,
+                  CK_BYTE_PTR in, CK_ULONG length, CK_BYTE_PTR out, CK_ULONG_PTR written) {
+  while (READ(HANG)) nap(5000);
+  nap(READ(LATENCY_US));
+  ON_SESSION(call(session, in, length, out, written));
+}
+
+static CK_RV encrypt(CK_SESSION_HANDLE session, CK_BYTE_PTR in, CK_ULONG length, CK_BYTE_PTR out, CK_ULONG_PTR written) {
+  COUNT(ENCRYPTS);
+  CK_RV rv = slow(real->C_Encrypt, session, in, length, out, written);
+  if (rv == CKR_OK && own_iv[session % HANDLES].iv != NULL)
+    memcpy(own_iv[session % HANDLES].iv, own_iv[session % HANDLES].made, 12);
+  if (rv == CKR_OK && due(CORRUPT_IN)) out[0] ^= 1;
+  return rv;
+}
+
+static CK_RV decrypt_init(CK_SESSION_HANDLE session, CK_MECHANISM_PTR how, CK_OBJECT_HANDLE key) {
+  if (READ(SLOW_INIT)) nap(READ(LATENCY_US));
+  ON_SESSION(real->C_DecryptInit(session, how, key));
+}
+
+static CK_RV decrypt(CK_SESSION_HANDLE session, CK_BYTE_PTR in, CK_ULONG length, CK_BYTE_PTR out, CK_ULONG_PTR written) {
+  COUNT(DECRYPTS);
+  return slow(real->C_Decrypt, session, in, length, out, written);
+}
+
+CK_RV C_GetFunctionList(CK_FUNCTION_LIST_PTR_PTR list) {
+  static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+  pthread_mutex_lock(&lock);
+  if (real == NULL) {
+    const char *path = getenv("SHIM_MODULE"), *file = getenv("SHIM_CONTROL");
+    int descriptor = file == NULL ? -1 : open(file, O_RDWR);
+    void *memory = descriptor < 0 ? MAP_FAILED : mmap(NULL, SLOTS * 8, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+    void *module = path == NULL ? NULL : dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    CK_C_GetFunctionList get = module == NULL ? NULL : (CK_C_GetFunctionList)dlsym(module, "C_GetFunctionList");
+    if (memory == MAP_FAILED || get == NULL || get(&real) != CKR_OK) {
+      fprintf(stderr, "shim: SHIM_MODULE or SHIM_CONTROL is not usable\n");
+      pthread_mutex_unlock(&lock);
+      return CKR_GENERAL_ERROR;
+    }
+    prctl(PR_SET_TIMERSLACK, 1000);
+    control = memory;
+    atomic_store(&dropped, READ(DROPS));
+    table = *real;
+    table.C_GetFunctionList = C_GetFunctionList;
+    table.C_Initialize = initialize;
+    table.C_Finalize = finalize;
+    table.C_GetSlotList = get_slot_list;
+    table.C_GetTokenInfo = get_token_info;
+    table.C_GetMechanismList = get_mechanism_list;
+    table.C_GetMechanismInfo = get_mechanism_info;
+    table.C_OpenSession = open_session;
+    table.C_CloseSession = close_session;
+    table.C_Login = login;
+    table.C_GetSessionInfo = get_session_info;
+    table.C_GenerateKey = generate_key;
+    table.C_DestroyObject = destroy_object;
+    table.C_GetAttributeValue = get_attribute_value;
+    table.C_FindObjectsInit = find_objects_init;
+    table.C_FindObjects = find_objects;
+    table.C_FindObjectsFinal = find_objects_final;
+    table.C_EncryptInit = encrypt_init;
+    table.C_Encrypt = encrypt;
+    table.C_DecryptInit = decrypt_init;
+    table.C_Decrypt = decrypt;
+  }
+  pthread_mutex_unlock(&lock);
+  *list = &table;
+  return CKR_OK;
+}
