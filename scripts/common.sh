@@ -45,3 +45,34 @@ setup_mongod() {
   CERTAUTOPILOT_MONGOD=$("$ROOT/scripts/mongod")
   export CERTAUTOPILOT_MONGOD
 }
+
+# SoftHSM and OpenSC from Debian, and what the tests build in C: the shim over a token, and a loop that drives one.
+setup_hsm() {
+  local missing=() tool candidate
+  for tool in softhsm2-util pkcs11-tool cc; do command -v "$tool" >/dev/null 2>&1 || missing+=("$tool"); done
+  if [ ${#missing[@]} -gt 0 ]; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+      say "installing softhsm2, opensc and a C compiler"
+      { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends softhsm2 opensc gcc libc6-dev; } >&2
+    else
+      say "error: not installed: ${missing[*]}"
+      say "hint: install SoftHSM 2.6, OpenSC and a C compiler (Debian: softhsm2 opensc gcc libc6-dev)"
+      exit 1
+    fi
+  fi
+  for candidate in /usr/lib/softhsm/libsofthsm2.so /usr/lib64/pkcs11/libsofthsm2.so /usr/lib/*/softhsm/libsofthsm2.so /usr/local/lib/softhsm/libsofthsm2.so; do
+    if [ -f "$candidate" ]; then CERTAUTOPILOT_TEST_SOFTHSM=$candidate && break; fi
+  done
+  [ -n "${CERTAUTOPILOT_TEST_SOFTHSM:-}" ] || { say "error: libsofthsm2.so is not found"; say "hint: set CERTAUTOPILOT_TEST_SOFTHSM to its path"; exit 1; }
+  local source=$ROOT/test/hsm
+  CERTAUTOPILOT_TEST_HSM=$CACHE/hsm-$(cat "$source"/*.c | cksum | cut -d' ' -f1)
+  if [ ! -x "$CERTAUTOPILOT_TEST_HSM/drive" ]; then
+    local headers=$ROOT/node_modules/pkcs11js/includes/pkcs11 build
+    mkdir -p "$CACHE"
+    build=$(mktemp -d "$CACHE/hsm.XXXXXX")
+    cc -O2 -Wall -Wextra -Werror -shared -fPIC -pthread -I"$headers" "$source/shim.c" -o "$build/shim.so" -ldl
+    cc -O2 -Wall -Wextra -Werror -pthread -I"$headers" "$source/drive.c" -o "$build/drive" -ldl
+    mv "$build" "$CERTAUTOPILOT_TEST_HSM" 2>/dev/null || rm -rf "$build"
+  fi
+  export CERTAUTOPILOT_TEST_HSM CERTAUTOPILOT_TEST_SOFTHSM
+}
