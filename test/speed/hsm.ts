@@ -7,10 +7,10 @@ import { Binary, Int32, MongoClient } from "mongodb";
 import { startPrivateMongod } from "../../src/demo/private_mongod.ts";
 import { dekAadOf, placeOf } from "../../src/envelope/aad.ts";
 import { newDek } from "../../src/envelope/field_cipher.ts";
-import { makeProvider, type Token } from "../../src/providers/registry.ts";
 import { Gate } from "../../src/providers/pkcs11/gate.ts";
 import type { Provider, ProviderRecipe } from "../../src/providers/provider.ts";
-import { hsmBuild, PIN, type Shim, shimOver, SOFTHSM } from "../harness/token.ts";
+import { makeProvider, type Token } from "../../src/providers/registry.ts";
+import { hsmBuild, PIN, type Shim, SOFTHSM, shimOver } from "../harness/token.ts";
 
 /**
  * How fast a rotation is with keys in a token, beside what the token can do alone and what the `env` provider does with the
@@ -37,7 +37,7 @@ try {
     rates[name] ??= [];
     rates[name].push(rate);
   };
-  for (let round = 1; round <= 3; round += 1) {
+  for (let round = 1; round <= Number(process.env["ROUNDS"] ?? 3); round += 1) {
     if (only === undefined || only === "bare") {
       note("env", (await rotation("env", {})).recordsPerS);
       note("bare", (await rotation("bare", { latencyUs: 0 })).recordsPerS);
@@ -56,7 +56,9 @@ try {
   console.log(`  SoftHSM bare / env, records/s: ${(median("bare") / median("env")).toFixed(2)} (at least 0.6)`);
   for (const which of ["each operation", "each call"]) {
     const ratio = median(`rewrap, ${which}`) / median(`token, ${which}`);
-    console.log(`  rewrap / token alone, 1 ms added to ${which}, ${SESSIONS} sessions, calls/s: ${ratio.toFixed(2)} (at least 0.85)`);
+    console.log(
+      `  rewrap / token alone, 1 ms added to ${which}, ${SESSIONS} sessions, calls/s: ${ratio.toFixed(2)} (at least 0.85)`,
+    );
   }
 } finally {
   await client.close();
@@ -113,8 +115,22 @@ async function rotation(kind: "env" | "bare" | "slow", orders: Orders) {
   const serving = await serve(declare(2));
   shim.set(orders);
   const began = performance.now();
-  const flags = env ? [] : kind === "slow" ? [`--hsm-sessions=${SESSIONS}`] : (process.env["BARE_FLAGS"] ?? "").split(" ").filter(Boolean);
-  const rotating = spawn(BINARY, ["kek", "rotate", "--to-version=2", ...flags], { env: declare(2), stdio: ["ignore", "ignore", "inherit"] });
+  const flags = env
+    ? []
+    : kind === "slow"
+      ? [`--hsm-sessions=${SESSIONS}`]
+      : (process.env["BARE_FLAGS"] ?? "").split(" ").filter(Boolean);
+  const rotating = spawn(BINARY, ["kek", "rotate", "--to-version=2", ...flags], {
+    env: declare(2),
+    stdio: ["ignore", "ignore", "inherit"],
+  });
+  const mongoBefore = cpuOf(mongod.pid);
+  let own = 0;
+  const sampler = setInterval(() => {
+    try {
+      own = cpuOf(rotating.pid as number);
+    } catch {}
+  }, 50);
   const ended = new Promise<number | null>((resolve) => rotating.once("close", resolve));
   const windows = kind === "slow" ? await callsWhile(ended) : [];
   const code = await ended;
@@ -122,13 +138,22 @@ async function rotation(kind: "env" | "bare" | "slow", orders: Orders) {
   const whole = (performance.now() - began) / 1000;
   serving.kill();
   if (code !== 0) throw new Error(`rotate ended with ${code}`);
+  clearInterval(sampler);
+  console.log(
+    `   cpu us/record: rotate ${((own / records) * 1e6).toFixed(0)} mongod ${(((cpuOf(mongod.pid) - mongoBefore) / records) * 1e6).toFixed(0)}`,
+  );
   const doc = await db.collection("kek_rotations").findOne({});
   const spent = (doc?.["phase_times"]["3"].getTime() - doc?.["phase_times"]["2"].getTime()) / 1000;
   const recordsPerS = records / spent;
   const middle = windows.slice(1, -1).sort((a, b) => a - b);
   const callsPerS = middle[Math.floor(middle.length / 2)] ?? Number.NaN;
-  const calls = kind === "slow" ? `, ${Math.round(callsPerS)} calls/s in the middle, ${Math.round(6 * recordsPerS)} over all of phase 2` : "";
-  console.log(`  ${kind}: ${records} records, phase 2 took ${spent.toFixed(1)} s of ${whole.toFixed(1)} s: ${Math.round(recordsPerS)} records/s${calls}`);
+  const calls =
+    kind === "slow"
+      ? `, ${Math.round(callsPerS)} calls/s in the middle, ${Math.round(6 * recordsPerS)} over all of phase 2`
+      : "";
+  console.log(
+    `  ${kind}: ${records} records, phase 2 took ${spent.toFixed(1)} s of ${whole.toFixed(1)} s: ${Math.round(recordsPerS)} records/s${calls}`,
+  );
   await db.dropDatabase();
   return { recordsPerS, callsPerS };
 }
@@ -157,7 +182,20 @@ function run(words: string[], env: Record<string, string>): void {
 }
 
 function removeKey(version: number): void {
-  const words = ["--module", SOFTHSM, "--token-label", LABEL, "--login", "--pin", PIN, "--delete-object", "--type", "secrkey", "--label", `certautopilot-kek-v${version}`];
+  const words = [
+    "--module",
+    SOFTHSM,
+    "--token-label",
+    LABEL,
+    "--login",
+    "--pin",
+    PIN,
+    "--delete-object",
+    "--type",
+    "secrkey",
+    "--label",
+    `certautopilot-kek-v${version}`,
+  ];
   try {
     execFileSync("pkcs11-tool", words, { stdio: "ignore", env: process.env as Record<string, string> });
   } catch {
@@ -167,7 +205,9 @@ function removeKey(version: number): void {
 
 async function serve(env: Record<string, string>) {
   const child = spawn(BINARY, ["serve"], { env, stdio: ["ignore", "ignore", "pipe"] });
-  await new Promise<void>((resolve) => child.stderr.on("data", (text) => String(text).includes("is ready") && resolve()));
+  await new Promise<void>((resolve) =>
+    child.stderr.on("data", (text) => String(text).includes("is ready") && resolve()),
+  );
   return child;
 }
 
@@ -205,4 +245,9 @@ async function seed(db: ReturnType<MongoClient["db"]>, env: boolean, modulePath:
     await db.collection("secrets").insertMany(documents, { ordered: false });
   }
   await provider.close();
+}
+
+function cpuOf(pid: number): number {
+  const f = require("node:fs").readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1].split(" ");
+  return (Number(f[11]) + Number(f[12])) / 100;
 }

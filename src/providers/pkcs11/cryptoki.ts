@@ -87,6 +87,8 @@ const ROOM = 64;
 
 export class Cryptoki {
   readonly #module: InstanceType<typeof pkcs11js.PKCS11>;
+  /** Where the token writes to; one thread makes one call at a time. */
+  readonly #room = Buffer.alloc(ROOM);
 
   /** Loads the module into this thread. @throws TokenFault with code 0 and the loader's message. */
   constructor(modulePath: string) {
@@ -210,17 +212,22 @@ export class Cryptoki {
   encrypt(session: Handle, key: Handle, iv: Buffer, aad: Buffer, plain: Buffer): GcmResult {
     const how = gcm(iv, aad);
     call("C_EncryptInit", () => this.#module.C_EncryptInit(session, how, key));
-    const sealed = call("C_Encrypt", () => this.#module.C_Encrypt(session, plain, Buffer.alloc(ROOM)));
+    const sealed = call("C_Encrypt", () => this.#module.C_Encrypt(session, plain, this.#room));
     // `how` is used after the call, so that the memory the token was given is alive until then.
-    return { sealed, iv: how.parameter.iv };
+    return { sealed: Buffer.from(sealed), iv: how.parameter.iv };
   }
 
   /** @returns the plaintext, in memory that the caller zeroes. */
   decrypt(session: Handle, key: Handle, iv: Buffer, aad: Buffer, sealed: Buffer): Buffer {
     const how = gcm(iv, aad);
     call("C_DecryptInit", () => this.#module.C_DecryptInit(session, how, key));
-    const plain = call("C_Decrypt", () => this.#module.C_Decrypt(session, sealed, Buffer.alloc(ROOM)));
-    return how.parameter.aad.length > 0 ? plain : Buffer.alloc(0);
+    try {
+      const plain = call("C_Decrypt", () => this.#module.C_Decrypt(session, sealed, this.#room));
+      return how.parameter.aad.length > 0 ? Buffer.from(plain) : plain;
+    } finally {
+      // Also when the tag was wrong: some tokens leave what they had decrypted by then.
+      this.#room.fill(0);
+    }
   }
 }
 

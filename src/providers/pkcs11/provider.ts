@@ -120,14 +120,13 @@ export class Pkcs11Provider implements Provider {
     return `make it in the token: certautopilot kek pkcs11-init --version=${version}`;
   }
 
-  async recipes(threads: number): Promise<ProviderRecipe[]> {
+  async recipes(): Promise<ProviderRecipe[]> {
     const tokenLimit = await this.#learnLimit();
-    // This thread's own session counts too; where the token gives but one, it is lent.
+    // One thread keeps any token busy, for its sessions are threads too. This thread's own session counts as well; where the
+    // token gives but one, it is lent.
     const spare = Math.min(this.#pool.limit, (tokenLimit ?? Number.POSITIVE_INFINITY) - 1);
     if (spare < 1) await this.#pool.rest();
-    const count = Math.max(1, Math.min(threads, spare));
-    const sessions = Math.max(1, Math.floor(spare / count));
-    return Array.from({ length: count }, () => ({ provider: "pkcs11" as const, token: this.#settings, sessions }));
+    return [{ provider: "pkcs11", token: this.#settings, sessions: Math.max(1, spare) }];
   }
 
   async close(): Promise<void> {

@@ -1,43 +1,24 @@
-import { Worker } from "node:worker_threads";
-import { threadEntry } from "../../config/entry_points.ts";
-import { type ErrorCode, KekError } from "../../errors/errors.ts";
+import { KekError } from "../../errors/errors.ts";
 import type { Proof } from "../provider.ts";
 import { type Operation, packOperations, unpackAnswers } from "./frames.ts";
 import type { TokenSettings } from "./session.ts";
+import { type SessionReply, SessionThread } from "./session_thread.ts";
 import type { Task, TaskValue } from "./tasks.ts";
+import { Width } from "./width.ts";
 
 /**
  * The sessions of a token that this thread may use, each in a worker thread that blocks in the token's calls. Sessions are
- * opened as work comes in, up to the limit. Work waits in one queue; a free session takes its share of it in one message.
+ * opened as work comes in and as far as that is of use. Work waits in one queue; a session takes a share of it at a time, and
+ * has the next one at hand while it works.
  */
-
-export type SessionRequest =
-  | { kind: "operations"; bytes: Uint8Array; patienceMs: number }
-  | { kind: "task"; task: Task; patienceMs: number }
-  | { kind: "know"; version: number; proof: Proof | undefined }
-  | { kind: "forget"; version: number }
-  | { kind: "close" };
-
-export type SessionReply =
-  | { kind: "answers"; bytes: Uint8Array }
-  | { kind: "done"; value: TaskValue[Task["do"]] }
-  | { kind: "failed"; error: ToldError }
-  | { kind: "crowded" }
-  | { kind: "closed" };
-
-export interface ToldError {
-  code: ErrorCode;
-  message: string;
-  hint: string;
-}
 
 /** How long a session goes on trying what the token does not do. Once it is known to be away, each call tries once. */
 const PATIENCE_MS = 5000;
-/** How long a call may take altogether before it is given up: a thread that hangs in the token cannot be interrupted. */
-const CALL_LIMIT_MS = 30_000;
-/** A session takes no more than this at once, so that the others find work too. */
+/** A share is about so much work, so that the other sessions find some too. */
+const SHARE_MS = 20;
 const MOST_AT_ONCE = 64;
-const CLOSE_LIMIT_MS = 2000;
+/** The share in work, and the next one. */
+const SHARES_AHEAD = 2;
 
 interface Waiting {
   operation: Operation;
@@ -48,10 +29,13 @@ interface Waiting {
 export class SessionPool {
   readonly #settings: TokenSettings;
   readonly #queue: Waiting[] = [];
-  readonly #tasks: ((session: Session) => Promise<void>)[] = [];
-  readonly #sessions: Session[] = [];
+  readonly #tasks: ((session: SessionThread) => Promise<void>)[] = [];
+  readonly #sessions: SessionThread[] = [];
   readonly #known = new Map<number, Proof | undefined>();
+  readonly #width: Width;
   #limit: number;
+  /** How long one operation takes, about. */
+  #operationMs = 1;
   #away: KekError | undefined;
   #closed = false;
   #planned = false;
@@ -59,6 +43,7 @@ export class SessionPool {
   constructor(settings: TokenSettings, limit: number) {
     this.#settings = settings;
     this.#limit = limit;
+    this.#width = new Width(limit);
   }
 
   /** How many sessions may be open. */
@@ -69,6 +54,7 @@ export class SessionPool {
   /** Lowers the limit to what the token gives. */
   atMost(limit: number): void {
     this.#limit = Math.max(1, Math.min(this.#limit, limit));
+    this.#width.atMost(this.#limit);
   }
 
   /** Why the last thing that was asked of the token was not done, while it is away. */
@@ -102,7 +88,7 @@ export class SessionPool {
   async perform<T extends Task>(task: T): Promise<TaskValue[T["do"]]> {
     this.#refuseClosed();
     return await new Promise<TaskValue[T["do"]]>((resolve, reject) => {
-      const job = async (session: Session) => {
+      const job = async (session: SessionThread) => {
         const reply = await session.ask({ kind: "task", task, patienceMs: this.#patience }, []);
         if (reply.kind === "done") {
           this.#away = undefined;
@@ -143,31 +129,41 @@ export class SessionPool {
   }
 
   #share(): void {
-    const open = this.#sessions.filter((session) => !session.stuck).length;
-    const idle = this.#sessions.filter((session) => session.idle);
-    const wanted = this.#queue.length + this.#tasks.length - idle.length;
-    for (let more = Math.min(wanted, this.#limit - open); more > 0 && !this.#closed; more -= 1)
-      idle.push(this.#start());
-    for (const session of idle) {
+    for (;;) {
+      const work = this.#tasks.length + this.#queue.length;
+      if (work === 0 || this.#closed) return;
+      const session = this.#next(work);
+      if (session === undefined) return;
       const task = this.#tasks.shift();
-      if (task !== undefined) this.#run(session, task(session));
-      else if (this.#queue.length > 0) {
-        const share = Math.min(MOST_AT_ONCE, Math.ceil(this.#queue.length / this.#limit));
-        this.#run(session, this.#send(session, this.#queue.splice(0, share)));
-      }
+      if (task !== undefined) this.#run(task(session));
+      else this.#run(this.#send(session, this.#queue.splice(0, this.#shareOf(this.#queue.length))));
     }
   }
 
-  #run(session: Session, work: Promise<void>): void {
-    session.idle = false;
-    work.finally(() => {
-      session.idle = !session.stuck;
-      this.#plan();
-    });
+  /** The session that is to have the next share: the least busy, or a new one while that is of use. */
+  #next(work: number): SessionThread | undefined {
+    const able = this.#sessions.filter((session) => !session.stuck).slice(0, this.#width.now);
+    const least = able.reduce<SessionThread | undefined>(
+      (best, session) => (best === undefined || session.pending < best.pending ? session : best),
+      undefined,
+    );
+    if (least?.pending === 0) return least;
+    if (work > 0 && able.length < this.#width.now && able.every((session) => session.proven)) return this.#start();
+    return least !== undefined && least.pending < SHARES_AHEAD ? least : undefined;
   }
 
-  async #send(session: Session, batch: Waiting[]): Promise<void> {
+  #shareOf(waiting: number): number {
+    const even = Math.ceil(waiting / this.#width.now);
+    return Math.max(1, Math.min(even, MOST_AT_ONCE, Math.floor(SHARE_MS / this.#operationMs)));
+  }
+
+  #run(work: Promise<void>): void {
+    work.finally(() => this.#plan());
+  }
+
+  async #send(session: SessionThread, batch: Waiting[]): Promise<void> {
     const bytes = packOperations(batch.map(({ operation }) => operation));
+    const asked = performance.now();
     let reply: SessionReply;
     try {
       reply = await session.ask({ kind: "operations", bytes, patienceMs: this.#patience }, [bytes.buffer]);
@@ -179,6 +175,7 @@ export class SessionPool {
       for (const { reject } of batch) reject(this.#noted(errorOf(reply)));
       return;
     }
+    this.#measure(session, batch.length, asked);
     const crowded: Waiting[] = [];
     unpackAnswers(reply.bytes).forEach((answer, index) => {
       const waiting = batch[index] as Waiting;
@@ -194,18 +191,30 @@ export class SessionPool {
     else for (const { reject } of crowded) reject(this.#noted(crowdedError(this.#settings.tokenLabel)));
   }
 
+  #measure(session: SessionThread, operations: number, asked: number): void {
+    const now = performance.now();
+    const tookMs = now - Math.max(asked, session.answeredAt);
+    session.answeredAt = now;
+    // Slowly, so that one hiccup does not make shares of one.
+    this.#operationMs += (tookMs / operations - this.#operationMs) / 4;
+    const settled = this.#sessions.length >= this.#width.now && this.#sessions.every((session) => session.proven);
+    this.#width.done(operations, this.#queue.length > 0, settled, now);
+  }
+
   /** The token gives no session for this thread. @returns whether there are others to do its work. */
-  #shrink(session: Session): boolean {
-    const others = this.#sessions.filter((other) => other !== session && !other.stuck).length;
-    if (others === 0) return false;
-    this.#sessions.splice(this.#sessions.indexOf(session), 1);
-    session.close();
-    this.atMost(others);
+  #shrink(session: SessionThread): boolean {
+    const others = this.#sessions.filter((other) => other !== session && !other.stuck);
+    if (others.length === 0) return false;
+    if (this.#sessions.includes(session)) {
+      this.#sessions.splice(0, this.#sessions.length, ...others);
+      session.close();
+    }
+    this.atMost(others.length);
     return true;
   }
 
-  #start(): Session {
-    const session = new Session(this.#settings, () => this.#plan());
+  #start(): SessionThread {
+    const session = new SessionThread(this.#settings, () => this.#plan());
     this.#sessions.push(session);
     for (const [version, proof] of this.#known) session.send({ kind: "know", version, proof });
     return session;
@@ -223,92 +232,6 @@ export class SessionPool {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** One worker thread. It answers one request at a time. */
-class Session {
-  idle = true;
-  /** It has been in one call for so long that nobody waits for it any more. */
-  stuck = false;
-  readonly #worker: Worker;
-  readonly #tokenLabel: string;
-  readonly #onFreed: () => void;
-  #answer: ((reply: SessionReply) => void) | undefined;
-  #fail: ((error: Error) => void) | undefined;
-  #onClosed: (() => void) | undefined;
-  #dead: Error | undefined;
-
-  constructor(settings: TokenSettings, onFreed: () => void) {
-    this.#tokenLabel = settings.tokenLabel;
-    this.#onFreed = onFreed;
-    this.#worker = new Worker(threadEntry("providers/pkcs11/session_worker.ts", import.meta.url), {
-      workerData: settings,
-    });
-    this.#worker.on("message", (reply: SessionReply) => this.#received(reply));
-    this.#worker.on("error", (error: Error) => this.#died(error));
-    this.#worker.on("exit", () => this.#died(new Error("the thread of an HSM session ended")));
-  }
-
-  send(request: SessionRequest, transfer: ArrayBuffer[] = []): void {
-    this.#worker.postMessage(request, transfer);
-  }
-
-  async ask(request: SessionRequest, transfer: ArrayBuffer[]): Promise<SessionReply> {
-    if (this.#dead !== undefined) throw this.#dead;
-    return await new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
-        this.stuck = true;
-        reject(stuckError(this.#tokenLabel));
-      }, CALL_LIMIT_MS);
-      this.#answer = (reply) => {
-        clearTimeout(timer);
-        resolve(reply);
-      };
-      this.#fail = (error) => {
-        clearTimeout(timer);
-        reject(error);
-      };
-      this.send(request, transfer);
-    });
-  }
-
-  /** Gives the session back to the token. A thread that hangs is left to the end of the process. */
-  async close(): Promise<void> {
-    if (this.#dead !== undefined) return;
-    await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, this.stuck ? 0 : CLOSE_LIMIT_MS);
-      this.#onClosed = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-      this.send({ kind: "close" });
-    });
-    this.#dead = closedError();
-    if (this.stuck) this.#worker.unref();
-    else await this.#worker.terminate();
-  }
-
-  #received(reply: SessionReply): void {
-    if (reply.kind === "closed") {
-      this.#onClosed?.();
-      return;
-    }
-    if (this.stuck) {
-      // It came back: its late answer is nobody's, the session is of use again.
-      this.stuck = false;
-      this.idle = true;
-      this.#onFreed();
-      return;
-    }
-    this.#answer?.(reply);
-  }
-
-  #died(error: Error): void {
-    this.#dead ??= error;
-    this.stuck = true;
-    this.#fail?.(error);
-    this.#onClosed?.();
-  }
-}
-
 function errorOf(reply: SessionReply): Error {
   if (reply.kind === "failed") return new KekError(reply.error.code, reply.error.message, reply.error.hint);
   return new Error(`an HSM session answered ${reply.kind}`);
@@ -323,13 +246,5 @@ function crowdedError(tokenLabel: string): KekError {
     "hsm_away",
     `token "${tokenLabel}" has no session left for this process`,
     "close other users of the token, or let each use fewer: --hsm-sessions, encryption.pkcs11.sessions",
-  );
-}
-
-function stuckError(tokenLabel: string): KekError {
-  return new KekError(
-    "hsm_away",
-    `token "${tokenLabel}" has not answered a call for ${CALL_LIMIT_MS / 1000} s`,
-    "see that the HSM, its network and its daemon are up; this program goes on by itself when they are",
   );
 }

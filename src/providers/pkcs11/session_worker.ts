@@ -2,7 +2,7 @@ import { parentPort, workerData } from "node:worker_threads";
 import { KekError, messageOf } from "../../errors/errors.ts";
 import { type Answer, type Operation, packAnswers, unpackOperations } from "./frames.ts";
 import type { TokenSettings } from "./session.ts";
-import type { SessionReply, SessionRequest, ToldError } from "./session_pool.ts";
+import type { SessionReply, SessionRequest, ToldError } from "./session_thread.ts";
 import { Crowded, SteadySession } from "./steady.ts";
 import { perform } from "./tasks.ts";
 

@@ -1,0 +1,147 @@
+import { Worker } from "node:worker_threads";
+import { threadEntry } from "../../config/entry_points.ts";
+import { type ErrorCode, KekError } from "../../errors/errors.ts";
+import type { Proof } from "../provider.ts";
+import type { TokenSettings } from "./session.ts";
+import type { Task, TaskValue } from "./tasks.ts";
+
+/** One session's thread, seen from the thread that gives it work. Requests are answered in the order in which they came. */
+
+export type SessionRequest =
+  | { kind: "operations"; bytes: Uint8Array; patienceMs: number }
+  | { kind: "task"; task: Task; patienceMs: number }
+  | { kind: "know"; version: number; proof: Proof | undefined }
+  | { kind: "forget"; version: number }
+  | { kind: "close" };
+
+export type SessionReply =
+  | { kind: "answers"; bytes: Uint8Array }
+  | { kind: "done"; value: TaskValue[Task["do"]] }
+  | { kind: "failed"; error: ToldError }
+  | { kind: "crowded" }
+  | { kind: "closed" };
+
+/** Errors do not keep their class between threads. */
+export interface ToldError {
+  code: ErrorCode;
+  message: string;
+  hint: string;
+}
+
+/** How long a call may take altogether before it is given up: a thread that hangs in the token cannot be interrupted. */
+const CALL_LIMIT_MS = 30_000;
+const CLOSE_LIMIT_MS = 2000;
+
+interface Asked {
+  resolve(reply: SessionReply): void;
+  reject(error: Error): void;
+  timer: ReturnType<typeof setTimeout>;
+}
+
+export class SessionThread {
+  /** It has been in one call for so long that nobody waits for it any more, or it is dead. */
+  stuck = false;
+  /** Whether it has answered once: until then it is still opening its session. */
+  proven = false;
+  /** When it last answered with operations, by the monotonic clock. */
+  answeredAt = 0;
+  readonly #worker: Worker;
+  readonly #tokenLabel: string;
+  readonly #onFreed: () => void;
+  readonly #asked: Asked[] = [];
+  /** Answers that nobody waits for any more. */
+  #late = 0;
+  #onClosed: (() => void) | undefined;
+  #dead: Error | undefined;
+
+  /** @param onFreed is called when a thread that was stuck can be used again. */
+  constructor(settings: TokenSettings, onFreed: () => void) {
+    this.#tokenLabel = settings.tokenLabel;
+    this.#onFreed = onFreed;
+    const entry = threadEntry("providers/pkcs11/session_worker.ts", import.meta.url);
+    this.#worker = new Worker(entry, { workerData: settings });
+    this.#worker.on("message", (reply: SessionReply) => this.#received(reply));
+    this.#worker.on("error", (error: Error) => this.#died(error));
+    this.#worker.on("exit", () => this.#died(new Error("the thread of an HSM session ended")));
+  }
+
+  /** Requests that it has not answered yet. */
+  get pending(): number {
+    return this.#asked.length;
+  }
+
+  send(request: SessionRequest, transfer: ArrayBuffer[] = []): void {
+    this.#worker.postMessage(request, transfer);
+  }
+
+  /** @throws KekError `hsm_away` when there is no answer in time. */
+  async ask(request: SessionRequest, transfer: ArrayBuffer[]): Promise<SessionReply> {
+    if (this.#dead !== undefined) throw this.#dead;
+    return await new Promise((resolve, reject) => {
+      const timer = setTimeout(() => this.#giveUp(), CALL_LIMIT_MS);
+      this.#asked.push({ resolve, reject, timer });
+      this.send(request, transfer);
+    });
+  }
+
+  /** Gives the session back to the token. A thread that hangs is left to the end of the process. */
+  async close(): Promise<void> {
+    if (this.#dead !== undefined) return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, this.stuck ? 0 : CLOSE_LIMIT_MS);
+      this.#onClosed = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+      this.send({ kind: "close" });
+    });
+    this.#dead = new KekError("closed", "the session of the HSM is closed", "this process is ending");
+    if (this.stuck) this.#worker.unref();
+    else await this.#worker.terminate();
+  }
+
+  #received(reply: SessionReply): void {
+    if (reply.kind === "closed") {
+      this.#onClosed?.();
+      return;
+    }
+    this.proven = true;
+    if (this.#late > 0) {
+      this.#late -= 1;
+      if (this.#late > 0 || this.#dead !== undefined) return;
+      // It came back: the session is of use again.
+      this.stuck = false;
+      this.#onFreed();
+      return;
+    }
+    const asked = this.#asked.shift();
+    if (asked === undefined) return;
+    clearTimeout(asked.timer);
+    asked.resolve(reply);
+  }
+
+  #giveUp(): void {
+    this.stuck = true;
+    const waiting = this.#asked.splice(0);
+    this.#late += waiting.length;
+    const error = new KekError(
+      "hsm_away",
+      `token "${this.#tokenLabel}" has not answered a call for ${CALL_LIMIT_MS / 1000} s`,
+      "see that the HSM, its network and its daemon are up; this program goes on by itself when they are",
+    );
+    for (const { reject, timer } of waiting) {
+      clearTimeout(timer);
+      reject(error);
+    }
+  }
+
+  #died(error: Error): void {
+    this.#dead ??= error;
+    this.stuck = true;
+    for (const { reject, timer } of this.#asked.splice(0)) {
+      clearTimeout(timer);
+      reject(error);
+    }
+    this.#onClosed?.();
+  }
+}
