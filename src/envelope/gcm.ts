@@ -51,7 +51,13 @@ export function unwrapWithKey(key: Uint8Array, wrapped: Uint8Array, aad: Uint8Ar
   return open(key, wrapped.subarray(0, IV_BYTES), wrapped.subarray(IV_BYTES), aad);
 }
 
-/** NIST SP 800-38D, 8.2.2: 96 random bits, never chosen by the caller. */
+/** NIST SP 800-38D, 8.2.2: 96 random bits, never chosen by the caller. Drawn many at a time; each is given out once. */
 export function freshIv(): Buffer {
-  return randomFillSync(Buffer.allocUnsafe(IV_BYTES));
+  if (ivs.length < IV_BYTES) ivs = randomFillSync(Buffer.alloc(IV_BYTES * IVS_DRAWN));
+  const iv = ivs.subarray(0, IV_BYTES);
+  ivs = ivs.subarray(IV_BYTES);
+  return iv;
 }
+
+const IVS_DRAWN = 256;
+let ivs = Buffer.alloc(0);

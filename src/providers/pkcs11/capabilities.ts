@@ -3,7 +3,7 @@ import { randomFillSync } from "node:crypto";
 import { freshIv, IV_BYTES, KEY_BYTES, TAG_BYTES } from "../../envelope/gcm.ts";
 import { KekError } from "../../errors/errors.ts";
 import type { Capability } from "../provider.ts";
-import { CKF, CKM_AES_GCM, CKM_AES_KEY_GEN, type GcmResult, type Handle } from "./cryptoki.ts";
+import { CKF, CKM_AES_GCM, CKM_AES_KEY_GEN, type Handle } from "./cryptoki.ts";
 import { TokenFault } from "./faults.ts";
 import { keyTemplate, notAsMade, readKey } from "./key_object.ts";
 import type { OpenSession } from "./session.ts";
@@ -71,6 +71,7 @@ export function refuseUnfit(tokenLabel: string, rows: Capability[]): void {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
+const ROOM = 128;
 const AAD = Buffer.from("certautopilot/probe/1");
 
 function ok(what: string, found: string): Capability {
@@ -117,9 +118,11 @@ function trialKey(
 function roundTrip({ module, handle }: OpenSession, key: Handle, ownIvs: boolean): Capability[] {
   const secret = randomFillSync(Buffer.alloc(KEY_BYTES));
   const given = ownIvs ? Buffer.alloc(IV_BYTES) : freshIv();
-  let result: GcmResult;
+  const iv = Buffer.from(given);
+  const room = Buffer.alloc(ROOM);
+  let length: number;
   try {
-    result = module.encrypt(handle, key, Buffer.from(given), AAD, secret);
+    length = module.encrypt(handle, key, iv, AAD, secret, room);
   } catch (thrown) {
     if (!(thrown instanceof TokenFault) || thrown.kind !== "unfit") throw thrown;
     const hint = ownIvs
@@ -127,7 +130,7 @@ function roundTrip({ module, handle }: OpenSession, key: Handle, ownIvs: boolean
       : "an HSM that insists on making the IV needs use_gcm_iv_from_hsm: true (AWS CloudHSM does)";
     return [lacks("round trip with AAD", `refused (${thrown.message})`, hint)];
   }
-  const { sealed, iv } = result;
+  const sealed = Buffer.from(room.subarray(0, length));
   const rows: Capability[] = [];
   const made = !iv.equals(given);
   if (iv.every((byte) => byte === 0)) {
@@ -139,10 +142,12 @@ function roundTrip({ module, handle }: OpenSession, key: Handle, ownIvs: boolean
     return [...rows, lacks("round trip with AAD", `gives ${sealed.length} bytes, not ${want}`, "use another token")];
   }
   const gives = (bytes: Buffer, aad: Buffer) => {
-    const back = module.decrypt(handle, key, iv, aad, bytes);
-    const same = back.equals(secret);
-    back.fill(0);
-    return same;
+    try {
+      const opened = module.decrypt(handle, key, iv, aad, bytes, room);
+      return room.subarray(0, opened).equals(secret);
+    } finally {
+      room.fill(0);
+    }
   };
   const opens = (bytes: Buffer, aad: Buffer) => {
     try {

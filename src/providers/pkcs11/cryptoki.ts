@@ -1,6 +1,6 @@
 import { Buffer } from "node:buffer";
 import pkcs11js from "pkcs11js";
-import { TAG_BYTES } from "../../envelope/gcm.ts";
+import { IV_BYTES, TAG_BYTES } from "../../envelope/gcm.ts";
 import { TokenFault } from "./faults.ts";
 
 /**
@@ -26,13 +26,6 @@ export interface MechanismFacts {
   minKeyBytes: number;
   maxKeyBytes: number;
   flags: number;
-}
-
-export interface GcmResult {
-  /** ciphertext ‖ tag */
-  sealed: Buffer;
-  /** The IV that was used: the one given, or the one that the token wrote in its place. */
-  iv: Buffer;
 }
 
 export const CKF = {
@@ -63,9 +56,11 @@ export const {
   CKA_NEVER_EXTRACTABLE,
   CKA_PRIVATE,
   CKA_SENSITIVE,
+  CKA_SIGN,
   CKA_TOKEN,
   CKA_UNWRAP,
   CKA_VALUE_LEN,
+  CKA_VERIFY,
   CKA_WRAP,
   CKK_AES,
   CKO_SECRET_KEY,
@@ -75,20 +70,30 @@ export type Template = { type: number; value: number | boolean | string | Buffer
 
 const CKS_RO_USER_FUNCTIONS = 1;
 const CKS_RW_USER_FUNCTIONS = 3;
-/** CK_UNAVAILABLE_INFORMATION as a 32-bit number; zero is CK_EFFECTIVELY_INFINITE. */
-const UNKNOWN_COUNT = 0xffff_ffff;
+/** CK_UNAVAILABLE_INFORMATION as a 32-bit number, or one less (opencryptoki); zero is CK_EFFECTIVELY_INFINITE. */
+const LEAST_UNKNOWN = 0xffff_fffe;
+/** CKR_SLOT_ID_INVALID, CKR_DEVICE_REMOVED, CKR_TOKEN_NOT_PRESENT, CKR_TOKEN_NOT_RECOGNIZED */
+const NO_TOKEN = [0x3, 0x32, 0xe0, 0xe1];
 const CKR_ATTRIBUTE_SENSITIVE = 0x11;
 const CKR_ATTRIBUTE_TYPE_INVALID = 0x12;
 const CKR_MECHANISM_INVALID = 0x70;
+const CKR_TOKEN_WRITE_PROTECTED = 0xe2;
 const CKR_CRYPTOKI_ALREADY_INITIALIZED = 0x191;
 const CKR_USER_ALREADY_LOGGED_IN = 0x100;
-/** Some tokens want more room than they fill. */
-const ROOM = 64;
 
 export class Cryptoki {
   readonly #module: InstanceType<typeof pkcs11js.PKCS11>;
-  /** Where the token writes to; one thread makes one call at a time. */
-  readonly #room = Buffer.alloc(ROOM);
+  /** CK_GCM_PARAMS as v2.40 errata 1 has it, with ulIvBits. One thread makes one call at a time. */
+  readonly #gcm = {
+    mechanism: CKM_AES_GCM,
+    parameter: {
+      type: pkcs11js.CK_PARAMS_AES_GCM_v240,
+      iv: Buffer.alloc(0) as Buffer,
+      ivBits: IV_BYTES * 8,
+      aad: Buffer.alloc(0) as Buffer,
+      tagBits: TAG_BYTES * 8,
+    },
+  };
 
   /** Loads the module into this thread. @throws TokenFault with code 0 and the loader's message. */
   constructor(modulePath: string) {
@@ -111,11 +116,14 @@ export class Cryptoki {
     call("C_Finalize", () => this.#module.C_Finalize());
   }
 
-  /** Tokens that are in a slot now. One that goes away while it is looked at is left out. */
+  /** Tokens that are in a slot now and can be looked at. Some modules list slots whose token is not for this user. */
   tokens(): Token[] {
-    return call("C_GetSlotList", () => this.#module.C_GetSlotList(true)).map((slot) => {
-      const info = call("C_GetTokenInfo", () => this.#module.C_GetTokenInfo(slot));
-      const { maxSessionCount } = info;
+    return call("C_GetSlotList", () => this.#module.C_GetSlotList(true)).flatMap((slot) => {
+      const info = this.#tokenInfo(slot);
+      if (info === undefined) return [];
+      const limits = [info.maxSessionCount, info.maxRwSessionCount].filter(
+        (count) => count !== 0 && count < LEAST_UNKNOWN,
+      );
       return {
         slot,
         label: trimmed(info.label),
@@ -123,9 +131,18 @@ export class Cryptoki {
         manufacturer: trimmed(info.manufacturerID),
         model: trimmed(info.model),
         flags: info.flags,
-        maxSessions: maxSessionCount === 0 || maxSessionCount === UNKNOWN_COUNT ? undefined : maxSessionCount,
+        maxSessions: limits.length === 0 ? undefined : Math.min(...limits),
       };
     });
+  }
+
+  #tokenInfo(slot: Handle) {
+    try {
+      return call("C_GetTokenInfo", () => this.#module.C_GetTokenInfo(slot));
+    } catch (thrown) {
+      if (thrown instanceof TokenFault && NO_TOKEN.includes(thrown.code)) return undefined;
+      throw thrown;
+    }
   }
 
   /** @returns undefined when the token has no such mechanism. */
@@ -139,9 +156,15 @@ export class Cryptoki {
     }
   }
 
-  openSession(slot: Handle, writable: boolean): Handle {
-    const flags = pkcs11js.CKF_SERIAL_SESSION | (writable ? pkcs11js.CKF_RW_SESSION : 0);
-    return call("C_OpenSession", () => this.#module.C_OpenSession(slot, flags));
+  /** Read-write, for some HSMs know no other (AWS CloudHSM); read-only where the token is write-protected. */
+  openSession(slot: Handle): Handle {
+    const open = (flags: number) => call("C_OpenSession", () => this.#module.C_OpenSession(slot, flags));
+    try {
+      return open(pkcs11js.CKF_SERIAL_SESSION | pkcs11js.CKF_RW_SESSION);
+    } catch (thrown) {
+      if (!(thrown instanceof TokenFault) || thrown.code !== CKR_TOKEN_WRITE_PROTECTED) throw thrown;
+      return open(pkcs11js.CKF_SERIAL_SESSION);
+    }
   }
 
   /** A session that is lost already cannot be closed, and need not be: what the module says of it is let pass. */
@@ -208,42 +231,41 @@ export class Cryptoki {
     call("C_DestroyObject", () => this.#module.C_DestroyObject(session, object));
   }
 
-  /** @param iv of 12 bytes; a token that makes its own writes it there. */
-  encrypt(session: Handle, key: Handle, iv: Buffer, aad: Buffer, plain: Buffer): GcmResult {
-    const how = gcm(iv, aad);
-    call("C_EncryptInit", () => this.#module.C_EncryptInit(session, how, key));
-    const sealed = call("C_Encrypt", () => this.#module.C_Encrypt(session, plain, this.#room));
-    // `how` is used after the call, so that the memory the token was given is alive until then.
-    return { sealed: Buffer.from(sealed), iv: how.parameter.iv };
+  /**
+   * The hot path: no closure, no allocation but the result.
+   * @param iv of 12 bytes; a token that makes its own writes it there.
+   * @returns how many bytes the token wrote into `room`: ciphertext ‖ tag.
+   */
+  encrypt(session: Handle, key: Handle, iv: Buffer, aad: Buffer, plain: Buffer, room: Buffer): number {
+    let name = "C_EncryptInit";
+    try {
+      // The mechanism is a member: the memory that the token is given stays alive until the call has ended.
+      this.#gcm.parameter.iv = iv;
+      this.#gcm.parameter.aad = aad;
+      this.#module.C_EncryptInit(session, this.#gcm, key);
+      name = "C_Encrypt";
+      return this.#module.C_Encrypt(session, plain, room).length;
+    } catch (thrown) {
+      throw TokenFault.from(thrown, name);
+    }
   }
 
-  /** @returns the plaintext, in memory that the caller zeroes. */
-  decrypt(session: Handle, key: Handle, iv: Buffer, aad: Buffer, sealed: Buffer): Buffer {
-    const how = gcm(iv, aad);
-    call("C_DecryptInit", () => this.#module.C_DecryptInit(session, how, key));
+  /** @returns how many bytes of plaintext the token wrote into `room`. The caller zeroes it, also after a failure. */
+  decrypt(session: Handle, key: Handle, iv: Buffer, aad: Buffer, sealed: Buffer, room: Buffer): number {
+    let name = "C_DecryptInit";
     try {
-      const plain = call("C_Decrypt", () => this.#module.C_Decrypt(session, sealed, this.#room));
-      return how.parameter.aad.length > 0 ? Buffer.from(plain) : plain;
-    } finally {
-      // Also when the tag was wrong: some tokens leave what they had decrypted by then.
-      this.#room.fill(0);
+      this.#gcm.parameter.iv = iv;
+      this.#gcm.parameter.aad = aad;
+      this.#module.C_DecryptInit(session, this.#gcm, key);
+      name = "C_Decrypt";
+      return this.#module.C_Decrypt(session, sealed, room).length;
+    } catch (thrown) {
+      throw TokenFault.from(thrown, name);
     }
   }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-
-/** CK_GCM_PARAMS as v2.40 errata 1 has it, with ulIvBits. */
-function gcm(iv: Buffer, aad: Buffer) {
-  const parameter = {
-    type: pkcs11js.CK_PARAMS_AES_GCM_v240,
-    iv,
-    ivBits: iv.length * 8,
-    aad,
-    tagBits: TAG_BYTES * 8,
-  };
-  return { mechanism: CKM_AES_GCM, parameter };
-}
 
 /** Fields of CK_TOKEN_INFO are padded with blanks, and by some with zeros. */
 function trimmed(text: string): string {

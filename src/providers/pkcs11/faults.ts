@@ -23,6 +23,7 @@ const CODES = {
   },
   /** The token can't, or may not, do this at all. */
   unfit: {
+    CKR_ARGUMENTS_BAD: 0x7,
     CKR_ATTRIBUTE_READ_ONLY: 0x10,
     CKR_ATTRIBUTE_TYPE_INVALID: 0x12,
     CKR_ATTRIBUTE_VALUE_INVALID: 0x13,

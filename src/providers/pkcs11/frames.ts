@@ -44,21 +44,23 @@ export function packOperations(operations: Operation[]): Uint8Array<ArrayBuffer>
 }
 
 /** The parts are views of the frame: whoever is done with them zeroes it. */
-export function* unpackOperations(bytes: Uint8Array): Generator<Operation> {
+export function unpackOperations(bytes: Uint8Array): Operation[] {
+  const operations: Operation[] = [];
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   for (let at = 0; at < bytes.length; ) {
     const kind = KINDS[view.getUint32(at)];
     const [version, to] = [view.getUint32(at + 4), view.getUint32(at + 8)];
-    const lengths = [view.getUint32(at + 12), view.getUint32(at + 16), view.getUint32(at + 20)];
-    at += HEAD;
-    const [data, aad, toAad] = lengths.map((length) => {
-      at += length;
-      return bytes.subarray(at - length, at);
-    }) as [Uint8Array, Uint8Array, Uint8Array];
-    if (kind === "rewrap") yield { kind, version, data, aad, to, toAad };
-    else if (kind !== undefined) yield { kind, version, data, aad };
+    const aadAt = at + HEAD + view.getUint32(at + 12);
+    const toAadAt = aadAt + view.getUint32(at + 16);
+    const end = toAadAt + view.getUint32(at + 20);
+    const data = bytes.subarray(at + HEAD, aadAt);
+    const aad = bytes.subarray(aadAt, toAadAt);
+    at = end;
+    if (kind === "rewrap") operations.push({ kind, version, data, aad, to, toAad: bytes.subarray(toAadAt, end) });
+    else if (kind !== undefined) operations.push({ kind, version, data, aad });
     else throw new Error("a frame with an unknown operation");
   }
+  return operations;
 }
 
 const STATUS = { data: 0, error: 1, crowded: 2 } as const;

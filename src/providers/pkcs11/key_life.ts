@@ -1,6 +1,7 @@
 import type { Buffer } from "node:buffer";
 import { KekError } from "../../errors/errors.ts";
 import type { Handle } from "./cryptoki.ts";
+import { TokenFault } from "./faults.ts";
 import {
   isOwnKeyId,
   type KeyFacts,
@@ -56,24 +57,27 @@ export function makeKey(open: OpenSession, wanted: Wanted): KeyFacts {
       "name the token that holds it, or restore it into this one as its vendor says; a version's key is never made twice",
     );
   }
-  return withWritable(open, (writable) => {
-    const { module, handle, token } = writable;
-    const made = module.generateAesKey(handle, keyTemplate(keyLabel(version), id, true));
-    const facts = readKey(module, handle, made);
-    const wrong = notAsMade(facts);
-    if (wrong.length > 0) {
-      module.destroy(handle, made);
-      throw new KekError(
-        "hsm_unfit",
-        `token "${token.label}" made the key otherwise than asked: ${wrong.join(", ")}; it was destroyed again`,
-        "a KEK must be born in the token and never leave it: see docs/hsm for tokens that are known to do it",
-      );
-    }
-    const now = describeKeys(writable, version);
-    if (now.length === 1) return facts;
+  const { module, handle, token } = open;
+  const made = module.generateAesKey(handle, keyTemplate(keyLabel(version), id, true));
+  const facts = readKey(module, handle, made);
+  const wrong = notAsMade(facts);
+  if (wrong.length > 0) {
     module.destroy(handle, made);
-    return theOne(open, describeKeys(open, version), wanted);
-  });
+    throw new KekError(
+      "hsm_unfit",
+      `token "${token.label}" made the key otherwise than asked: ${wrong.join(", ")}; it was destroyed again`,
+      "a KEK must be born in the token and never leave it: see docs/hsm for tokens that are known to do it",
+    );
+  }
+  // None at all: a cluster that has not told all its members yet.
+  if (describeKeys(open, version).length <= 1) return facts;
+  module.destroy(handle, made);
+  return theOne(open, describeKeys(open, version), wanted);
+}
+
+/** @throws TokenFault while the token does not show the key: the caller tries again. */
+export function awaitKey(open: OpenSession, version: number): void {
+  if (describeKeys(open, version).length === 0) throw new TokenFault(KEY_HANDLE_INVALID, "C_FindObjects");
 }
 
 export interface Destruction {
@@ -89,27 +93,26 @@ export function destroyKey(
   version: number,
   isOurs: (key: Handle, facts: KeyFacts) => boolean,
 ): Destruction {
-  return withWritable(open, ({ module, handle, token }) => {
-    const outcome: Destruction = { destroyed: 0, strangers: [] };
-    const find = () => module.find(handle, searchTemplate(keyLabel(version)));
-    for (const key of find()) {
-      const facts = readKey(module, handle, key);
-      if (!isOurs(key, facts)) {
-        outcome.strangers.push(facts.id);
-        continue;
-      }
-      module.destroy(handle, key);
-      outcome.destroyed += 1;
+  const { module, handle, token } = open;
+  const outcome: Destruction = { destroyed: 0, strangers: [] };
+  const find = () => module.find(handle, searchTemplate(keyLabel(version)));
+  for (const key of find()) {
+    const facts = readKey(module, handle, key);
+    if (!isOurs(key, facts)) {
+      outcome.strangers.push(facts.id);
+      continue;
     }
-    if (find().length > outcome.strangers.length) {
-      throw new KekError(
-        "hsm_unfit",
-        `token "${token.label}" said that ${keyLabel(version)} is destroyed, and it is still there`,
-        "destroy it with the token's own tool, then run the same command again",
-      );
-    }
-    return outcome;
-  });
+    module.destroy(handle, key);
+    outcome.destroyed += 1;
+  }
+  if (find().length > outcome.strangers.length) {
+    throw new KekError(
+      "hsm_unfit",
+      `token "${token.label}" said that ${keyLabel(version)} is destroyed, and it is still there`,
+      "destroy it with the token's own tool, then run the same command again",
+    );
+  }
+  return outcome;
 }
 
 /** The name is in use: a token may be shared, a key may not. */
@@ -124,18 +127,10 @@ export function taken(tokenLabel: string, version: number, there: KeyFacts[]): K
 
 // ---------------------------------------------------------------------------------------------------------------------
 
+const KEY_HANDLE_INVALID = 0x60;
+
 function readLabel(module: OpenSession["module"], handle: Handle, key: Handle): string {
   return readKey(module, handle, key).label;
-}
-
-/** Making and destroying need a read-write session; the login counts for it too. */
-function withWritable<T>(open: OpenSession, work: (writable: OpenSession) => T): T {
-  const handle = open.module.openSession(open.token.slot, true);
-  try {
-    return work({ ...open, handle });
-  } finally {
-    open.module.closeSession(handle);
-  }
 }
 
 /** The key that is meant. Keys of this install that nobody has recorded were left by a run that was interrupted: they go. */

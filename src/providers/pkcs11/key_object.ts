@@ -49,6 +49,9 @@ export function keyTemplate(label: string, id: Buffer, inToken: boolean): ck.Tem
     { type: ck.CKA_DECRYPT, value: true },
     { type: ck.CKA_WRAP, value: false },
     { type: ck.CKA_UNWRAP, value: false },
+    // Tokens differ in what they take for granted here: a KEK does nothing else.
+    { type: ck.CKA_SIGN, value: false },
+    { type: ck.CKA_VERIFY, value: false },
   ];
 }
 

@@ -1,4 +1,3 @@
-import { Buffer } from "node:buffer";
 import { KekError } from "../../errors/errors.ts";
 import { CKF, Cryptoki, type Handle, type Token } from "./cryptoki.ts";
 import { TokenFault } from "./faults.ts";
@@ -99,7 +98,7 @@ export class TokenSession {
       return this.gate.inside(() => {
         this.#epoch = this.gate.epoch;
         const token = this.#findToken(module);
-        const handle = module.openSession(token.slot, false);
+        const handle = module.openSession(token.slot);
         try {
           if (!module.isLoggedIn(handle)) this.#login(module, handle, token);
         } catch (thrown) {
@@ -191,8 +190,3 @@ export class TokenSession {
 const SESSION_CLOSED = 0xb0;
 const TOKEN_NOT_PRESENT = 0xe0;
 const RENEW_PATIENCE_MS = 3000;
-
-/** A buffer over the same bytes. */
-export function bytes(data: Uint8Array): Buffer {
-  return Buffer.from(data.buffer, data.byteOffset, data.byteLength);
-}

@@ -15,7 +15,7 @@ import { Width } from "./width.ts";
 /** How long a session goes on trying what the token does not do. Once it is known to be away, each call tries once. */
 const PATIENCE_MS = 5000;
 /** A share is about so much work, so that the other sessions find some too. */
-const SHARE_MS = 20;
+const SHARE_MS = 50;
 const MOST_AT_ONCE = 64;
 /** The share in work, and the next one. */
 const SHARES_AHEAD = 2;

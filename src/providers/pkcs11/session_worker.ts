@@ -51,14 +51,13 @@ function reply(message: SessionReply, transfer: ArrayBuffer[] = []): void {
 port.on("message", (request: SessionRequest) => {
   switch (request.kind) {
     case "operations": {
-      // Answered one after the other, but not after the first says that the token is away: the rest need not find out too.
-      const answers: Answer[] = [];
       let { patienceMs } = request;
-      for (const operation of unpackOperations(request.bytes)) {
+      const answers = unpackOperations(request.bytes).map((operation) => {
         const given = answer(operation, patienceMs);
+        // The rest need not find out too that the token is away.
         if (given !== "crowded" && "error" in given && given.error.code === "hsm_away") patienceMs = 0;
-        answers.push(given);
-      }
+        return given;
+      });
       request.bytes.fill(0);
       const packed = packAnswers(answers);
       for (const given of answers) if (given !== "crowded" && "data" in given) given.data.fill(0);
@@ -72,9 +71,9 @@ port.on("message", (request: SessionRequest) => {
         return reply({ kind: "failed", error: told(thrown) });
       }
     case "know":
-      return steady.know(request.version, request.proof);
+      return steady.keys.know(request.version, request.proof);
     case "forget":
-      return steady.forget(request.version);
+      return steady.keys.forget(request.version);
     case "close":
       try {
         steady.close();

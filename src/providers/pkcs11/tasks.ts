@@ -1,6 +1,6 @@
 import type { Capability, Proof } from "../provider.ts";
 import { probeToken } from "./capabilities.ts";
-import { type Destruction, describeKeys, destroyKey, listVersions, makeKey } from "./key_life.ts";
+import { awaitKey, type Destruction, describeKeys, destroyKey, listVersions, makeKey } from "./key_life.ts";
 import { type KeyFacts, keyLabel, newKeyId, searchTemplate } from "./key_object.ts";
 import type { SteadySession } from "./steady.ts";
 
@@ -36,8 +36,10 @@ export function perform<T extends Task>(steady: SteadySession, task: T, patience
 function done(steady: SteadySession, task: Task, patienceMs: number): TaskValue[Task["do"]] {
   switch (task.do) {
     case "check":
-      steady.check(task.version, patienceMs);
-      return undefined;
+      return steady.attempt(patienceMs, (open) => {
+        steady.keys.check(open, task.version);
+        return undefined;
+      });
     case "limit":
       return steady.attempt(patienceMs, (open) => open.token.maxSessions);
     case "list":
@@ -53,11 +55,14 @@ function done(steady: SteadySession, task: Task, patienceMs: number): TaskValue[
       });
     case "make": {
       const id = newKeyId(task.installId, task.version);
-      return steady.attempt(patienceMs, (open) => makeKey(open, { ...task, id }));
+      const made = steady.attempt(patienceMs, (open) => makeKey(open, { ...task, id }));
+      // A cluster may tell its other members a moment later.
+      steady.attempt(patienceMs, (open) => awaitKey(open, task.version));
+      return made;
     }
     case "destroy":
       return steady.attempt(patienceMs, (open) =>
-        destroyKey(open, task.version, (key) => steady.opens(open, key, task.proof)),
+        destroyKey(open, task.version, (key) => steady.wrapping.opens(open, key, task.proof)),
       );
   }
 }

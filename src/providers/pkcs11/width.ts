@@ -34,7 +34,10 @@ export class Width {
    * @param at milliseconds of a monotonic clock.
    */
   done(operations: number, waiting: boolean, settled: boolean, at: number): void {
-    if (!settled || this.#began === undefined) return this.#restart(at);
+    if (!settled || this.#began === undefined) {
+      this.#restart(at);
+      return;
+    }
     this.#operations += operations;
     this.#events += 1;
     if (waiting) this.#crowded += 1;

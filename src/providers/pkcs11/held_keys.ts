@@ -1,0 +1,107 @@
+import { KekError } from "../../errors/errors.ts";
+import type { Proof } from "../provider.ts";
+import type { Handle } from "./cryptoki.ts";
+import { keyLabel, readKey, searchTemplate, unusable } from "./key_object.ts";
+import type { OpenSession } from "./session.ts";
+import type { Wrapping } from "./wrapping.ts";
+
+/** The keys that a thread may use: found by label, proved by their canary, anew in each session. */
+export class HeldKeys {
+  readonly #wrapping: Wrapping;
+  readonly #proofs = new Map<number, Proof | undefined>();
+  readonly #handles = new Map<number, Handle>();
+  #of: OpenSession | undefined;
+
+  constructor(wrapping: Wrapping) {
+    this.#wrapping = wrapping;
+  }
+
+  /** From now on the version's key is used, and only where it opens the proof. */
+  know(version: number, proof: Proof | undefined): void {
+    this.#proofs.set(version, proof);
+    this.#handles.delete(version);
+  }
+
+  forget(version: number): void {
+    this.#proofs.delete(version);
+    this.#handles.delete(version);
+  }
+
+  /** @throws KekError `version_not_loaded`, `key_missing`, `key_invalid`, `key_mismatch`; TokenFault. */
+  handle(open: OpenSession, version: number): Handle {
+    if (this.#of !== open) {
+      this.#handles.clear();
+      this.#of = open;
+    }
+    const known = this.#handles.get(version);
+    if (known !== undefined) return known;
+    if (!this.#proofs.has(version)) {
+      throw new KekError(
+        "version_not_loaded",
+        `KEK version ${version} is not loaded in this process`,
+        "run `certautopilot kek status` to see which versions the install uses",
+      );
+    }
+    const key = find(open, version);
+    this.#prove(open, key, version);
+    this.#handles.set(version, key);
+    return key;
+  }
+
+  /** Finds and proves the key now, also when it was found before. */
+  check(open: OpenSession, version: number): void {
+    const had = this.#handles.has(version) && this.#of === open;
+    const key = this.handle(open, version);
+    if (had) this.#prove(open, key, version);
+  }
+
+  /** Whether the version's key opens its known wrap at this moment: that tells bad bytes from a token in trouble. */
+  works(open: OpenSession, version: number): boolean {
+    const key = this.handle(open, version);
+    const proof = this.#proofs.get(version);
+    if (proof !== undefined) return this.#wrapping.opensNow(open, key, proof);
+    this.#wrapping.roundTrip(open, key);
+    return true;
+  }
+
+  /** A token that was put in the other's place may have a key of the same name: it must open what the first one wrapped. */
+  #prove(open: OpenSession, key: Handle, version: number): void {
+    const proof = this.#proofs.get(version);
+    if (proof === undefined || this.#wrapping.opens(open, key, proof)) return;
+    throw new KekError(
+      "key_mismatch",
+      `the key ${keyLabel(version)} in token "${open.token.label}" is not the install's: the canary of KEK version ${version} does not open`,
+      "put the token back that the install was made with, or restore that key into this one",
+    );
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** Exactly one key may have the label. */
+function find({ module, handle, token }: OpenSession, version: number): Handle {
+  const label = keyLabel(version);
+  const found = module.find(handle, searchTemplate(label));
+  const [key] = found;
+  if (key === undefined) {
+    throw new KekError(
+      "key_missing",
+      `token "${token.label}" holds no key ${label}`,
+      `make it: certautopilot kek pkcs11-init --version=${version}, or name the token that holds it`,
+    );
+  }
+  if (found.length > 1) {
+    throw new KekError(
+      "key_invalid",
+      `token "${token.label}" holds ${found.length} keys labelled ${label}: nobody can say which one is meant`,
+      `run: certautopilot kek pkcs11-init --version=${version}, which takes out what an interrupted run left; or compare their ids with key_id in kek_versions`,
+    );
+  }
+  const wrong = unusable(readKey(module, handle, key));
+  if (wrong === undefined) return key;
+  throw new KekError(
+    "key_invalid",
+    `the key ${label} in token "${token.label}" ${wrong}`,
+    "only keys made by `certautopilot kek pkcs11-init` are used",
+  );
+}

@@ -1,0 +1,120 @@
+import { Buffer } from "node:buffer";
+import { createHash, randomFillSync, timingSafeEqual } from "node:crypto";
+import { freshIv, IV_BYTES, KEY_BYTES, TAG_BYTES, WRAP_BYTES } from "../../envelope/gcm.ts";
+import { KekError } from "../../errors/errors.ts";
+import type { Proof } from "../provider.ts";
+import type { Handle } from "./cryptoki.ts";
+import { TokenFault } from "./faults.ts";
+import type { OpenSession } from "./session.ts";
+
+/** Wraps and unwraps with a key in the token: one try, blocking. Whatever the token answers is checked, nothing is believed. */
+
+/** Bytes that the token wrapped did not come back: it erred without saying so. */
+export class Miswrap extends Error {}
+
+/** Some tokens want more room than they fill. */
+const ROOM = 64;
+
+export class Wrapping {
+  readonly #tokenLabel: string;
+  readonly #ownIvs: boolean;
+  /** Where the token writes to. One thread makes one call at a time. */
+  readonly #room = Buffer.alloc(ROOM);
+
+  constructor(tokenLabel: string, ownIvs: boolean) {
+    this.#tokenLabel = tokenLabel;
+    this.#ownIvs = ownIvs;
+  }
+
+  /** @returns iv ‖ ciphertext ‖ tag, opened again and compared. @throws TokenFault, Miswrap, KekError `hsm_unfit`. */
+  wrap({ module, handle }: OpenSession, key: Handle, dek: Buffer, aad: Buffer): Buffer {
+    const wrapped = Buffer.allocUnsafe(WRAP_BYTES);
+    const iv = this.#ownIvs ? Buffer.alloc(IV_BYTES) : freshIv();
+    const length = module.encrypt(handle, key, iv, aad, dek, this.#room);
+    if (length !== KEY_BYTES + TAG_BYTES)
+      throw this.unfit(`answers ${length} bytes to ${KEY_BYTES} with CKM_AES_GCM, not ${KEY_BYTES + TAG_BYTES}`);
+    if (this.#ownIvs && iv.every((byte) => byte === 0))
+      throw this.unfit("made no IV of its own: take use_gcm_iv_from_hsm out of the configuration");
+    // After the call: a token that makes the IV has written it over the one given.
+    wrapped.set(iv, 0);
+    wrapped.set(this.#room.subarray(0, length), IV_BYTES);
+    const opened = module.decrypt(handle, key, iv, aad, wrapped.subarray(IV_BYTES), this.#room);
+    const same = opened === KEY_BYTES && timingSafeEqual(this.#room.subarray(0, KEY_BYTES), dek);
+    this.#room.fill(0);
+    if (same) return wrapped;
+    throw new Miswrap();
+  }
+
+  /** @returns the 32 bytes; the caller zeroes them. @throws TokenFault. */
+  unwrap({ module, handle }: OpenSession, key: Handle, wrapped: Buffer, aad: Buffer): Buffer {
+    try {
+      const iv = wrapped.subarray(0, IV_BYTES);
+      const length = module.decrypt(handle, key, iv, aad, wrapped.subarray(IV_BYTES), this.#room);
+      if (length !== KEY_BYTES) throw new TokenFault(ENCRYPTED_DATA_INVALID, "C_Decrypt");
+      const dek = Buffer.alloc(KEY_BYTES);
+      dek.set(this.#room.subarray(0, KEY_BYTES));
+      return dek;
+    } finally {
+      // Also when the tag was wrong: some tokens leave what they had decrypted by then.
+      this.#room.fill(0);
+    }
+  }
+
+  /** @throws TokenFault, Miswrap when the key does not do its work at this moment. */
+  roundTrip(open: OpenSession, key: Handle): void {
+    const secret = randomFillSync(Buffer.alloc(KEY_BYTES));
+    this.wrap(open, key, secret, Buffer.from("certautopilot/probe/1"));
+  }
+
+  /** One try. A failure that bad bytes may cause counts as a no. */
+  opensNow(open: OpenSession, key: Handle, proof: Proof): boolean {
+    try {
+      const secret = this.unwrap(open, key, bytes(proof.wrap), bytes(proof.aad));
+      const digest = createHash("sha256").update(secret).digest();
+      secret.fill(0);
+      return timingSafeEqual(digest, proof.digest);
+    } catch (thrown) {
+      if (thrown instanceof TokenFault && couldBeData(thrown)) return false;
+      throw thrown;
+    }
+  }
+
+  /** Whether a key opens a proof: a token that fails for a moment is given the tries that doubt asks for. */
+  opens(open: OpenSession, key: Handle, proof: Proof): boolean {
+    for (let tries = 1; ; tries += 1) {
+      if (this.opensNow(open, key, proof)) return true;
+      if (tries === UNSURE_TRIES) return false;
+      // Throws when it is the token that is in trouble, and not the key that is another one.
+      this.roundTrip(open, key);
+    }
+  }
+
+  unfit(what: string, cause?: TokenFault): KekError {
+    return new KekError(
+      "hsm_unfit",
+      `token "${this.#tokenLabel}" ${what}`,
+      "see docs/hsm for tokens that are known to do it; `certautopilot kek verify` lists what this one can do",
+      { cause },
+    );
+  }
+}
+
+/** How often bytes must fail beside a known wrap that opens, before it is the bytes: when the token says so, and when it does not. */
+export const SURE_TRIES = 2;
+export const UNSURE_TRIES = 4;
+
+/** Vendors answer a wrong tag with almost anything but these. */
+export function couldBeData(fault: TokenFault): boolean {
+  return fault.call === "C_Decrypt" && (fault.kind === "data" || (fault.kind === "away" && !GONE.includes(fault.code)));
+}
+
+/** A Buffer over the same memory. */
+export function bytes(data: Uint8Array): Buffer {
+  return Buffer.from(data.buffer, data.byteOffset, data.byteLength);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+const ENCRYPTED_DATA_INVALID = 0x40;
+/** CKR_SLOT_ID_INVALID, CKR_DEVICE_REMOVED, CKR_TOKEN_NOT_PRESENT, CKR_TOKEN_NOT_RECOGNIZED, CKR_CRYPTOKI_NOT_INITIALIZED */
+const GONE = [0x3, 0x32, 0xe0, 0xe1, 0x190];
