@@ -4,6 +4,7 @@ import { defineCommand, renderUsage } from "citty";
 import { KekError } from "../errors/errors.ts";
 import { shown } from "./arguments.ts";
 import type { Branch, Leaf } from "./command.ts";
+import { keepOutOfCoreDumps } from "./core_dump.ts";
 import { reportError } from "./output.ts";
 
 /** The tree of commands. Each is loaded only when it is called, so that a small one starts fast. */
@@ -37,6 +38,7 @@ const PROGRAM: Branch = {
 
 /** @returns the exit code. Never throws. */
 export async function runProgram(argv: string[]): Promise<number> {
+  keepOutOfCoreDumps();
   try {
     return await walk(PROGRAM, [], argv);
   } catch (thrown) {

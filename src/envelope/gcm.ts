@@ -53,11 +53,14 @@ export function unwrapWithKey(key: Uint8Array, wrapped: Uint8Array, aad: Uint8Ar
 
 /** NIST SP 800-38D, 8.2.2: 96 random bits, never chosen by the caller. Drawn many at a time; each is given out once. */
 export function freshIv(): Buffer {
-  if (ivs.length < IV_BYTES) ivs = randomFillSync(Buffer.alloc(IV_BYTES * IVS_DRAWN));
-  const iv = ivs.subarray(0, IV_BYTES);
-  ivs = ivs.subarray(IV_BYTES);
-  return iv;
+  if (nextIv === ivs.length) {
+    ivs = randomFillSync(Buffer.alloc(IV_BYTES * IVS_DRAWN));
+    nextIv = 0;
+  }
+  nextIv += IV_BYTES;
+  return ivs.subarray(nextIv - IV_BYTES, nextIv);
 }
 
 const IVS_DRAWN = 256;
 let ivs = Buffer.alloc(0);
+let nextIv = 0;

@@ -13,6 +13,7 @@ import { activateFirst } from "../store/versions.ts";
 import { Drain } from "./drain.ts";
 import { firstVersion, nothingActive } from "./first_version.ts";
 import { Heart } from "./heart.ts";
+import { KeyCheck } from "./key_check.ts";
 import type { Keyring } from "./keyring.ts";
 import { KeyProver, type KeyReport, lacks, loadProved, stageUnknown } from "./keystore.ts";
 import { watchSecrets } from "./secrets_watch.ts";
@@ -39,6 +40,7 @@ export class Member {
   readonly #prover: KeyProver;
   readonly #drain: Drain;
   readonly #heart: Heart;
+  readonly #keyCheck: KeyCheck;
   #stance: Stance | undefined;
   readonly #complained = new Map<number, string>();
   #report: KeyReport = { problems: [], available: [], reasons: new Map() };
@@ -56,6 +58,7 @@ export class Member {
     this.#prover = new KeyProver(options.install.install_id);
     this.#drain = new Drain(options.config.fleet.drainMs, () => this.#wake());
     this.#heart = new Heart(options.store, options.config, options.role, options.log, () => this.#fields());
+    this.#keyCheck = new KeyCheck(options.keyring, options.config.fleet.beatMs, options.log);
   }
 
   /** Joins, and returns after the first acknowledgement. @throws KekError when a version that the state needs is lacking. */
@@ -69,6 +72,8 @@ export class Member {
     const { store, config } = this.#options;
     this.#stops.push(watchSignals(store, () => this.#wake()));
     if (config.secretsFile !== undefined) this.#stops.push(watchSecrets(config.secretsFile, () => this.#wake()));
+    this.#stops.push(() => this.#keyCheck.stop());
+    this.#keyCheck.start();
     this.#schedule();
   }
 
@@ -86,7 +91,8 @@ export class Member {
   get trouble(): string | undefined {
     if (this.#closed) return "it is closed";
     if (this.#heart.acked === undefined) return this.#lastTrouble || "it has not acknowledged yet";
-    return this.fit ? undefined : `its last sync is older than its lease: ${this.#lastTrouble}`;
+    if (this.fit) return this.#keyCheck.trouble;
+    return `its last sync is older than its lease: ${this.#lastTrouble}`;
   }
 
   /**

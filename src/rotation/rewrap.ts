@@ -27,6 +27,8 @@ const COLLECT_MS = 4000;
 const AUDIT_MS = 30_000;
 const LISTED_FAILURES = 1000;
 const BACKOFF_MS = 250;
+/** How long a rotation waits for an HSM that does nothing at all. It can be resumed after that, as after any other end. */
+const HSM_PATIENCE_MS = 120_000;
 
 /** Passes over the index until no envelope is left at the old version. */
 export class Rewrapper {
@@ -46,6 +48,8 @@ export class Rewrapper {
   #collectedAt = performance.now();
   #summaryAt = performance.now();
   #summaryDone: number;
+  #awaySince: number | undefined;
+  #doneBeforeAway = 0;
 
   constructor(
     context: Context,
@@ -87,9 +91,7 @@ export class Rewrapper {
         if (moved === 0 && left <= this.#tally.failed.length) throw await this.#incomplete();
         if (moved === 0) await pause(BACKOFF_MS);
       } catch (thrown) {
-        if (!isTransient(thrown)) throw thrown;
-        this.#reporter.note("MongoDB did not answer: trying again while the lease holds");
-        await pause(BACKOFF_MS * 4);
+        await this.#waitOut(thrown);
       }
     }
     await this.#summary();
@@ -117,6 +119,21 @@ export class Rewrapper {
   }
 
   // -------------------------------------------------------------------------------------------------------------------
+
+  /** @throws what was thrown, unless it is worth another try. */
+  async #waitOut(thrown: unknown): Promise<void> {
+    if (thrown instanceof KekError && thrown.code === "hsm_away") {
+      const now = performance.now();
+      if (this.#tally.done > this.#doneBeforeAway) this.#awaySince = undefined;
+      this.#doneBeforeAway = this.#tally.done;
+      this.#awaySince ??= now;
+      const left = HSM_PATIENCE_MS - (now - this.#awaySince);
+      if (left <= 0) throw thrown;
+      this.#reporter.note(`${thrown.message}; trying again for ${Math.ceil(left / 1000)} s more`);
+    } else if (isTransient(thrown)) this.#reporter.note("MongoDB did not answer: trying again while the lease holds");
+    else throw thrown;
+    await pause(BACKOFF_MS * 4);
+  }
 
   /** @returns how many records it moved. */
   async #pass(): Promise<number> {

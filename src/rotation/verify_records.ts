@@ -34,7 +34,7 @@ export async function verifyRecords(context: Context, tell: (line: string) => vo
   const report: RecordsReport = { records: 0, opened: 0, failed: 0, bad: [] };
   for (const field of await readFields(store)) {
     for await (const { bytes } of envelopesOf(store, field, BATCH)) {
-      for (const raw of splitDocuments(bytes)) {
+      const openOne = async (raw: Uint8Array) => {
         const idBson = idBsonOf(raw);
         report.records += 1;
         try {
@@ -51,7 +51,8 @@ export async function verifyRecords(context: Context, tell: (line: string) => vo
           const id = idText(exactId(idBson));
           if (report.bad.length < LISTED) report.bad.push({ field: fieldId(field), id, reason: thrown.message });
         }
-      }
+      };
+      await Promise.all([...splitDocuments(bytes)].map(openOne));
       tell(`${fieldId(field)}: ${report.records} read, ${report.failed} do not open`);
     }
   }

@@ -90,9 +90,9 @@ export class TokenFault extends Error {
   /** From what pkcs11js throws: `CKR_NAME:number` in the message, sometimes as a property `code`. */
   static from(thrown: unknown, call: string): TokenFault {
     if (thrown instanceof TokenFault) return thrown;
-    const { message = "", code } = thrown as { message?: string; code?: unknown };
+    const { message = "", stack = "", code } = thrown as { message?: string; stack?: string; code?: unknown };
     if (typeof code === "number" && code > 0) return new TokenFault(code, call);
-    const found = /CKR_\w+:(\d+)/.exec(message)?.[1];
+    const found = /CKR_\w+:(\d+)/.exec(`${message}\n${stack}`)?.[1];
     if (found !== undefined) return new TokenFault(Number(found), call);
     // Not an answer of the module: the loader's words name files, never secrets.
     return new TokenFault(0, call, message.split("\n")[0] ?? "failed");

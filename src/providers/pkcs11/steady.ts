@@ -1,4 +1,3 @@
-import type { Buffer } from "node:buffer";
 import { WRAP_BYTES } from "../../envelope/gcm.ts";
 import { KekError } from "../../errors/errors.ts";
 import type { Under } from "../provider.ts";
@@ -6,7 +5,7 @@ import { TokenFault } from "./faults.ts";
 import { block } from "./gate.ts";
 import { HeldKeys } from "./held_keys.ts";
 import { type OpenSession, TokenSession, type TokenSettings } from "./session.ts";
-import { bytes, couldBeData, Miswrap, SURE_TRIES, UNSURE_TRIES, Wrapping } from "./wrapping.ts";
+import { couldBeData, Miswrap, SURE_TRIES, UNSURE_TRIES, Wrapping } from "./wrapping.ts";
 
 /**
  * A session that comes back: what the token did not do is done again, in a new session if need be, until it is done or the
@@ -31,21 +30,19 @@ export class SteadySession {
   }
 
   /** @returns iv ‖ ciphertext ‖ tag, which was opened again and compared. */
-  wrap(dek: Uint8Array, aad: Uint8Array, version: number, patienceMs: number): Buffer {
-    return this.attempt(patienceMs, (open) =>
-      this.wrapping.wrap(open, this.keys.handle(open, version), bytes(dek), bytes(aad)),
-    );
+  wrap(dek: Uint8Array, aad: Uint8Array, version: number, patienceMs: number): Uint8Array {
+    return this.attempt(patienceMs, (open) => this.wrapping.wrap(open, this.keys.handle(open, version), dek, aad));
   }
 
-  unwrap(wrapped: Uint8Array, aad: Uint8Array, version: number, patienceMs: number): Buffer {
+  unwrap(wrapped: Uint8Array, aad: Uint8Array, version: number, patienceMs: number): Uint8Array {
     return this.attempt(patienceMs, (open) => this.#unwrap(open, wrapped, aad, version));
   }
 
-  rewrap(wrapped: Uint8Array, from: Under, to: Under, patienceMs: number): Buffer {
+  rewrap(wrapped: Uint8Array, from: Under, to: Under, patienceMs: number): Uint8Array {
     return this.attempt(patienceMs, (open) => {
       const dek = this.#unwrap(open, wrapped, from.aad, from.version);
       try {
-        return this.wrapping.wrap(open, this.keys.handle(open, to.version), dek, bytes(to.aad));
+        return this.wrapping.wrap(open, this.keys.handle(open, to.version), dek, to.aad);
       } finally {
         dek.fill(0);
       }
@@ -103,11 +100,11 @@ export class SteadySession {
     if (late) throw this.#away(fault);
   }
 
-  #unwrap(open: OpenSession, wrapped: Uint8Array, aad: Uint8Array, version: number): Buffer {
+  #unwrap(open: OpenSession, wrapped: Uint8Array, aad: Uint8Array, version: number): Uint8Array {
     const key = this.keys.handle(open, version);
     if (wrapped.length !== WRAP_BYTES) throw doesNotOpen(version);
     try {
-      return this.wrapping.unwrap(open, key, bytes(wrapped), bytes(aad));
+      return this.wrapping.unwrap(open, key, wrapped, aad);
     } catch (thrown) {
       if (thrown instanceof TokenFault && couldBeData(thrown)) throw new SuspectData(thrown, version);
       throw thrown;

@@ -19,7 +19,9 @@ export class Wrapping {
   readonly #tokenLabel: string;
   readonly #ownIvs: boolean;
   /** Where the token writes to. One thread makes one call at a time. */
-  readonly #room = Buffer.alloc(ROOM);
+  readonly #room = new Uint8Array(ROOM);
+  readonly #sealed = this.#room.subarray(0, KEY_BYTES + TAG_BYTES);
+  readonly #opened = this.#room.subarray(0, KEY_BYTES);
 
   constructor(tokenLabel: string, ownIvs: boolean) {
     this.#tokenLabel = tokenLabel;
@@ -27,9 +29,9 @@ export class Wrapping {
   }
 
   /** @returns iv ‖ ciphertext ‖ tag, opened again and compared. @throws TokenFault, Miswrap, KekError `hsm_unfit`. */
-  wrap({ module, handle }: OpenSession, key: Handle, dek: Buffer, aad: Buffer): Buffer {
-    const wrapped = Buffer.allocUnsafe(WRAP_BYTES);
-    const iv = this.#ownIvs ? Buffer.alloc(IV_BYTES) : freshIv();
+  wrap({ module, handle }: OpenSession, key: Handle, dek: Uint8Array, aad: Uint8Array): Uint8Array {
+    const wrapped = new Uint8Array(WRAP_BYTES);
+    const iv = this.#ownIvs ? new Uint8Array(IV_BYTES) : freshIv();
     const length = module.encrypt(handle, key, iv, aad, dek, this.#room);
     if (length !== KEY_BYTES + TAG_BYTES)
       throw this.unfit(`answers ${length} bytes to ${KEY_BYTES} with CKM_AES_GCM, not ${KEY_BYTES + TAG_BYTES}`);
@@ -37,22 +39,22 @@ export class Wrapping {
       throw this.unfit("made no IV of its own: take use_gcm_iv_from_hsm out of the configuration");
     // After the call: a token that makes the IV has written it over the one given.
     wrapped.set(iv, 0);
-    wrapped.set(this.#room.subarray(0, length), IV_BYTES);
+    wrapped.set(this.#sealed, IV_BYTES);
     const opened = module.decrypt(handle, key, iv, aad, wrapped.subarray(IV_BYTES), this.#room);
-    const same = opened === KEY_BYTES && timingSafeEqual(this.#room.subarray(0, KEY_BYTES), dek);
+    const same = opened === KEY_BYTES && timingSafeEqual(this.#opened, dek);
     this.#room.fill(0);
     if (same) return wrapped;
     throw new Miswrap();
   }
 
   /** @returns the 32 bytes; the caller zeroes them. @throws TokenFault. */
-  unwrap({ module, handle }: OpenSession, key: Handle, wrapped: Buffer, aad: Buffer): Buffer {
+  unwrap({ module, handle }: OpenSession, key: Handle, wrapped: Uint8Array, aad: Uint8Array): Uint8Array {
     try {
       const iv = wrapped.subarray(0, IV_BYTES);
       const length = module.decrypt(handle, key, iv, aad, wrapped.subarray(IV_BYTES), this.#room);
       if (length !== KEY_BYTES) throw new TokenFault(ENCRYPTED_DATA_INVALID, "C_Decrypt");
-      const dek = Buffer.alloc(KEY_BYTES);
-      dek.set(this.#room.subarray(0, KEY_BYTES));
+      const dek = new Uint8Array(KEY_BYTES);
+      dek.set(this.#opened);
       return dek;
     } finally {
       // Also when the tag was wrong: some tokens leave what they had decrypted by then.
@@ -69,7 +71,7 @@ export class Wrapping {
   /** One try. A failure that bad bytes may cause counts as a no. */
   opensNow(open: OpenSession, key: Handle, proof: Proof): boolean {
     try {
-      const secret = this.unwrap(open, key, bytes(proof.wrap), bytes(proof.aad));
+      const secret = this.unwrap(open, key, proof.wrap, proof.aad);
       const digest = createHash("sha256").update(secret).digest();
       secret.fill(0);
       return timingSafeEqual(digest, proof.digest);
@@ -106,11 +108,6 @@ export const UNSURE_TRIES = 4;
 /** Vendors answer a wrong tag with almost anything but these. */
 export function couldBeData(fault: TokenFault): boolean {
   return fault.call === "C_Decrypt" && (fault.kind === "data" || (fault.kind === "away" && !GONE.includes(fault.code)));
-}
-
-/** A Buffer over the same memory. */
-export function bytes(data: Uint8Array): Buffer {
-  return Buffer.from(data.buffer, data.byteOffset, data.byteLength);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
