@@ -4,6 +4,7 @@ import { EXIT, KekError } from "../errors/errors.ts";
 import { serve } from "../server/serve.ts";
 import { HSM_SESSIONS, hsmSessions } from "./arguments.ts";
 import { leaf } from "./command.ts";
+import { keepOutOfCoreDumps } from "./core_dump.ts";
 import { askPinOn, withHsmSessions } from "./session.ts";
 
 /** `serve`: runs until it is told to stop, then leaves the fleet cleanly. */
@@ -20,6 +21,9 @@ export default leaf({
     const config = withHsmSessions(loadConfig(args.config), hsmSessions(args["hsm-sessions"]));
     if (config.audit.secret === "") {
       output.log.warn("CERTAUTOPILOT_AUDIT_SECRET is not set: the audit chain shows accidents, not forgery");
+    }
+    if (!keepOutOfCoreDumps()) {
+      output.log.warn("a core dump of this process would hold its keys: run it without (ulimit -c 0, or LimitCORE=0)");
     }
     const told = stopSignal();
     const serving = await serve(config, { role, log: output.log, askPin: askPinOn(output) });

@@ -92,7 +92,8 @@ export class KeyProver {
   async loadAll(keyring: Keyring, versions: VersionDoc[], hold: number[]): Promise<KeyReport> {
     const report: KeyReport = { problems: [], available: [], reasons: new Map() };
     await dropStrangers(keyring, versions);
-    const offered = await this.#offered(keyring.provider, report);
+    const retired = versions.some((doc) => doc.state === "retired" && !keyring.has(doc._id));
+    const offered = retired ? await this.#offered(keyring.provider, report) : [];
     for (const doc of versions) {
       const version = doc._id;
       if (keyring.has(version) || doc.state === "destroyed") continue;

@@ -91,8 +91,10 @@ export class Member {
   get trouble(): string | undefined {
     if (this.#closed) return "it is closed";
     if (this.#heart.acked === undefined) return this.#lastTrouble || "it has not acknowledged yet";
-    if (this.fit) return this.#keyCheck.trouble;
-    return `its last sync is older than its lease: ${this.#lastTrouble}`;
+    if (this.#keyCheck.trouble !== undefined) return this.#keyCheck.trouble;
+    return this.fit
+      ? undefined
+      : `its last sync is older than its lease: ${this.#lastTrouble || "it is still under way"}`;
   }
 
   /**

@@ -40,7 +40,7 @@ export class Pkcs11Provider implements Provider {
   }
 
   async available(): Promise<number[]> {
-    return await this.#pool.perform({ do: "list" });
+    return await this.#pool.perform({ do: "list" }, LIST_PATIENCE_MS);
   }
 
   async load(version: number, proof?: Proof): Promise<void> {
@@ -147,4 +147,6 @@ export class Pkcs11Provider implements Provider {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
+/** The list is asked for within a sync, and again at the next one: no heartbeat waits for a token. */
+const LIST_PATIENCE_MS = 500;
 const MECHANISM = "CKM_AES_GCM";

@@ -85,11 +85,11 @@ export class SessionPool {
     });
   }
 
-  async perform<T extends Task>(task: T): Promise<TaskValue[T["do"]]> {
+  async perform<T extends Task>(task: T, patienceMs = PATIENCE_MS): Promise<TaskValue[T["do"]]> {
     this.#refuseClosed();
     return await new Promise<TaskValue[T["do"]]>((resolve, reject) => {
       const job = async (session: SessionThread) => {
-        const reply = await session.ask({ kind: "task", task, patienceMs: this.#patience }, []);
+        const reply = await session.ask({ kind: "task", task, patienceMs: Math.min(this.#patience, patienceMs) }, []);
         if (reply.kind === "done") {
           this.#away = undefined;
           resolve(reply.value as TaskValue[T["do"]]);
