@@ -7,7 +7,7 @@ import { Binary, Int32, MongoClient } from "mongodb";
 import { startPrivateMongod } from "../../src/demo/private_mongod.ts";
 import { dekAadOf, placeOf } from "../../src/envelope/aad.ts";
 import { newDek } from "../../src/envelope/field_cipher.ts";
-import { Gate } from "../../src/providers/pkcs11/gate.ts";
+import { Gate, newRefusal } from "../../src/providers/pkcs11/gate.ts";
 import type { Provider, ProviderRecipe } from "../../src/providers/provider.ts";
 import { makeProvider, type Token } from "../../src/providers/registry.ts";
 import { hsmBuild, PIN, type Shim, SOFTHSM, shimOver } from "../harness/token.ts";
@@ -46,8 +46,8 @@ try {
       if (only !== undefined && only !== "slow") continue;
       const which = slowInit === 1 ? "each call" : "each operation";
       const orders = { latencyUs: 1000, slowInit };
-      note(`token, ${which}`, alone(orders));
       note(`rewrap, ${which}`, (await rotation("slow", orders)).callsPerS);
+      note(`token, ${which}`, alone(orders));
     }
   }
   const median = (name: string) => [...(rates[name] ?? [])].sort((a, b) => a - b)[1] ?? Number.NaN;
@@ -219,7 +219,14 @@ async function activate(env: Record<string, string>): Promise<void> {
 
 async function seed(db: ReturnType<MongoClient["db"]>, env: boolean, modulePath: string): Promise<void> {
   const install = await db.collection("kek_install").findOne({});
-  const token = { modulePath, tokenLabel: LABEL, pin: PIN, ownIvs: false, gate: new Gate().memory };
+  const token = {
+    modulePath,
+    tokenLabel: LABEL,
+    pin: PIN,
+    ownIvs: false,
+    gate: new Gate().memory,
+    refusal: newRefusal(),
+  };
   const recipe: ProviderRecipe = env
     ? { provider: "env", keks: { 1: { setting: "v1", hex: keks[1].toString("hex") } }, secretsFile: undefined }
     : { provider: "pkcs11", token, sessions: 4 };

@@ -4,8 +4,8 @@
  * Base, sections 2.6 and 5.4), and a refused PIN must not be tried again by the next thread.
  */
 
-const WORD = { mutex: 0, users: 1, closing: 2, epoch: 3, owned: 4, threads: 5, refused: 6, renewedAt: 7 } as const;
-const WORDS = 8;
+const WORD = { mutex: 0, users: 1, closing: 2, epoch: 3, owned: 4, threads: 5, renewedAt: 6 } as const;
+const WORDS = 7;
 
 export class Gate {
   readonly memory: SharedArrayBuffer;
@@ -20,15 +20,6 @@ export class Gate {
   /** Grows with each C_Initialize: sessions of an older epoch are gone. */
   get epoch(): number {
     return Atomics.load(this.#words, WORD.epoch);
-  }
-
-  /** The code with which the token refused the PIN, or 0. Nobody in this process tries it again. */
-  get refused(): number {
-    return Atomics.load(this.#words, WORD.refused);
-  }
-
-  refuse(code: number): void {
-    Atomics.store(this.#words, WORD.refused, code);
   }
 
   /** One thread at a time: loading, C_Initialize, opening sessions, logging in. Blocks; for worker threads only. */
@@ -110,6 +101,11 @@ export class Gate {
 
 /** Seconds between two renewals: a token that stays away is not hammered. */
 const RENEW_S = 2;
+
+/** Where threads keep the code with which a token refused a PIN; 0 while it did not. */
+export function newRefusal(): SharedArrayBuffer {
+  return new SharedArrayBuffer(4);
+}
 
 /** Sleeps without an event loop. */
 export function block(ms: number): void {

@@ -1,7 +1,8 @@
+import { createHash } from "node:crypto";
 import type { Pkcs11Config } from "../../config/config.ts";
 import { readPrivateFile } from "../../config/secrets_file.ts";
 import { KekError } from "../../errors/errors.ts";
-import { Gate } from "./gate.ts";
+import { Gate, newRefusal } from "./gate.ts";
 import type { TokenSettings } from "./session.ts";
 
 /** From the configuration to what a session needs. The PIN: given, in a file of mode 0600, or asked for. */
@@ -21,11 +22,28 @@ export async function tokenSettings(
   const modulePath = required(config.modulePath, "MODULE_PATH", "module_path", "the vendor's PKCS#11 library (.so)");
   const tokenLabel = required(config.tokenLabel, "TOKEN_LABEL", "token_label", "the label of the token to use");
   const pin = config.pin ?? pinOfFile(config.pinFile) ?? (await askPin?.(tokenLabel));
-  const gate = new Gate().memory;
-  return { token: { modulePath, tokenLabel, pin, ownIvs, gate }, sessions: config.sessions ?? DEFAULT_SESSIONS };
+  const gate = shared(gates, modulePath, () => new Gate().memory);
+  const refusal = shared(refusals, JSON.stringify([modulePath, tokenLabel, digestOf(pin)]), newRefusal);
+  const token = { modulePath, tokenLabel, pin, ownIvs, gate, refusal };
+  return { token, sessions: config.sessions ?? DEFAULT_SESSIONS };
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+/** A module is initialized once a process, whoever uses it. */
+const gates = new Map<string, SharedArrayBuffer>();
+/** A PIN that was refused is not tried again by this process, however often it opens the token. Another one is. */
+const refusals = new Map<string, SharedArrayBuffer>();
+
+function shared<T>(all: Map<string, T>, name: string, make: () => T): T {
+  const found = all.get(name) ?? make();
+  all.set(name, found);
+  return found;
+}
+
+function digestOf(pin: string | undefined): string | undefined {
+  return pin && createHash("sha256").update(pin).digest("hex");
+}
 
 function pinOfFile(path: string | undefined): string | undefined {
   if (path === undefined) return undefined;

@@ -10,7 +10,10 @@ export interface TokenSettings {
   pin: string | undefined;
   /** The token makes the IVs of GCM itself, and takes none (`use_gcm_iv_from_hsm`). */
   ownIvs: boolean;
+  /** Shared by all threads of the process that use the module. */
   gate: SharedArrayBuffer;
+  /** Shared by all that would log in with this PIN. */
+  refusal: SharedArrayBuffer;
 }
 
 /** A session that is open and logged in, with the module to use it by. */
@@ -161,8 +164,10 @@ export class TokenSession {
     const { pin, tokenLabel } = this.#settings;
     const restart = "set the right PIN, then start this process again: a PIN is tried once";
     const refuse = (what: string, hint: string) => new KekError("hsm_pin", `token "${tokenLabel}": ${what}`, hint);
-    if (this.gate.refused !== 0)
-      throw refuse(`the PIN was refused before (${new TokenFault(this.gate.refused, "C_Login").message})`, restart);
+    const refusal = new Int32Array(this.#settings.refusal);
+    const before = Atomics.load(refusal, 0);
+    if (before !== 0)
+      throw refuse(`the PIN was refused before (${new TokenFault(before, "C_Login").message})`, restart);
     if ((token.flags & CKF.userPinLocked) !== 0)
       throw refuse("the user PIN is locked", "have the token's security officer set it anew");
     if ((token.flags & CKF.userPinFinalTry) !== 0)
@@ -179,7 +184,7 @@ export class TokenSession {
       module.login(handle, pin);
     } catch (thrown) {
       if (!(thrown instanceof TokenFault) || thrown.kind !== "pin") throw thrown;
-      this.gate.refuse(thrown.code);
+      Atomics.store(refusal, 0, thrown.code);
       throw refuse(`the PIN was refused (${thrown.message})`, restart);
     }
   }
