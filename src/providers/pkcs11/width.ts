@@ -1,7 +1,8 @@
 /**
  * How many sessions to keep busy: found out, not configured. A network HSM does more the more sessions ask it; a token that
  * computes on this machine does its best with one or two, and the rest only stand in each other's way. So the number is
- * doubled while that makes the token do clearly more, and taken back when it does not. Pure: time is handed in.
+ * doubled while that makes the token do clearly more, and now and then halved to see whether fewer do as well: threads that
+ * have just started grow faster by themselves, which looks like gain. Pure: time is handed in.
  */
 export class Width {
   #limit: number;
@@ -10,8 +11,9 @@ export class Width {
   #operations = 0;
   #events = 0;
   #crowded = 0;
-  /** The width and rate before the last doubling, while it is on trial. */
+  /** The width and rate before the change that is on trial. */
   #before: { width: number; rate: number } | undefined;
+  #growNext = true;
   #holdMs = FIRST_HOLD_MS;
   #heldUntil = 0;
 
@@ -42,7 +44,7 @@ export class Width {
     this.#events += 1;
     if (waiting) this.#crowded += 1;
     const elapsed = at - this.#began;
-    if (elapsed < WINDOW_MS || this.#events < 3 * this.now) return;
+    if (elapsed < WINDOW_MS || this.#events < EVENTS_A_SESSION * this.now) return;
     // Not enough to do for the sessions there are: nothing to learn, and no more needed.
     if (this.#crowded * 2 > this.#events) this.#learn(this.#operations / elapsed, at);
     this.#restart(at);
@@ -50,19 +52,28 @@ export class Width {
 
   #learn(rate: number, at: number): void {
     const before = this.#before;
+    this.#before = undefined;
     if (before !== undefined) {
-      this.#before = undefined;
-      if (rate < before.rate * CLEARLY_MORE) {
+      const grew = this.now > before.width;
+      if (rate < before.rate * (grew ? CLEARLY_MORE : AS_MUCH)) {
         this.#now = before.width;
+        this.#growNext = !grew;
         this.#heldUntil = at + this.#holdMs;
         this.#holdMs = Math.min(LONGEST_HOLD_MS, this.#holdMs * 2);
         return;
       }
-      this.#holdMs = FIRST_HOLD_MS;
     }
-    if (at < this.#heldUntil || this.now >= this.#limit) return;
+    if (at < this.#heldUntil) return;
+    const wanted = this.#growNext ? Math.min(this.#limit, this.now * 2) : Math.ceil(this.now / 2);
+    if (wanted === this.now) {
+      // There is no way further: the other way is tried after a while.
+      this.#growNext = !this.#growNext;
+      this.#heldUntil = at + this.#holdMs;
+      this.#holdMs = Math.min(LONGEST_HOLD_MS, this.#holdMs * 2);
+      return;
+    }
     this.#before = { width: this.now, rate };
-    this.#now = Math.min(this.#limit, this.now * 2);
+    this.#now = wanted;
   }
 
   #restart(at: number): void {
@@ -74,6 +85,10 @@ export class Width {
 }
 
 const WINDOW_MS = 80;
-const CLEARLY_MORE = 1.15;
-const FIRST_HOLD_MS = 5000;
+const EVENTS_A_SESSION = 3;
+/** Twice the sessions must do so much more. */
+const CLEARLY_MORE = 1.3;
+/** Half the sessions must do so much of it. */
+const AS_MUCH = 0.92;
+const FIRST_HOLD_MS = 1000;
 const LONGEST_HOLD_MS = 60_000;
