@@ -61,11 +61,13 @@ export async function remove(context: Context, version: number, wait: (message: 
     if (forgotten === undefined) throw changed(version);
     // Whoever still has the key makes the version known again, with its own bytes, at its next beat.
     const holders = (await readRoster(store)).filter((member) => member.loaded.includes(version));
+    const key = await provider.describe(version);
+    const kept = key === undefined ? [] : [`the key ${key.label} (id ${key.id}): pkcs11-init would take it up again`];
     return {
       version,
       outcome: "forgotten",
       destroyed: [],
-      remaining: holders.map((member) => `the key held by ${memberName(member)}`),
+      remaining: [...kept, ...holders.map((member) => `the key held by ${memberName(member)}`)],
       advice: undefined,
     };
   }

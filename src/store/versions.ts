@@ -56,7 +56,8 @@ export async function stageVersion(
         },
         { session },
       );
-      return [{ event: "version.staged", data: { version }, result: undefined }];
+      const data = { version, ...(key === undefined ? {} : { key_label: key.label, key_id: key.id }) };
+      return [{ event: "version.staged", data, result: undefined }];
     });
   } catch (thrown) {
     if (!isDuplicateKey(thrown)) throw thrown;
