@@ -1,6 +1,7 @@
 import type { Buffer } from "node:buffer";
 import pkcs11js from "pkcs11js";
 import { IV_BYTES, TAG_BYTES } from "../../envelope/gcm.ts";
+import { CKM_AES_GCM, CKM_AES_KEY_GEN } from "./constants.ts";
 import { TokenFault } from "./faults.ts";
 
 /**
@@ -27,44 +28,6 @@ export interface MechanismFacts {
   maxKeyBytes: number;
   flags: number;
 }
-
-export const CKF = {
-  loginRequired: 0x4,
-  userPinInitialized: 0x8,
-  protectedAuthenticationPath: 0x100,
-  tokenInitialized: 0x400,
-  userPinCountLow: 0x10000,
-  userPinFinalTry: 0x20000,
-  userPinLocked: 0x40000,
-  encrypt: 0x100,
-  decrypt: 0x200,
-  generate: 0x8000,
-} as const;
-
-export const { CKM_AES_GCM, CKM_AES_KEY_GEN } = pkcs11js;
-export const {
-  CKA_ALWAYS_SENSITIVE,
-  CKA_CLASS,
-  CKA_DECRYPT,
-  CKA_ENCRYPT,
-  CKA_EXTRACTABLE,
-  CKA_ID,
-  CKA_KEY_TYPE,
-  CKA_LABEL,
-  CKA_LOCAL,
-  CKA_MODIFIABLE,
-  CKA_NEVER_EXTRACTABLE,
-  CKA_PRIVATE,
-  CKA_SENSITIVE,
-  CKA_SIGN,
-  CKA_TOKEN,
-  CKA_UNWRAP,
-  CKA_VALUE_LEN,
-  CKA_VERIFY,
-  CKA_WRAP,
-  CKK_AES,
-  CKO_SECRET_KEY,
-} = pkcs11js;
 
 export type Template = { type: number; value: number | boolean | string | Buffer }[];
 

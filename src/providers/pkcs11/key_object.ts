@@ -1,7 +1,8 @@
 import { Buffer } from "node:buffer";
 import { createHash, randomBytes } from "node:crypto";
 import { KEY_BYTES } from "../../envelope/gcm.ts";
-import * as ck from "./cryptoki.ts";
+import { CKA, CKK_AES, CKO_SECRET_KEY } from "./constants.ts";
+import type { Cryptoki, Handle, Template } from "./cryptoki.ts";
 
 /** The KEK as an object in the token: its name, what it must be made as, and what it must be found as. */
 
@@ -33,36 +34,36 @@ export function isOwnKeyId(id: string, installId: string, version: number): bool
 }
 
 /** DESIGN.md section 9: born in the token, usable there for encryption only, and nothing can be changed about it. */
-export function keyTemplate(label: string, id: Buffer, inToken: boolean): ck.Template {
+export function keyTemplate(label: string, id: Buffer, inToken: boolean): Template {
   return [
-    { type: ck.CKA_CLASS, value: ck.CKO_SECRET_KEY },
-    { type: ck.CKA_KEY_TYPE, value: ck.CKK_AES },
-    { type: ck.CKA_VALUE_LEN, value: KEY_BYTES },
-    { type: ck.CKA_LABEL, value: label },
-    { type: ck.CKA_ID, value: id },
-    { type: ck.CKA_TOKEN, value: inToken },
-    { type: ck.CKA_PRIVATE, value: true },
-    { type: ck.CKA_SENSITIVE, value: true },
-    { type: ck.CKA_EXTRACTABLE, value: false },
-    { type: ck.CKA_MODIFIABLE, value: false },
-    { type: ck.CKA_ENCRYPT, value: true },
-    { type: ck.CKA_DECRYPT, value: true },
-    { type: ck.CKA_WRAP, value: false },
-    { type: ck.CKA_UNWRAP, value: false },
+    { type: CKA.class, value: CKO_SECRET_KEY },
+    { type: CKA.keyType, value: CKK_AES },
+    { type: CKA.valueLen, value: KEY_BYTES },
+    { type: CKA.label, value: label },
+    { type: CKA.id, value: id },
+    { type: CKA.token, value: inToken },
+    { type: CKA.private, value: true },
+    { type: CKA.sensitive, value: true },
+    { type: CKA.extractable, value: false },
+    { type: CKA.modifiable, value: false },
+    { type: CKA.encrypt, value: true },
+    { type: CKA.decrypt, value: true },
+    { type: CKA.wrap, value: false },
+    { type: CKA.unwrap, value: false },
     // Tokens differ in what they take for granted here: a KEK does nothing else.
-    { type: ck.CKA_SIGN, value: false },
-    { type: ck.CKA_VERIFY, value: false },
+    { type: CKA.sign, value: false },
+    { type: CKA.verify, value: false },
   ];
 }
 
 /** What finds a KEK: by label, among secret keys. */
-export function searchTemplate(label?: string): ck.Template {
+export function searchTemplate(label?: string): Template {
   return [
-    { type: ck.CKA_CLASS, value: ck.CKO_SECRET_KEY },
-    { type: ck.CKA_TOKEN, value: true },
+    { type: CKA.class, value: CKO_SECRET_KEY },
+    { type: CKA.token, value: true },
     ...(label === undefined
-      ? [{ type: ck.CKA_KEY_TYPE, value: ck.CKK_AES }]
-      : [{ type: ck.CKA_LABEL, value: Buffer.from(label) }]),
+      ? [{ type: CKA.keyType, value: CKK_AES }]
+      : [{ type: CKA.label, value: Buffer.from(label) }]),
   ];
 }
 
@@ -81,24 +82,24 @@ export interface KeyFacts {
   alwaysSensitive: boolean | undefined;
 }
 
-export function readKey(module: ck.Cryptoki, session: ck.Handle, key: ck.Handle): KeyFacts {
+export function readKey(module: Cryptoki, session: Handle, key: Handle): KeyFacts {
   const read = (type: number) => module.attribute(session, key, type);
   const flag = (type: number) => {
     const value = read(type);
     return value === undefined || value.length === 0 ? undefined : value[0] !== 0;
   };
-  const type = numberOf(read(ck.CKA_KEY_TYPE));
+  const type = numberOf(read(CKA.keyType));
   return {
-    label: read(ck.CKA_LABEL)?.toString("utf8") ?? "",
-    id: (read(ck.CKA_ID) ?? Buffer.alloc(0)).toString("hex"),
-    isAes: type === undefined ? undefined : type === ck.CKK_AES,
-    bytes: numberOf(read(ck.CKA_VALUE_LEN)),
-    sensitive: flag(ck.CKA_SENSITIVE),
-    extractable: flag(ck.CKA_EXTRACTABLE),
-    modifiable: flag(ck.CKA_MODIFIABLE),
-    local: flag(ck.CKA_LOCAL),
-    neverExtractable: flag(ck.CKA_NEVER_EXTRACTABLE),
-    alwaysSensitive: flag(ck.CKA_ALWAYS_SENSITIVE),
+    label: read(CKA.label)?.toString("utf8") ?? "",
+    id: (read(CKA.id) ?? Buffer.alloc(0)).toString("hex"),
+    isAes: type === undefined ? undefined : type === CKK_AES,
+    bytes: numberOf(read(CKA.valueLen)),
+    sensitive: flag(CKA.sensitive),
+    extractable: flag(CKA.extractable),
+    modifiable: flag(CKA.modifiable),
+    local: flag(CKA.local),
+    neverExtractable: flag(CKA.neverExtractable),
+    alwaysSensitive: flag(CKA.alwaysSensitive),
   };
 }
 

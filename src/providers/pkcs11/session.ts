@@ -1,5 +1,6 @@
 import { KekError } from "../../errors/errors.ts";
-import { CKF, Cryptoki, type Handle, type Token } from "./cryptoki.ts";
+import { CKF } from "./constants.ts";
+import { Cryptoki, type Handle, type Token } from "./cryptoki.ts";
 import { TokenFault } from "./faults.ts";
 import { Gate } from "./gate.ts";
 
