@@ -64,6 +64,7 @@ static CK_FUNCTION_LIST_PTR real;
 static CK_FUNCTION_LIST table;
 static _Atomic uint64_t *control;
 static _Atomic uint64_t dropped;
+static _Atomic uint64_t mine; /* sessions of this process */
 static pthread_mutex_t drop_lock = PTHREAD_MUTEX_INITIALIZER;
 static atomic_int busy[HANDLES];
 static struct {
@@ -97,7 +98,7 @@ static void drop_sessions(void) {
     if (real->C_GetSlotList(CK_TRUE, slots, &count) == CKR_OK)
       for (CK_ULONG at = 0; at < count; at++) real->C_CloseAllSessions(slots[at]);
     atomic_store(&dropped, READ(DROPS));
-    atomic_store(&control[SESSIONS], 0);
+    atomic_fetch_sub(&control[SESSIONS], atomic_exchange(&mine, 0));
   }
   pthread_mutex_unlock(&drop_lock);
 }
@@ -154,6 +155,7 @@ static CK_RV initialize(CK_VOID_PTR args) {
 static CK_RV finalize(CK_VOID_PTR reserved) {
   COUNT(CALLS);
   COUNT(FINALIZED);
+  atomic_fetch_sub(&control[SESSIONS], atomic_exchange(&mine, 0));
   return real->C_Finalize(reserved);
 }
 
@@ -203,6 +205,7 @@ static CK_RV open_session(CK_SLOT_ID slot, CK_FLAGS flags, CK_VOID_PTR app, CK_N
   }
   rv = real->C_OpenSession(slot, flags, app, notify, session);
   if (rv != CKR_OK) atomic_fetch_sub(&control[SESSIONS], 1);
+  else atomic_fetch_add(&mine, 1);
   uint64_t peak = READ(SESSIONS_PEAK);
   while (open > peak && !atomic_compare_exchange_weak(&control[SESSIONS_PEAK], &peak, open));
   return after(rv);
@@ -211,7 +214,10 @@ static CK_RV open_session(CK_SLOT_ID slot, CK_FLAGS flags, CK_VOID_PTR app, CK_N
 static CK_RV close_session(CK_SESSION_HANDLE session) {
   COUNT(CALLS);
   CK_RV rv = real->C_CloseSession(session);
-  if (rv == CKR_OK) atomic_fetch_sub(&control[SESSIONS], 1);
+  if (rv == CKR_OK) {
+    atomic_fetch_sub(&control[SESSIONS], 1);
+    atomic_fetch_sub(&mine, 1);
+  }
   return rv;
 }
 

@@ -7,7 +7,7 @@ import { Binary, Int32, MongoClient } from "mongodb";
 import { startPrivateMongod } from "../../src/demo/private_mongod.ts";
 import { dekAadOf, placeOf } from "../../src/envelope/aad.ts";
 import { newDek } from "../../src/envelope/field_cipher.ts";
-import { Gate, newRefusal } from "../../src/providers/pkcs11/gate.ts";
+import { Gate, LoginMemory } from "../../src/providers/pkcs11/gate.ts";
 import type { Provider, ProviderRecipe } from "../../src/providers/provider.ts";
 import { makeProvider, type Token } from "../../src/providers/registry.ts";
 import { hsmBuild, PIN, type Shim, SOFTHSM, shimOver } from "../harness/token.ts";
@@ -225,7 +225,7 @@ async function seed(db: ReturnType<MongoClient["db"]>, env: boolean, modulePath:
     pin: PIN,
     ownIvs: false,
     gate: new Gate().memory,
-    refusal: newRefusal(),
+    login: new LoginMemory().memory,
   };
   const recipe: ProviderRecipe = env
     ? { provider: "env", keks: { 1: { setting: "v1", hex: keks[1].toString("hex") } }, secretsFile: undefined }

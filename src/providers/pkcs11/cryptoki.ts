@@ -37,8 +37,8 @@ const CKS_RW_USER_FUNCTIONS = 3;
 const LEAST_UNKNOWN = 0xffff_fffe;
 /** CKR_SLOT_ID_INVALID, CKR_DEVICE_REMOVED, CKR_TOKEN_NOT_PRESENT, CKR_TOKEN_NOT_RECOGNIZED */
 const NO_TOKEN = [0x3, 0x32, 0xe0, 0xe1];
-const CKR_ATTRIBUTE_SENSITIVE = 0x11;
-const CKR_ATTRIBUTE_TYPE_INVALID = 0x12;
+/** CKR_ATTRIBUTE_SENSITIVE, CKR_ATTRIBUTE_TYPE_INVALID */
+const NOT_SHOWN = [0x11, 0x12];
 const CKR_MECHANISM_INVALID = 0x70;
 const CKR_TOKEN_WRITE_PROTECTED = 0xe2;
 const CKR_CRYPTOKI_ALREADY_INITIALIZED = 0x191;
@@ -167,21 +167,17 @@ export class Cryptoki {
     }
   }
 
-  /** @returns undefined when the token does not know the attribute, or does not show it. */
-  attribute(session: Handle, object: Handle, type: number): Buffer | undefined {
+  /** @returns each value; undefined for what the token does not know, or does not show. One call where it shows all. */
+  attributes(session: Handle, object: Handle, types: number[]): (Buffer | undefined)[] {
     try {
-      const [read] = call("C_GetAttributeValue", () =>
-        this.#module.C_GetAttributeValue(session, object, [{ type }] as never),
+      const template = types.map((type) => ({ type }));
+      const read = call("C_GetAttributeValue", () =>
+        this.#module.C_GetAttributeValue(session, object, template as never),
       );
-      return read?.value as Buffer | undefined;
+      return types.map((type) => read.find((entry) => entry.type === type)?.value as Buffer | undefined);
     } catch (thrown) {
-      if (
-        thrown instanceof TokenFault &&
-        (thrown.code === CKR_ATTRIBUTE_SENSITIVE || thrown.code === CKR_ATTRIBUTE_TYPE_INVALID)
-      ) {
-        return undefined;
-      }
-      throw thrown;
+      if (!(thrown instanceof TokenFault) || !NOT_SHOWN.includes(thrown.code)) throw thrown;
+      return types.length === 1 ? [undefined] : types.flatMap((type) => this.attributes(session, object, [type]));
     }
   }
 

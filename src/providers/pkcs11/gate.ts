@@ -102,9 +102,33 @@ export class Gate {
 /** Seconds between two renewals: a token that stays away is not hammered. */
 const RENEW_S = 2;
 
-/** Where threads keep the code with which a token refused a PIN; 0 while it did not. */
-export function newRefusal(): SharedArrayBuffer {
-  return new SharedArrayBuffer(4);
+/** What the threads of a process know of one token and PIN. */
+export class LoginMemory {
+  readonly memory: SharedArrayBuffer;
+  readonly #words: Int32Array;
+
+  constructor(memory: SharedArrayBuffer = new SharedArrayBuffer(8)) {
+    this.memory = memory;
+    this.#words = new Int32Array(memory);
+  }
+
+  /** The code with which the token refused the PIN, or 0. Nobody in this process tries it again. */
+  get refused(): number {
+    return Atomics.load(this.#words, 0);
+  }
+
+  refuse(code: number): void {
+    Atomics.store(this.#words, 0, code);
+  }
+
+  /** Whether the token was ever there: then it is gone for a while, and not a wrong label. */
+  get met(): boolean {
+    return Atomics.load(this.#words, 1) === 1;
+  }
+
+  meet(): void {
+    Atomics.store(this.#words, 1, 1);
+  }
 }
 
 /** Sleeps without an event loop. */

@@ -9,6 +9,7 @@ import {
   keyTemplate,
   notAsMade,
   readKey,
+  readLabel,
   searchTemplate,
   versionOfLabel,
 } from "./key_object.ts";
@@ -128,10 +129,6 @@ export function taken(tokenLabel: string, version: number, there: KeyFacts[]): K
 // ---------------------------------------------------------------------------------------------------------------------
 
 const KEY_HANDLE_INVALID = 0x60;
-
-function readLabel(module: OpenSession["module"], handle: Handle, key: Handle): string {
-  return readKey(module, handle, key).label;
-}
 
 /** The key that is meant. Keys of this install that nobody has recorded were left by a run that was interrupted: they go. */
 function theOne(open: OpenSession, there: KeyFacts[], { version, installId, recorded }: Wanted): KeyFacts {

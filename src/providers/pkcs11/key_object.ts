@@ -83,24 +83,38 @@ export interface KeyFacts {
 }
 
 export function readKey(module: Cryptoki, session: Handle, key: Handle): KeyFacts {
-  const read = (type: number) => module.attribute(session, key, type);
-  const flag = (type: number) => {
-    const value = read(type);
-    return value === undefined || value.length === 0 ? undefined : value[0] !== 0;
-  };
-  const type = numberOf(read(CKA.keyType));
+  const types = [
+    CKA.label,
+    CKA.id,
+    CKA.keyType,
+    CKA.valueLen,
+    CKA.sensitive,
+    CKA.extractable,
+    CKA.modifiable,
+    CKA.local,
+    CKA.neverExtractable,
+    CKA.alwaysSensitive,
+  ];
+  const [label, id, keyType, bytes, ...flags] = module.attributes(session, key, types);
+  const [sensitive, extractable, modifiable, local, neverExtractable, alwaysSensitive] = flags.map(flagOf);
+  const type = numberOf(keyType);
   return {
-    label: read(CKA.label)?.toString("utf8") ?? "",
-    id: (read(CKA.id) ?? Buffer.alloc(0)).toString("hex"),
+    label: label?.toString("utf8") ?? "",
+    id: (id ?? Buffer.alloc(0)).toString("hex"),
     isAes: type === undefined ? undefined : type === CKK_AES,
-    bytes: numberOf(read(CKA.valueLen)),
-    sensitive: flag(CKA.sensitive),
-    extractable: flag(CKA.extractable),
-    modifiable: flag(CKA.modifiable),
-    local: flag(CKA.local),
-    neverExtractable: flag(CKA.neverExtractable),
-    alwaysSensitive: flag(CKA.alwaysSensitive),
+    bytes: numberOf(bytes),
+    sensitive,
+    extractable,
+    modifiable,
+    local,
+    neverExtractable,
+    alwaysSensitive,
   };
+}
+
+/** @returns "" where the token does not show it. */
+export function readLabel(module: Cryptoki, session: Handle, key: Handle): string {
+  return module.attributes(session, key, [CKA.label])[0]?.toString("utf8") ?? "";
 }
 
 /** Why a key may not be used at all: it is no AES-256 key, or its value could leave the token. */
@@ -131,6 +145,11 @@ export function notAsMade(facts: KeyFacts): string[] {
 function ownership(installId: string, version: number): Buffer {
   const text = `certautopilot/key/1\0${installId}\0${version}`;
   return createHash("sha256").update(text).digest().subarray(0, OWN_BYTES);
+}
+
+/** A CK_BBOOL. */
+function flagOf(value: Buffer | undefined): boolean | undefined {
+  return value === undefined || value.length === 0 ? undefined : value[0] !== 0;
 }
 
 /** A CK_ULONG, as wide as the platform has it. */

@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import type { Pkcs11Config } from "../../config/config.ts";
 import { readPrivateFile } from "../../config/secrets_file.ts";
 import { KekError } from "../../errors/errors.ts";
-import { Gate, newRefusal } from "./gate.ts";
+import { Gate, LoginMemory } from "./gate.ts";
 import type { TokenSettings } from "./session.ts";
 
 /** From the configuration to what a session needs. The PIN: given, in a file of mode 0600, or asked for. */
@@ -23,8 +23,8 @@ export async function tokenSettings(
   const tokenLabel = required(config.tokenLabel, "TOKEN_LABEL", "token_label", "the label of the token to use");
   const pin = config.pin ?? pinOfFile(config.pinFile) ?? (await askPin?.(tokenLabel));
   const gate = shared(gates, modulePath, () => new Gate().memory);
-  const refusal = shared(refusals, JSON.stringify([modulePath, tokenLabel, digestOf(pin)]), newRefusal);
-  const token = { modulePath, tokenLabel, pin, ownIvs, gate, refusal };
+  const login = shared(logins, JSON.stringify([modulePath, tokenLabel, digestOf(pin)]), () => new LoginMemory().memory);
+  const token = { modulePath, tokenLabel, pin, ownIvs, gate, login };
   return { token, sessions: config.sessions ?? DEFAULT_SESSIONS };
 }
 
@@ -33,7 +33,7 @@ export async function tokenSettings(
 /** A module is initialized once a process, whoever uses it. */
 const gates = new Map<string, SharedArrayBuffer>();
 /** A PIN that was refused is not tried again by this process, however often it opens the token. Another one is. */
-const refusals = new Map<string, SharedArrayBuffer>();
+const logins = new Map<string, SharedArrayBuffer>();
 
 function shared<T>(all: Map<string, T>, name: string, make: () => T): T {
   const found = all.get(name) ?? make();

@@ -125,7 +125,7 @@ export class Pkcs11Provider implements Provider {
     // One thread keeps any token busy, for its sessions are threads too. This thread's own session counts as well; where the
     // token gives but one, it is lent.
     const spare = Math.min(this.#pool.limit, (tokenLimit ?? Number.POSITIVE_INFINITY) - 1);
-    if (spare < 1) await this.#pool.rest();
+    await this.#pool.rest(spare < 1 ? 0 : 1);
     return [{ provider: "pkcs11", token: this.#settings, sessions: Math.max(1, spare) }];
   }
 

@@ -2,7 +2,7 @@ import { KekError } from "../../errors/errors.ts";
 import { CKF } from "./constants.ts";
 import { Cryptoki, type Handle, type Token } from "./cryptoki.ts";
 import { TokenFault } from "./faults.ts";
-import { Gate } from "./gate.ts";
+import { Gate, LoginMemory } from "./gate.ts";
 
 /** How a thread reaches its token: plain data, handed from thread to thread. */
 export interface TokenSettings {
@@ -13,8 +13,8 @@ export interface TokenSettings {
   ownIvs: boolean;
   /** Shared by all threads of the process that use the module. */
   gate: SharedArrayBuffer;
-  /** Shared by all that would log in with this PIN. */
-  refusal: SharedArrayBuffer;
+  /** Shared by all that would log in to this token with this PIN. */
+  login: SharedArrayBuffer;
 }
 
 /** A session that is open and logged in, with the module to use it by. */
@@ -31,14 +31,15 @@ export interface OpenSession {
 export class TokenSession {
   readonly gate: Gate;
   readonly #settings: TokenSettings;
+  readonly #memory: LoginMemory;
   #module: Cryptoki | undefined;
   #open: OpenSession | undefined;
   #epoch = -1;
-  #seen = false;
 
   constructor(settings: TokenSettings) {
     this.#settings = settings;
     this.gate = new Gate(settings.gate);
+    this.#memory = new LoginMemory(settings.login);
   }
 
   /** Whether a session is open that this thread has not lost sight of. */
@@ -110,7 +111,7 @@ export class TokenSession {
           throw thrown;
         }
         this.#open = { module, handle, token };
-        this.#seen = true;
+        this.#memory.meet();
         return this.#open;
       });
     });
@@ -152,7 +153,7 @@ export class TokenSession {
     }
     const there = list(tokens.filter(({ flags }) => (flags & CKF.tokenInitialized) !== 0));
     // A token that was there before has been pulled, and may come back.
-    if (this.#seen) throw new TokenFault(TOKEN_NOT_PRESENT, "C_GetSlotList", `token "${tokenLabel}" is gone`);
+    if (this.#memory.met) throw new TokenFault(TOKEN_NOT_PRESENT, "C_GetSlotList", `token "${tokenLabel}" is gone`);
     throw new KekError(
       "hsm_token",
       `no token is labelled "${tokenLabel}"; the module shows ${there}`,
@@ -165,8 +166,7 @@ export class TokenSession {
     const { pin, tokenLabel } = this.#settings;
     const restart = "set the right PIN, then start this process again: a PIN is tried once";
     const refuse = (what: string, hint: string) => new KekError("hsm_pin", `token "${tokenLabel}": ${what}`, hint);
-    const refusal = new Int32Array(this.#settings.refusal);
-    const before = Atomics.load(refusal, 0);
+    const before = this.#memory.refused;
     if (before !== 0)
       throw refuse(`the PIN was refused before (${new TokenFault(before, "C_Login").message})`, restart);
     if ((token.flags & CKF.userPinLocked) !== 0)
@@ -185,7 +185,7 @@ export class TokenSession {
       module.login(handle, pin);
     } catch (thrown) {
       if (!(thrown instanceof TokenFault) || thrown.kind !== "pin") throw thrown;
-      Atomics.store(refusal, 0, thrown.code);
+      this.#memory.refuse(thrown.code);
       throw refuse(`the PIN was refused (${thrown.message})`, restart);
     }
   }

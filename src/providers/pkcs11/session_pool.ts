@@ -17,6 +17,8 @@ const PATIENCE_MS = 5000;
 /** A share is about so much work, so that the other sessions find some too. */
 const SHARE_MS = 50;
 const MOST_AT_ONCE = 64;
+/** How long after the token had no session left it is asked for more. */
+const CROWDED_MS = 10_000;
 /** The share in work, and the next one. */
 const SHARES_AHEAD = 2;
 
@@ -37,6 +39,8 @@ export class SessionPool {
   /** How long one operation takes, about. */
   #operationMs = 1;
   #away: KekError | undefined;
+  /** When the token last had no session to give. */
+  #crowdedAt: number | undefined;
   #closed = false;
   #planned = false;
 
@@ -93,23 +97,24 @@ export class SessionPool {
         if (reply.kind === "done") {
           this.#away = undefined;
           resolve(reply.value as TaskValue[T["do"]]);
-        } else if (reply.kind === "crowded" && this.#shrink(session)) this.#tasks.push(job);
-        else reject(this.#noted(errorOf(reply)));
+        } else if (reply.kind !== "crowded") reject(this.#noted(errorOf(reply)));
+        else if (this.#withdraw(session)) this.#tasks.push(job);
+        else reject(this.#noted(crowdedError(this.#settings.tokenLabel)));
       };
       this.#tasks.push((session) => job(session).catch(reject));
       this.#plan();
     });
   }
 
-  /** Gives all sessions back; the next call opens one again. */
-  async rest(): Promise<void> {
-    await Promise.all(this.#sessions.splice(0).map((session) => session.close()));
+  /** Gives all sessions but so many back; later calls open them again. */
+  async rest(keep: number): Promise<void> {
+    await Promise.all(this.#sessions.splice(keep).map((session) => session.close()));
   }
 
   async close(): Promise<void> {
     this.#closed = true;
     for (const { reject } of this.#queue.splice(0)) reject(closedError());
-    await this.rest();
+    await this.rest(0);
   }
 
   // -------------------------------------------------------------------------------------------------------------------
@@ -142,6 +147,10 @@ export class SessionPool {
 
   /** The session that is to have the next share: the least busy, or a new one while that is of use. */
   #next(work: number): SessionThread | undefined {
+    if (this.#crowdedAt !== undefined && performance.now() - this.#crowdedAt > CROWDED_MS) {
+      this.#crowdedAt = undefined;
+      this.#width.atMost(this.#limit);
+    }
     const able = this.#sessions.filter((session) => !session.stuck).slice(0, this.#width.now);
     const least = able.reduce<SessionThread | undefined>(
       (best, session) => (best === undefined || session.pending < best.pending ? session : best),
@@ -187,7 +196,7 @@ export class SessionPool {
       }
     });
     if (crowded.length === 0) return;
-    if (this.#shrink(session)) this.#queue.unshift(...crowded);
+    if (this.#withdraw(session)) this.#queue.unshift(...crowded);
     else for (const { reject } of crowded) reject(this.#noted(crowdedError(this.#settings.tokenLabel)));
   }
 
@@ -201,15 +210,17 @@ export class SessionPool {
     this.#width.done(operations, this.#queue.length > 0, settled, now);
   }
 
-  /** The token gives no session for this thread. @returns whether there are others to do its work. */
-  #shrink(session: SessionThread): boolean {
-    const others = this.#sessions.filter((other) => other !== session && !other.stuck);
-    if (others.length === 0) return false;
-    if (this.#sessions.includes(session)) {
-      this.#sessions.splice(0, this.#sessions.length, ...others);
+  /** The token gives no session for this thread just now. @returns whether there are others to do its work. */
+  #withdraw(session: SessionThread): boolean {
+    const others = this.#sessions.filter((other) => other !== session && !other.stuck).length;
+    if (others === 0) return false;
+    const place = this.#sessions.indexOf(session);
+    if (place >= 0) {
+      this.#sessions.splice(place, 1);
       session.close();
     }
-    this.atMost(others.length);
+    this.#width.atMost(others);
+    this.#crowdedAt = performance.now();
     return true;
   }
 

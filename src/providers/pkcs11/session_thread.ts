@@ -87,17 +87,18 @@ export class SessionThread {
   /** Gives the session back to the token. A thread that hangs is left to the end of the process. */
   async close(): Promise<void> {
     if (this.#dead !== undefined) return;
-    await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, this.stuck ? 0 : CLOSE_LIMIT_MS);
+    const answered = await new Promise<boolean>((resolve) => {
+      const timer = setTimeout(() => resolve(false), this.stuck ? 0 : CLOSE_LIMIT_MS);
       this.#onClosed = () => {
         clearTimeout(timer);
-        resolve();
+        resolve(true);
       };
       this.send({ kind: "close" });
     });
-    this.#dead = new KekError("closed", "the session of the HSM is closed", "this process is ending");
-    if (this.stuck) this.#worker.unref();
-    else await this.#worker.terminate();
+    // One that is inside the token is not ended by force: it would leave the gate shut for the others.
+    if (answered) await this.#worker.terminate();
+    else this.#worker.unref();
+    this.#died(new KekError("closed", "the session of the HSM is closed", "this process is ending"));
   }
 
   #received(reply: SessionReply): void {

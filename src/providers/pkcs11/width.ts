@@ -64,14 +64,11 @@ export class Width {
       }
     }
     if (at < this.#heldUntil) return;
+    // Where there is no way further, the other way.
+    if (this.#growNext && this.now >= this.#limit) this.#growNext = false;
+    else if (!this.#growNext && this.now === 1) this.#growNext = true;
     const wanted = this.#growNext ? Math.min(this.#limit, this.now * 2) : Math.ceil(this.now / 2);
-    if (wanted === this.now) {
-      // There is no way further: the other way is tried after a while.
-      this.#growNext = !this.#growNext;
-      this.#heldUntil = at + this.#holdMs;
-      this.#holdMs = Math.min(LONGEST_HOLD_MS, this.#holdMs * 2);
-      return;
-    }
+    if (wanted === this.now) return;
     this.#before = { width: this.now, rate };
     this.#now = wanted;
   }
