@@ -8,7 +8,7 @@ import type { Variables } from "./program.ts";
 
 export const SOFTHSM = process.env["CERTAUTOPILOT_TEST_SOFTHSM"] ?? "/usr/lib/softhsm/libsofthsm2.so";
 export const PIN = "hsm-pin-31415926";
-const SO_PIN = "security-officer-27182818";
+export const SO_PIN = "security-officer-27182818";
 
 /** The words of the shim's control file; test/hsm/shim.c has the same list. */
 const WORDS = {
@@ -58,6 +58,8 @@ export const CKR = {
 
 export interface TestToken {
   label: string;
+  /** Everything of it: configuration, control file, the tokens themselves. */
+  directory: string;
   /** For SoftHSM itself, `softhsm2-util` and `pkcs11-tool` too. */
   environment: Variables;
   /** The configuration of a process that uses the token, through the shim or directly. */
@@ -72,6 +74,8 @@ export interface TestToken {
 export interface Shim {
   set(orders: Partial<Record<Word, number>>): void;
   get(word: Word): number;
+  /** No order, and counts from zero. Between two users of the module only. */
+  clear(): void;
 }
 
 /** Where `scripts/test` has put the shim and the driver. */
@@ -98,6 +102,7 @@ export function testToken({ label = "certautopilot", direct = false } = {}): Tes
   addToken(label);
   return {
     label,
+    directory,
     environment,
     variables: {
       ...environment,
@@ -139,5 +144,6 @@ export function shimOver(control: string): Shim {
         readSync(descriptor, word, 0, 8, WORDS[name] * 8);
         return Number(word.readBigUInt64LE());
       }),
+    clear: () => withFile((descriptor) => writeSync(descriptor, Buffer.alloc(SIZE), 0, SIZE, 0)),
   };
 }

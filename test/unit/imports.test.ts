@@ -75,6 +75,7 @@ test("each outside thing has one owner", () => {
   expect(owners(/^consola/)).toEqual(["cli/output.ts"]);
   expect(owners(/^citty/).every((file) => file.startsWith("cli/"))).toBe(true);
   expect(owners(/^yaml$/)).toEqual(["config/load.ts"]);
+  expect(owners(/^pkcs11js$/)).toEqual(["providers/pkcs11/cryptoki.ts"]);
 });
 
 test("one file reads the environment, one ends the process", () => {
@@ -82,6 +83,20 @@ test("one file reads the environment, one ends the process", () => {
   const containing = (pattern: RegExp) => files.filter((file) => pattern.test(readFileSync(join(SRC, file), "utf8")));
   expect(containing(/process\.env|Deno\.env|Bun\.env/)).toEqual(["config/environment.ts"]);
   expect(containing(/process\.exit\(/)).toEqual(["main.ts"]);
+});
+
+test("what is behind a provider is the business of its folder", () => {
+  const inside = imports().filter(
+    ({ target, file }) => /^providers\/pkcs11\//.test(target) && top(file) !== "providers",
+  );
+  expect(inside).toEqual([]);
+  const files = readdirSync(SRC, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"));
+  const name = '"(env|pkcs11)"';
+  const asking = new RegExp(`[=!]==? *${name}|${name} *[=!]==?|case ${name}`);
+  const asked = files.filter((file) => asking.test(readFileSync(join(SRC, file), "utf8")));
+  // Making a key and the number of sessions are for keys in a token: these two refuse the other provider.
+  const allowed = ["cli/session.ts", "fleet/key_init.ts"];
+  expect(asked.filter((file) => top(file) !== "providers" && !allowed.includes(file))).toEqual([]);
 });
 
 test("pure rules do no input or output", () => {

@@ -1,41 +1,44 @@
-import { describe, expect, spyOn, test } from "bun:test";
+import { beforeAll, describe, expect, test } from "bun:test";
 import { randomBytes } from "node:crypto";
-import type { KekError } from "../../src/errors/errors.ts";
-import { Drain } from "../../src/fleet/drain.ts";
-import { Keyring } from "../../src/fleet/keyring.ts";
-import { makeCanary, proveCanary } from "../../src/providers/canary.ts";
+import { makeCanary, proofOf } from "../../src/providers/canary.ts";
 import { EnvProvider } from "../../src/providers/env.ts";
 import type { Provider } from "../../src/providers/provider.ts";
-import { buildRegistry, checkLock, probe } from "../../src/providers/registry.ts";
+import { makeProvider } from "../../src/providers/registry.ts";
+import { codeOf, refusalOf } from "../harness/codes.ts";
+import { INSTALL, proofBy, tokensHere } from "../harness/tokens_here.ts";
 
 const KEYS: Record<number, string> = { 1: randomBytes(32).toString("hex"), 2: randomBytes(32).toString("hex") };
-const AAD = Buffer.from("aad");
+const [AAD, OTHER] = [Buffer.from("one place"), Buffer.from("another place")];
+const tokens = tokensHere();
 
-/** One suite over every provider: each entry makes an instance that holds versions 1 and 2. */
-const PROVIDERS: [string, () => Provider][] = [
-  [
-    "env",
-    () =>
-      new EnvProvider({
-        keks: { 1: { setting: "V1", hex: KEYS[1] as string }, 2: { setting: "V2", hex: KEYS[2] as string } },
-        secretsFile: undefined,
-      }),
-  ],
+beforeAll(async () => {
+  tokens.addToken("contract");
+  const token = await tokens.open("contract");
+  for (const version of [1, 2]) await token.make(version, INSTALL);
+});
+
+function overEnv(): EnvProvider {
+  const keks = { 1: { setting: "V1", hex: KEYS[1] as string }, 2: { setting: "V2", hex: KEYS[2] as string } };
+  return new EnvProvider({ keks, secretsFile: undefined });
+}
+
+/** One suite over every provider: each entry makes an instance that could load versions 1 and 2. */
+const PROVIDERS: [string, () => Provider | Promise<Provider>][] = [
+  ["env", overEnv],
+  ["pkcs11", () => tokens.open("contract")],
 ];
-
-const codeOf = async (work: () => unknown): Promise<string | undefined> => {
-  try {
-    await work();
-  } catch (thrown) {
-    return (thrown as KekError).code;
-  }
-  return undefined;
-};
 
 for (const [name, make] of PROVIDERS) {
   describe(`the contract of a provider: ${name}`, () => {
+    const loaded = async () => {
+      const provider = await make();
+      for (const version of [1, 2]) await provider.load(version);
+      return provider;
+    };
+
     test("wraps and unwraps under a loaded version only", async () => {
-      const provider = make();
+      const provider = await make();
+      expect(provider.name).toBe(name as "env");
       expect((await provider.available()).sort()).toEqual([1, 2]);
       expect(await codeOf(() => provider.wrap(Buffer.alloc(32), AAD, 1))).toBe("version_not_loaded");
       await provider.load(1);
@@ -44,141 +47,137 @@ for (const [name, make] of PROVIDERS) {
       expect(wrapped.length).toBe(60);
       expect(dek.equals(await provider.unwrap(wrapped, AAD, 1))).toBe(true);
       expect(Buffer.from(await provider.wrap(dek, AAD, 1)).equals(Buffer.from(wrapped))).toBe(false);
+      expect(await codeOf(() => provider.unwrap(wrapped, AAD, 2))).toBe("version_not_loaded");
       await provider.close();
     });
 
-    test("refuses other bytes, other AAD, another version", async () => {
-      const provider = make();
-      await provider.load(1);
-      await provider.load(2);
+    test("rewraps: the same data key, under the new version and place only", async () => {
+      const provider = await loaded();
+      const dek = randomBytes(32);
+      const wrapped = await provider.wrap(dek, AAD, 1);
+      const fresh = await provider.rewrap(wrapped, { version: 1, aad: AAD }, { version: 2, aad: OTHER });
+      expect(dek.equals(await provider.unwrap(fresh, OTHER, 2))).toBe(true);
+      expect(await codeOf(() => provider.unwrap(fresh, AAD, 2))).toBe("envelope_does_not_open");
+      expect(await codeOf(() => provider.unwrap(fresh, OTHER, 1))).toBe("envelope_does_not_open");
+      expect(dek.equals(await provider.unwrap(wrapped, AAD, 1))).toBe(true);
+      await provider.forget(2);
+      const again = () => provider.rewrap(wrapped, { version: 1, aad: AAD }, { version: 2, aad: OTHER });
+      expect(await codeOf(again)).toBe("version_not_loaded");
+      await provider.close();
+    });
+
+    test("refuses other bytes, other AAD, another version, another length, and goes on", async () => {
+      const provider = await loaded();
       const wrapped = Buffer.from(await provider.wrap(randomBytes(32), AAD, 1));
-      for (let at = 0; at < wrapped.length; at += 7) {
+      const flipped = Array.from({ length: 9 }, (_, index) => {
         const changed = Buffer.from(wrapped);
-        changed[at] = (changed[at] ?? 0) ^ 0x80;
+        changed[index * 7] = (changed[index * 7] ?? 0) ^ 0x80;
+        return changed;
+      });
+      const short = [wrapped.subarray(0, 59), wrapped.subarray(0, 28), wrapped.subarray(0, 0)];
+      for (const changed of [...flipped, ...short, Buffer.concat([wrapped, Buffer.alloc(1)])]) {
         expect(await codeOf(() => provider.unwrap(changed, AAD, 1))).toBe("envelope_does_not_open");
+        const rewrap = () => provider.rewrap(changed, { version: 1, aad: AAD }, { version: 2, aad: AAD });
+        expect(await codeOf(rewrap)).toBe("envelope_does_not_open");
       }
-      expect(await codeOf(() => provider.unwrap(wrapped.subarray(0, 59), AAD, 1))).toBe("envelope_does_not_open");
-      expect(await codeOf(() => provider.unwrap(wrapped, Buffer.from("other"), 1))).toBe("envelope_does_not_open");
+      expect(await codeOf(() => provider.unwrap(wrapped, OTHER, 1))).toBe("envelope_does_not_open");
       expect(await codeOf(() => provider.unwrap(wrapped, AAD, 2))).toBe("envelope_does_not_open");
+      expect((await provider.unwrap(wrapped, AAD, 1)).length).toBe(32);
       await provider.close();
     });
 
-    test("forgets, and loads again", async () => {
-      const provider = make();
-      await provider.load(1);
+    test("forgets, loads again, and names a key that is not there", async () => {
+      const provider = await loaded();
       const wrapped = await provider.wrap(Buffer.alloc(32, 7), AAD, 1);
       await provider.forget(1);
       await provider.forget(1);
       expect(await codeOf(() => provider.unwrap(wrapped, AAD, 1))).toBe("version_not_loaded");
+      expect(await codeOf(() => provider.check(1))).toBe("version_not_loaded");
       await provider.load(1);
+      await provider.check(1);
       expect((await provider.unwrap(wrapped, AAD, 1))[0]).toBe(7);
-      expect(await codeOf(() => provider.load(9))).toBe("key_missing");
+      const missing = await refusalOf(() => provider.load(9));
+      expect(missing?.code).toBe("key_missing");
+      expect(`${missing?.message} ${missing?.hint}`).toContain("9");
+      expect(await codeOf(() => provider.wrap(Buffer.alloc(32), AAD, 9))).toBe("version_not_loaded");
       await provider.close();
     });
 
-    test("passes the probe, and its canary proves one key and no other", async () => {
-      const provider = make();
-      await provider.load(1);
-      await provider.load(2);
-      await probe(provider, 1);
-      const canary = await makeCanary(provider, "install", 1);
-      await proveCanary(provider, "install", 1, canary);
-      expect(await codeOf(() => proveCanary(provider, "another install", 1, canary))).toBe("key_mismatch");
-      expect(await codeOf(() => proveCanary(provider, "install", 2, canary))).toBe("key_mismatch");
+    test("loads a version by its proof, and by no other", async () => {
+      const provider = await loaded();
+      const canary = await makeCanary(provider, INSTALL, 1);
+      const right = proofOf(canary, INSTALL, provider.name, 1);
+      await provider.load(1, right);
+      await provider.check(1);
+      const strange = [
+        proofOf(canary, "another install", provider.name, 1),
+        proofOf(await makeCanary(provider, INSTALL, 2), INSTALL, provider.name, 1),
+        { ...right, digest: Buffer.alloc(32) },
+        { ...right, wrap: right.wrap.subarray(1) },
+      ];
+      for (const proof of strange) {
+        expect(await codeOf(() => provider.load(1, proof))).toBe("key_mismatch");
+        expect(await codeOf(() => provider.wrap(Buffer.alloc(32), AAD, 1))).toBe("version_not_loaded");
+      }
+      await provider.load(1, right);
+      expect((await provider.wrap(Buffer.alloc(32), AAD, 1)).length).toBe(60);
+      await provider.close();
+    });
+
+    test("keeps each of many operations in flight apart", async () => {
+      const provider = await loaded();
+      const all = Array.from({ length: 500 }, async (_, index) => {
+        const [dek, aad] = [randomBytes(32), Buffer.from(`record ${index}`)];
+        const wrapped = await provider.wrap(dek, aad, 1);
+        const fresh = await provider.rewrap(wrapped, { version: 1, aad }, { version: 2, aad });
+        return dek.equals(await provider.unwrap(fresh, aad, 2));
+      });
+      expect((await Promise.all(all)).filter((right) => right)).toHaveLength(500);
+      await provider.close();
+    });
+
+    test("is over when it is closed, for what comes and for what is under way", async () => {
+      const provider = await loaded();
+      const wrapped = await provider.wrap(Buffer.alloc(32), AAD, 1);
+      const underWay = Array.from({ length: 50 }, () => codeOf(() => provider.unwrap(wrapped, AAD, 1)));
+      await provider.close();
+      for (const code of await Promise.all(underWay)) expect([undefined, "closed"]).toContain(code as "closed");
+      for (const late of [() => provider.unwrap(wrapped, AAD, 1), () => provider.wrap(Buffer.alloc(32), AAD, 1)])
+        expect(["closed", "version_not_loaded"]).toContain((await codeOf(late)) as string);
+      await provider.close();
+    });
+
+    test("gives recipes, plain data, for instances of its own kind beside it", async () => {
+      const provider = await loaded();
+      const proof = await proofBy(provider, 1);
+      const recipes = structuredClone(await provider.recipes(2));
+      expect([1, 2]).toContain(recipes.length);
+      for (const recipe of recipes) {
+        const twin = makeProvider(recipe);
+        await twin.load(1, proof);
+        expect((await twin.unwrap(proof.wrap, proof.aad, 1)).length).toBe(32);
+        await twin.close();
+      }
+      expect((await provider.unwrap(proof.wrap, proof.aad, 1)).length).toBe(32);
+      await provider.close();
+    });
+
+    test("passes its probe, and tells an operator where keys come from", async () => {
+      const provider = await loaded();
+      expect((await provider.probe()).filter(({ ok }) => !ok)).toEqual([]);
+      expect(provider.howToGive(12)).toMatch(/(V|version=)12\b/);
+      expect(provider.staging).toBe(name === "env" ? "by_holders" : "by_init");
       await provider.close();
     });
   });
 }
 
-test("env: the bytes of a key are zeroed when it is forgotten, and on close", () => {
-  const decoded: Buffer[] = [];
-  const from = Buffer.from;
-  const spy = spyOn(Buffer, "from").mockImplementation(((value: string, encoding?: BufferEncoding) => {
-    const made = from(value, encoding);
-    if (encoding === "hex") decoded.push(made);
-    return made;
-  }) as typeof Buffer.from);
-  try {
-    const provider = (PROVIDERS[0] as (typeof PROVIDERS)[number])[1]();
-    provider.load(1);
-    provider.load(2);
-    const held = decoded.filter((bytes) => bytes.some((byte) => byte !== 0));
-    expect(held).toHaveLength(2);
-    provider.forget(1);
-    expect(held[0]?.every((byte) => byte === 0)).toBe(true);
-    expect(held[1]?.every((byte) => byte === 0)).toBe(false);
-    provider.close();
-    expect(held[1]?.every((byte) => byte === 0)).toBe(true);
-  } finally {
-    spy.mockRestore();
-  }
-});
-
-test("a provider that opens what was tampered with does not pass the probe", async () => {
-  const careless = {
-    name: "env",
-    wrap: (dek: Uint8Array) => Buffer.concat([dek, Buffer.alloc(28)]),
-    unwrap: (wrap: Uint8Array) => wrap.subarray(0, 32),
-  };
-  expect(probe(careless as unknown as Provider, 1)).rejects.toThrow("tampered");
-});
-
-test("the lock is compared before the provider is made, with the contract's message", async () => {
-  const lock = { provider: "pkcs11", lockedAt: new Date("2026-05-01T09:00:00.123Z") } as const;
-  const message =
-    'KEK provider mismatch: installed="pkcs11" (since 2026-05-01T09:00:00Z) but config says "env". Provider is immutable after install.';
-  expect(() => checkLock(lock, "env")).toThrow(message);
-  const broken = {
-    encryption: { provider: "env", currentVersion: 1, env: { keks: { 1: { setting: "x", hex: "bad" } } } },
-    secretsFile: undefined,
-  } as const;
-  expect(buildRegistry(broken, lock)).rejects.toThrow(message);
-});
-
-describe("the keyring", () => {
-  const ring = () => {
-    const provider = (PROVIDERS[0] as (typeof PROVIDERS)[number])[1]();
-    provider.load(1);
-    const keyring = new Keyring(provider);
-    keyring.add(1, "canary");
-    return keyring;
-  };
-
-  test("does not forget a key while an operation with it is in hand", async () => {
-    const keyring = ring();
-    let finish: () => void = () => undefined;
-    const using = keyring.use(1, async (provider) => {
-      await new Promise<void>((resolve) => {
-        finish = resolve;
-      });
-      return provider.wrap(Buffer.alloc(32), AAD, 1);
-    });
-    let dropped = false;
-    const dropping = keyring.drop(1).then(() => {
-      dropped = true;
-    });
-    expect(await codeOf(() => keyring.use(1, () => 1))).toBe("version_not_loaded");
-    await Bun.sleep(10);
-    expect(dropped).toBe(false);
-    finish();
-    expect((await using).length).toBe(60);
-    await dropping;
-    expect(keyring.loaded).toEqual([]);
-  });
-
-  test("drains a version before it is dropped, unless the process does not serve yet", async () => {
-    const keyring = ring();
-    let woken = 0;
-    const drain = new Drain(60, () => {
-      woken += 1;
-    });
-    expect(await drain.settle(keyring, [], true)).toBe(false);
-    expect(keyring.loaded).toEqual([1]);
-    await Bun.sleep(90);
-    expect(woken).toBe(1);
-    expect(await drain.settle(keyring, [], true)).toBe(true);
-    expect(keyring.loaded).toEqual([]);
-    const idle = ring();
-    expect(await new Drain(60_000, () => undefined).settle(idle, [], false)).toBe(true);
-  });
+test("a key in a token is described by label and id, bytes in memory by nothing; neither by a secret", async () => {
+  expect(overEnv().describe()).toBeUndefined();
+  const token = await tokens.open("contract");
+  const [first, second] = [await token.describe(1), await token.describe(2)];
+  expect(first).toEqual({ label: "certautopilot-kek-v1", id: expect.any(String), mechanism: "CKM_AES_GCM" });
+  expect(first?.id).toMatch(/^[0-9a-f]{32}$/);
+  expect(second?.id).not.toBe(first?.id as string);
+  expect(await token.describe(9)).toBeUndefined();
 });

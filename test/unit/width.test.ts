@@ -1,0 +1,109 @@
+import { expect, test } from "bun:test";
+import { Width } from "../../src/providers/pkcs11/width.ts";
+
+/** How many sessions are kept busy, against tokens that exist on paper only: so much done a millisecond by so many sessions. */
+
+type Token = (sessions: number, at: number) => number;
+
+/** Each session's operation takes a millisecond, whatever the others do. */
+const network: Token = (sessions) => sessions;
+/** This machine's own processor does the work: a second session helps a little, more of them stand in each other's way. */
+const local: Token = (sessions) => 4 / (1 + 0.05 * sessions);
+/** Two processors. */
+const dual: Token = (sessions) => 4 * Math.min(2, sessions);
+/** A network HSM that can do no more than eight at a time. */
+const eight: Token = (sessions) => Math.min(8, sessions);
+
+const STEP_MS = 5;
+
+/** @returns the width at the end, and how it went. */
+function run(width: Width, token: Token, ms: number, { from = 0, waiting = true, settled = true } = {}): number[] {
+  const seen: number[] = [];
+  for (let at = from; at < from + ms; at += STEP_MS) {
+    const busy = width.now;
+    const operations = token(busy, at) * STEP_MS;
+    for (let session = 0; session < busy; session += 1) width.done(operations / busy, waiting, settled, at);
+    seen.push(width.now);
+  }
+  return seen;
+}
+
+/** How much of the time it was so. */
+function share(seen: number[], so: (now: number) => boolean): number {
+  return seen.filter(so).length / seen.length;
+}
+
+test("a token that latency holds back is asked by all the sessions there may be, after a second or two", () => {
+  for (const limit of [1, 2, 4, 11, 16, 32]) {
+    const width = new Width(limit);
+    run(width, network, 2000);
+    const seen = run(width, network, 60_000, { from: 2000 });
+    expect(Math.max(...seen)).toBe(limit);
+    expect(share(seen, (now) => now === limit)).toBeGreaterThan(0.97);
+  }
+});
+
+test("a token that computes here is asked by one session, and seldom by two to find out", () => {
+  const seen = run(new Width(32), local, 60_000);
+  expect(Math.max(...seen)).toBe(2);
+  expect(share(seen, (now) => now === 1)).toBeGreaterThan(0.97);
+});
+
+test("what looks like gain, because threads that have just started grow faster, is given back", () => {
+  const warming: Token = (sessions, at) => local(sessions, at) * Math.min(1, 0.1 + at / 1500);
+  const width = new Width(32);
+  run(width, warming, 30_000);
+  expect(share(run(width, warming, 30_000, { from: 30_000 }), (now) => now <= 2)).toBeGreaterThan(0.9);
+});
+
+test("growth ends where the token does no more", () => {
+  for (const [token, most] of [
+    [dual, 2],
+    [eight, 8],
+  ] as const) {
+    const seen = run(new Width(32), token, 60_000);
+    expect(Math.max(...seen)).toBe(2 * most);
+    expect(share(seen, (now) => now === most)).toBeGreaterThan(0.9);
+  }
+});
+
+test("a token that becomes a fast one is found out, also long after it was given up", () => {
+  const width = new Width(32);
+  run(width, local, 200_000);
+  run(width, network, 130_000, { from: 200_000 });
+  expect(share(run(width, network, 10_000, { from: 330_000 }), (now) => now === 32)).toBeGreaterThan(0.9);
+});
+
+test("sessions that a token has no more use for are given up", () => {
+  const width = new Width(32);
+  run(width, network, 200_000);
+  run(width, local, 130_000, { from: 200_000 });
+  expect(share(run(width, local, 10_000, { from: 330_000 }), (now) => now === 1)).toBeGreaterThan(0.9);
+});
+
+test("nothing is learnt while there is too little to do, or sessions are still being opened", () => {
+  expect(Math.max(...run(new Width(32), network, 5000, { waiting: false }))).toBe(1);
+  expect(Math.max(...run(new Width(32), network, 5000, { settled: false }))).toBe(1);
+});
+
+test("a limit that is lowered holds at once", () => {
+  const width = new Width(32);
+  run(width, network, 1000);
+  width.atMost(3);
+  expect(width.now).toBe(3);
+  expect(Math.max(...run(width, network, 60_000, { from: 1000 }))).toBe(3);
+});
+
+test("rates that waver by a twentieth neither drive it up nor hold it down", () => {
+  const noisy = (token: Token): Token => {
+    let turn = 0;
+    return (sessions, at) => {
+      turn += 1;
+      return token(sessions, at) * (1 + 0.05 * Math.sin(turn / 16));
+    };
+  };
+  expect(share(run(new Width(32), noisy(local), 30_000), (now) => now === 1)).toBeGreaterThan(0.9);
+  const width = new Width(32);
+  run(width, noisy(network), 3000);
+  expect(share(run(width, noisy(network), 30_000, { from: 3000 }), (now) => now === 32)).toBeGreaterThan(0.9);
+});
