@@ -32,7 +32,7 @@ export type LaneReply =
 
 const WORKER = threadEntry("rotation/rewrap_worker.ts", import.meta.url);
 /** A lane reads the next batch's keys while MongoDB is at work on the one before. */
-const BATCHES_A_LANE = 2;
+const BATCHES_A_LANE = 4;
 
 export class Lanes {
   readonly #lanes: Lane[];

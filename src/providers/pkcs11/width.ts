@@ -12,7 +12,7 @@ export class Width {
   #events = 0;
   #crowded = 0;
   /** The width and rate before the change that is on trial. */
-  #before: { width: number; rate: number } | undefined;
+  #before: { width: number; rate: number; since: number } | undefined;
   #growNext = true;
   #holdMs = FIRST_HOLD_MS;
   #heldUntil = 0;
@@ -52,10 +52,13 @@ export class Width {
 
   #learn(rate: number, at: number): void {
     const before = this.#before;
-    this.#before = undefined;
     if (before !== undefined) {
       const grew = this.now > before.width;
-      if (rate < before.rate * (grew ? CLEARLY_MORE : AS_MUCH)) {
+      const over = at - before.since > TRIAL_MS;
+      // New threads are slow at first, so more sessions get some time to show what they are good for.
+      if (grew && !over && rate < before.rate * CLEARLY_MORE) return;
+      this.#before = undefined;
+      if (rate < before.rate * (grew ? MORE : AS_MUCH)) {
         this.#now = before.width;
         this.#growNext = !grew;
         this.#heldUntil = at + this.#holdMs;
@@ -69,7 +72,7 @@ export class Width {
     else if (!this.#growNext && this.now === 1) this.#growNext = true;
     const wanted = this.#growNext ? Math.min(this.#limit, this.now * 2) : Math.ceil(this.now / 2);
     if (wanted === this.now) return;
-    this.#before = { width: this.now, rate };
+    this.#before = { width: this.now, rate, since: at };
     this.#now = wanted;
   }
 
@@ -83,9 +86,11 @@ export class Width {
 
 const WINDOW_MS = 80;
 const EVENTS_A_SESSION = 3;
-/** Twice the sessions must do so much more. */
-const CLEARLY_MORE = 1.3;
+/** Twice the sessions must do so much more: at once, or at the end of their trial. */
+const CLEARLY_MORE = 1.4;
+const MORE = 1.15;
+const TRIAL_MS = 2000;
 /** Half the sessions must do so much of it. */
 const AS_MUCH = 0.92;
-const FIRST_HOLD_MS = 1000;
+const FIRST_HOLD_MS = 5000;
 const LONGEST_HOLD_MS = 60_000;
