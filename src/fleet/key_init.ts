@@ -1,6 +1,6 @@
 import type { Config } from "../config/config.ts";
 import { KekError, rfc3339 } from "../errors/errors.ts";
-import { makeCanary } from "../providers/canary.ts";
+import { makeCanary, proofOf } from "../providers/canary.ts";
 import type { KeyDescription } from "../providers/provider.ts";
 import { type AskPin, checkLock, openToken, type Token } from "../providers/registry.ts";
 import type { Auditor } from "../store/audit_log.ts";
@@ -8,7 +8,7 @@ import { dropClaim, takeClaim } from "../store/claims.ts";
 import type { InstallDoc, VersionDoc } from "../store/documents.ts";
 import { lockInstall, readInstall } from "../store/install.ts";
 import type { Store } from "../store/store.ts";
-import { readVersions, stageVersion } from "../store/versions.ts";
+import { canaryOf, readVersions, stageVersion } from "../store/versions.ts";
 import { ensureCollections } from "./install_start.ts";
 import { loadProved } from "./keystore.ts";
 
@@ -67,10 +67,15 @@ async function makeOrProve(
   const doc = await known(store, version);
   if (doc !== undefined) return await prove(token, installId, doc);
   const claim = await waitForClaim(store, `pkcs11-init ${version}`, config.fleet.leaseMs, tell);
+  let late = false;
   try {
     const meanwhile = await known(store, version);
     if (meanwhile !== undefined) return await prove(token, installId, meanwhile);
-    const key = await token.make(version, installId);
+    const key = await token.make(version, installId).catch((thrown) => {
+      // The token may still do what it was asked: nobody else begins before the claim has run out.
+      late = thrown instanceof KekError && thrown.code === "hsm_away";
+      throw thrown;
+    });
     await token.load(version);
     const canary = await makeCanary(token, installId, version);
     token.forget(version);
@@ -80,7 +85,7 @@ async function makeOrProve(
       throw new KekError("refused", `KEK version ${version} was removed meanwhile`, "run it again");
     return { ...(await prove(token, installId, staged)), already: false };
   } finally {
-    await dropClaim(store, claim);
+    if (!late) await dropClaim(store, claim);
   }
 }
 
@@ -95,7 +100,8 @@ async function prove(token: Token, installId: string, doc: VersionDoc): Promise<
     );
   }
   const recorded = doc.key_id === undefined ? undefined : Buffer.from(doc.key_id.buffer).toString("hex");
-  if (recorded !== undefined) await token.make(version, installId, recorded);
+  const proof = proofOf(canaryOf(doc), installId, token.name, version);
+  if (recorded !== undefined) await token.tidy(version, installId, recorded, proof);
   await loadProved(token, installId, doc);
   const key = await token.describe(version);
   token.forget(version);

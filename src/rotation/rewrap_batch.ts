@@ -5,6 +5,7 @@ import { KekError, messageOf } from "../errors/errors.ts";
 import type { Provider } from "../providers/provider.ts";
 import { applyRewraps, type Rewrap } from "../store/records.ts";
 import type { Store } from "../store/store.ts";
+import { isTheRecordsFault } from "./record_fault.ts";
 
 /** One batch of records: rewrap, one conditional update each. */
 
@@ -48,10 +49,16 @@ export async function rewrapBatch(
       failed.push({ id: idText(exactId(idBson)), reason: messageOf(thrown) });
     }
   };
-  // All at once: a provider that waits for an HSM keeps many operations in flight.
-  await Promise.all([...splitDocuments(job.bytes)].map(rewrapOne));
-  if (rewraps.length === 0) return { done: 0, skipped: 0, failed };
+  // All at once: a provider that waits for an HSM keeps many operations in flight. What was wrapped is written, whatever
+  // became of the rest.
+  const ended = await Promise.allSettled([...splitDocuments(job.bytes)].map(rewrapOne));
+  const broken = ended.find((each) => each.status === "rejected");
+  if (rewraps.length === 0) {
+    if (broken !== undefined) throw broken.reason;
+    return { done: 0, skipped: 0, failed };
+  }
   const outcome = await applyRewraps(store, field, from, to, rewraps, job.limitMs);
+  if (broken !== undefined) throw broken.reason;
   for (const { index, reason } of outcome.rejected) {
     failed.push({ id: idText(rewraps[index]?.id), reason });
   }
@@ -68,9 +75,4 @@ function wrapToMove(raw: Uint8Array, path: string, provider: string, from: numbe
     throw new KekError("envelope_invalid", `its provider is "${wrap.provider}", not "${provider}"`, hint);
   }
   return wrap.version === from ? wrap.wrappedDek : undefined;
-}
-
-/** Only this record is wrong; anything else stops the lane. */
-function isTheRecordsFault(thrown: unknown): boolean {
-  return thrown instanceof KekError && (thrown.code === "envelope_invalid" || thrown.code === "envelope_does_not_open");
 }

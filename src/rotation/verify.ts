@@ -196,6 +196,18 @@ async function canaryProblems(context: Context, state: KekState): Promise<Proble
   const { provider, install } = context;
   const problems: Problem[] = [];
   const held = await provider.available();
+  if (provider.staging === "by_init") {
+    // Every process shares this source of keys: what is gone here is gone for all.
+    for (const version of stanceOf(state.versions, state.rotation)?.readable ?? []) {
+      if (held.includes(version)) continue;
+      const message = `this command: there is no key of KEK version ${version}, which records need`;
+      problems.push({
+        code: "canary",
+        message,
+        hint: "name the token that holds it, or restore the key into this one",
+      });
+    }
+  }
   for (const doc of state.versions.filter(
     (version: VersionDoc) => version.state !== "destroyed" && held.includes(version._id),
   )) {

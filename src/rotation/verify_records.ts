@@ -6,11 +6,12 @@ import { exactId, idBsonOf, idText, splitDocuments } from "../envelope/raw_recor
 import { KekError } from "../errors/errors.ts";
 import { loadProved } from "../fleet/keystore.ts";
 import { takeCensus } from "../store/census.ts";
-import type { FailedRecord } from "../store/documents.ts";
+import type { FailedRecord, FieldDoc } from "../store/documents.ts";
 import { fieldId, readFields } from "../store/fields.ts";
 import { envelopesOf } from "../store/records.ts";
 import { readVersions } from "../store/versions.ts";
 import type { Context } from "./context.ts";
+import { isTheRecordsFault } from "./record_fault.ts";
 
 /**
  * `kek verify --records`: opens every envelope, DEK and ciphertext.
@@ -29,7 +30,7 @@ const LISTED = 1000;
 const BATCH = 200;
 
 export async function verifyRecords(context: Context, tell: (line: string) => void): Promise<RecordsReport> {
-  const { store, provider, install } = context;
+  const { store } = context;
   await loadWhatIsUsed(context);
   const report: RecordsReport = { records: 0, opened: 0, failed: 0, bad: [] };
   for (const field of await readFields(store)) {
@@ -38,16 +39,10 @@ export async function verifyRecords(context: Context, tell: (line: string) => vo
         const idBson = idBsonOf(raw);
         report.records += 1;
         try {
-          const envelope = readEnvelope(at(deserialize(raw, { promoteValues: false }), field.path), provider.name);
-          const place = { collection: field.collection, idBson, path: field.path };
-          const aad = dekAad(install.install_id, provider.name, envelope.version, place);
-          const dek = await provider.unwrap(envelope.wrappedDek, aad, envelope.version);
-          openField(dek, envelope, install.install_id, place).fill(0);
-          dek.fill(0);
+          await open(context, raw, idBson, field);
           report.opened += 1;
         } catch (thrown) {
-          // A token that is away says nothing about the record.
-          if (!(thrown instanceof KekError) || thrown.exit === "hsm") throw thrown;
+          if (!isTheRecordsFault(thrown)) throw thrown;
           report.failed += 1;
           const id = idText(exactId(idBson));
           if (report.bad.length < LISTED) report.bad.push({ field: fieldId(field), id, reason: thrown.message });
@@ -61,6 +56,34 @@ export async function verifyRecords(context: Context, tell: (line: string) => vo
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+/** A rotation at work may have moved the record to a version that was not in use when this began. */
+async function open(
+  context: Context,
+  raw: Uint8Array,
+  idBson: Uint8Array,
+  { collection, path }: FieldDoc,
+): Promise<void> {
+  const { provider, install } = context;
+  const envelope = readEnvelope(at(deserialize(raw, { promoteValues: false }), path), provider.name);
+  const place = { collection, idBson, path };
+  const aad = dekAad(install.install_id, provider.name, envelope.version, place);
+  const unwrap = async () => await provider.unwrap(envelope.wrappedDek, aad, envelope.version);
+  const dek = await unwrap().catch(async (thrown) => {
+    if (!(thrown instanceof KekError) || thrown.code !== "version_not_loaded") throw thrown;
+    const doc = (await readVersions(context.store)).find((version) => version._id === envelope.version);
+    if (doc === undefined || doc.state === "destroyed") {
+      throw new KekError("envelope_invalid", `no key of KEK version ${envelope.version} is left`, thrown.hint);
+    }
+    await loadProved(provider, install.install_id, doc);
+    return await unwrap();
+  });
+  try {
+    openField(dek, envelope, install.install_id, place).fill(0);
+  } finally {
+    dek.fill(0);
+  }
+}
 
 /** Every version under which there are envelopes must be at hand, else nothing was learnt about the records. */
 async function loadWhatIsUsed({ store, provider, install }: Context): Promise<void> {

@@ -39,7 +39,6 @@ describe("making a key", () => {
     const made = await token.make(3, INSTALL);
     expect(made).toEqual({ label: LABEL, id: expect.stringMatching(/^[0-9a-f]{32}$/), mechanism: "CKM_AES_GCM" });
     expect(await token.make(3, INSTALL)).toEqual(made);
-    expect(await token.make(3, INSTALL, made.id)).toEqual(made);
     expect(await token.available()).toEqual([3]);
     await token.close();
     const again = await tokens.open(label);
@@ -72,28 +71,40 @@ describe("making a key", () => {
   });
 
   test("never makes again what the install knows: it is missing", async () => {
-    const token = await tokens.open(label);
-    const refusal = await refusalOf(() => token.make(3, INSTALL, "ab".repeat(16)));
+    const other = await tokens.openWith(label, [7]);
+    const proof = await proofBy(other, 7);
+    const refusal = await refusalOf(() => other.tidy(3, INSTALL, "ab".repeat(16), proof));
     expect(refusal?.code).toBe("key_missing");
     expect(refusal?.message).toContain("ab".repeat(16));
-    await token.make(3, INSTALL);
-    expect(await codeOf(() => token.make(3, INSTALL, "ab".repeat(16)))).toBe("refused");
+    await other.make(3, INSTALL);
+    expect(await codeOf(() => other.tidy(3, INSTALL, "ab".repeat(16), proof))).toBe("key_missing");
     expect(ids()).toHaveLength(1);
   });
 
   test("takes out what an interrupted run of this install left, and keeps the key that is recorded", async () => {
-    const token = await tokens.open(label);
-    const made = await token.make(3, INSTALL);
-    const left = `${made.id.slice(0, 16)}${"0".repeat(16)}`;
+    const token = await tokens.openWith(label, [3]);
+    const proof = await proofBy(token, 3);
+    const known = (await token.describe(3))?.id as string;
+    const left = `${known.slice(0, 16)}${"0".repeat(16)}`;
     foreign(left);
     const invalid = await refusalOf(() => token.load(3));
     expect(invalid?.code).toBe("key_invalid");
     expect(invalid?.hint).toContain("pkcs11-init");
-    expect((await token.make(3, INSTALL, made.id)).id).toBe(made.id);
-    expect(ids()).toEqual([made.id]);
-    foreign(left);
-    expect((await token.make(3, INSTALL)).id).toBe(left);
-    expect(ids()).toEqual([left]);
+    // Another key under the recorded id does not open the canary: then nothing is destroyed.
+    expect(await codeOf(() => token.tidy(3, INSTALL, left, proof))).toBe("key_mismatch");
+    expect(ids().sort()).toEqual([left, known].sort());
+    await token.tidy(3, INSTALL, known, proof);
+    expect(ids()).toEqual([known]);
+  });
+
+  test("destroys nothing that is recorded, also where a restored backup stands beside it", async () => {
+    const token = await tokens.openWith(label, [3]);
+    const proof = await proofBy(token, 3);
+    const known = (await token.describe(3))?.id as string;
+    foreign(known);
+    expect(await codeOf(() => token.tidy(3, INSTALL, known, proof))).toBe("key_invalid");
+    expect(await codeOf(() => token.make(3, INSTALL))).toBe("refused");
+    expect(ids()).toEqual([known, known]);
   });
 
   test("asked for six times at once makes one key", async () => {

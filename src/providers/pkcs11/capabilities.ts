@@ -107,6 +107,8 @@ function trialKey(
     return { key, made: true };
   } catch (thrown) {
     if (!(thrown instanceof TokenFault) || thrown.call !== "C_GenerateKey" || thrown.kind === "lost") throw thrown;
+    // A hiccup is no refusal: it is tried again.
+    if (existing === undefined && thrown.kind !== "unfit") throw thrown;
     if (existing === undefined) {
       rows.push(lacks("key generation", `refused (${thrown.message})`, "log in as a user who may make keys"));
       return undefined;

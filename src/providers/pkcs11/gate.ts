@@ -53,6 +53,8 @@ export class Gate {
     const initialized = initialize();
     const first = Atomics.add(this.#words, WORD.threads, 1) === 0;
     if (first) Atomics.store(this.#words, WORD.owned, initialized ? 1 : 0);
+    // It had been finalized under the others: what they hold is of a module that is no more.
+    else if (initialized) Atomics.add(this.#words, WORD.epoch, 1);
   }
 
   /** A thread is done; the last one finalizes the module, if it was this program that initialized it. */
@@ -74,14 +76,15 @@ export class Gate {
         return;
       Atomics.store(this.#words, WORD.closing, 1);
       try {
+        Atomics.store(this.#words, WORD.renewedAt, seconds);
         const until = performance.now() + patienceMs;
         for (let users = this.#users(); users > 0; users = this.#users()) {
           if (performance.now() > until) return;
           Atomics.wait(this.#words, WORD.users, users, 50);
         }
-        Atomics.store(this.#words, WORD.renewedAt, seconds);
-        work();
+        // Before the work: should it end half-way, no handle of before is used in what comes after.
         Atomics.add(this.#words, WORD.epoch, 1);
+        work();
       } finally {
         Atomics.store(this.#words, WORD.closing, 0);
         Atomics.notify(this.#words, WORD.closing);

@@ -1,4 +1,3 @@
-import type { Buffer } from "node:buffer";
 import { KekError } from "../../errors/errors.ts";
 import type { Handle } from "./cryptoki.ts";
 import { TokenFault } from "./faults.ts";
@@ -7,6 +6,7 @@ import {
   type KeyFacts,
   keyLabel,
   keyTemplate,
+  newKeyId,
   notAsMade,
   readKey,
   readLabel,
@@ -32,48 +32,86 @@ export function describeKeys({ module, handle }: OpenSession, version: number): 
   return module.find(handle, searchTemplate(keyLabel(version))).map((key) => readKey(module, handle, key));
 }
 
+/** Two runs made a key at the same moment: the one whose key is not to stay takes it out. */
+export class Contended extends KekError {}
+
 export interface Wanted {
   version: number;
   installId: string;
-  /** CKA_ID of the key, should it have to be made. */
-  id: Buffer;
-  /** The id of the key that MongoDB knows for the version, in hex: then none is made. */
-  recorded: string | undefined;
 }
 
 /**
- * Makes a version's key, or finds that it was made before. Looks again afterwards: when somebody else was faster, the key
- * that was just made, which nobody has used, is destroyed.
- * @throws KekError `refused` when the label is taken by a key of another install, `key_missing` when the key that MongoDB
- * knows is not there, `hsm_unfit` when the token made the key otherwise than it was asked to.
+ * Makes a version's key, or finds that it was made before. Looks again afterwards: when somebody else was at it too, all
+ * agree on the lowest id, and only the one that was just made here, which nobody has used, is ever destroyed.
+ * @throws KekError `refused` when the label is taken by a key of another install, or two runs met; `hsm_unfit` when the token
+ * made the key otherwise than it was asked to.
  */
 export function makeKey(open: OpenSession, wanted: Wanted): KeyFacts {
-  const { version, id, recorded } = wanted;
+  const { version, installId } = wanted;
   const there = describeKeys(open, version);
-  if (there.length > 0) return theOne(open, there, wanted);
-  if (recorded !== undefined) {
+  if (there.length > 0) return sole(open, there, wanted);
+  const { module, handle } = open;
+  const made = module.generateAesKey(handle, keyTemplate(keyLabel(version), newKeyId(installId, version), true));
+  const facts = readKey(module, handle, made);
+  if (notAsMade(facts).length > 0) {
+    module.destroy(handle, made);
+    throw otherwise(open, facts);
+  }
+  const now = describeKeys(open, version);
+  // None at all: a cluster that has not told all its members yet.
+  if (now.length === 0 || (now.length === 1 && now[0]?.id === facts.id)) return facts;
+  if (now.some((key) => key.id < facts.id && isOwnKeyId(key.id, installId, version))) module.destroy(handle, made);
+  return sole(open, describeKeys(open, version), wanted);
+}
+
+/**
+ * The key that MongoDB knows for a version must be there, once. Others of this install under its label were left by runs
+ * that were interrupted; nobody can have used them, and they go, after the known one has opened the version's canary.
+ * @param recorded its id, in hex. @throws KekError `key_missing`, `key_invalid`, `key_mismatch`, `refused`.
+ */
+export function tidyKeys(
+  open: OpenSession,
+  { version, installId }: Wanted,
+  recorded: string,
+  opensCanary: (key: Handle) => boolean,
+): KeyFacts {
+  const { module, handle, token } = open;
+  const found = module.find(handle, searchTemplate(keyLabel(version)));
+  const all = found.map((key) => ({ key, facts: readKey(module, handle, key) }));
+  const known = all.filter(({ facts }) => facts.id === recorded);
+  const [keep] = known;
+  if (keep === undefined) {
     throw new KekError(
       "key_missing",
-      `token "${open.token.label}" does not hold ${keyLabel(version)} (id ${recorded}), which the install knows`,
+      `token "${token.label}" does not hold ${keyLabel(version)} (id ${recorded}), which the install knows`,
       "name the token that holds it, or restore it into this one as its vendor says; a version's key is never made twice",
     );
   }
-  const { module, handle, token } = open;
-  const made = module.generateAesKey(handle, keyTemplate(keyLabel(version), id, true));
-  const facts = readKey(module, handle, made);
-  const wrong = notAsMade(facts);
-  if (wrong.length > 0) {
-    module.destroy(handle, made);
+  if (known.length > 1) {
     throw new KekError(
-      "hsm_unfit",
-      `token "${token.label}" made the key otherwise than asked: ${wrong.join(", ")}; it was destroyed again`,
-      "a KEK must be born in the token and never leave it: see docs/hsm for tokens that are known to do it",
+      "key_invalid",
+      `token "${token.label}" holds the key ${keyLabel(version)} (id ${recorded}) ${known.length} times`,
+      "a backup was restored beside it: take one of the two out with the token's own tool",
     );
   }
-  // None at all: a cluster that has not told all its members yet.
-  if (describeKeys(open, version).length <= 1) return facts;
-  module.destroy(handle, made);
-  return theOne(open, describeKeys(open, version), wanted);
+  if (all.length === 1) return keep.facts;
+  const spare = all.filter((each) => each !== keep);
+  if (!spare.every(({ facts }) => isOwnKeyId(facts.id, installId, version))) {
+    throw taken(
+      token.label,
+      version,
+      all.map(({ facts }) => facts),
+    );
+  }
+  if (!opensCanary(keep.key)) {
+    throw new KekError(
+      "key_mismatch",
+      `the key ${keyLabel(version)} (id ${recorded}) in token "${token.label}" does not open the canary of its version`,
+      "nothing was changed: find out which token the install was made with",
+    );
+  }
+  for (const { key } of spare) module.destroy(handle, key);
+  return keep.facts;
 }
 
 /** @throws TokenFault while the token does not show the key: the caller tries again. */
@@ -89,18 +127,13 @@ export interface Destruction {
 }
 
 /** @param isOurs tells whether a key is the one to destroy. @throws KekError `hsm_unfit` when it is still there afterwards. */
-export function destroyKey(
-  open: OpenSession,
-  version: number,
-  isOurs: (key: Handle, facts: KeyFacts) => boolean,
-): Destruction {
+export function destroyKey(open: OpenSession, version: number, isOurs: (key: Handle) => boolean): Destruction {
   const { module, handle, token } = open;
   const outcome: Destruction = { destroyed: 0, strangers: [] };
   const find = () => module.find(handle, searchTemplate(keyLabel(version)));
   for (const key of find()) {
-    const facts = readKey(module, handle, key);
-    if (!isOurs(key, facts)) {
-      outcome.strangers.push(facts.id);
+    if (!isOurs(key)) {
+      outcome.strangers.push(readKey(module, handle, key).id);
       continue;
     }
     module.destroy(handle, key);
@@ -130,14 +163,28 @@ export function taken(tokenLabel: string, version: number, there: KeyFacts[]): K
 
 const KEY_HANDLE_INVALID = 0x60;
 
-/** The key that is meant. Keys of this install that nobody has recorded were left by a run that was interrupted: they go. */
-function theOne(open: OpenSession, there: KeyFacts[], { version, installId, recorded }: Wanted): KeyFacts {
-  const own = there.filter((key) => key.id === recorded || isOwnKeyId(key.id, installId, version));
-  const keep = own.find((key) => key.id === recorded) ?? own.sort((a, b) => (a.id < b.id ? -1 : 1))[0];
-  if (keep !== undefined && own.length === there.length && (recorded === undefined || keep.id === recorded)) {
-    const spare = new Set(own.filter((key) => key !== keep).map((key) => key.id));
-    if (spare.size > 0) destroyKey(open, version, (_key, facts) => spare.has(facts.id));
-    return keep;
+/** The one key of the label, if it is this install's, and as it was asked for. */
+function sole(open: OpenSession, there: KeyFacts[], { version, installId }: Wanted): KeyFacts {
+  const { token } = open;
+  const own = there.filter((key) => isOwnKeyId(key.id, installId, version));
+  const [key] = own;
+  if (own.length < there.length) throw taken(token.label, version, there);
+  if (key === undefined || own.length > 1) {
+    const ids = there.map((each) => each.id).join(", ");
+    throw new Contended(
+      "refused",
+      `token "${token.label}" holds ${there.length} keys ${keyLabel(version)} that no version knows yet (ids: ${ids})`,
+      "another pkcs11-init is at work: run it again; should it stay so with none at work, destroy all but one with the token's own tool",
+    );
   }
-  throw taken(open.token.label, version, there);
+  if (notAsMade(key).length > 0) throw otherwise(open, key);
+  return key;
+}
+
+function otherwise({ token }: OpenSession, facts: KeyFacts): KekError {
+  return new KekError(
+    "hsm_unfit",
+    `token "${token.label}" made the key ${facts.label} otherwise than asked: ${notAsMade(facts).join(", ")}`,
+    "a KEK must be born in the token and never leave it: see docs/hsm for tokens that are known to do it",
+  );
 }

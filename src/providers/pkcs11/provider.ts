@@ -40,13 +40,13 @@ export class Pkcs11Provider implements Provider {
   }
 
   async available(): Promise<number[]> {
-    return await this.#pool.perform({ do: "list" }, LIST_PATIENCE_MS);
+    return await this.#pool.perform({ do: "list" }, LIST_PATIENCE_MS, SYNC_LIMIT_MS);
   }
 
   async load(version: number, proof?: Proof): Promise<void> {
     this.#pool.know(version, proof);
     try {
-      await this.#pool.perform({ do: "check", version });
+      await this.#pool.perform({ do: "check", version }, undefined, SYNC_LIMIT_MS);
     } catch (thrown) {
       this.#pool.forget(version);
       throw thrown;
@@ -85,21 +85,31 @@ export class Pkcs11Provider implements Provider {
     const name = `${keyLabel(version)} in token "${this.#settings.tokenLabel}"`;
     return {
       destroyed: destroyed > 0 ? [`the key ${name}`] : [],
-      remaining: strangers.map(
-        (id) => `a key ${name} with id ${id || "none"}: it is not this install's, and was left alone`,
-      ),
+      remaining: [
+        ...(destroyed + strangers.length === 0
+          ? [`nothing was found: no key ${name}; if it lives in another token, destroy it there`]
+          : []),
+        ...strangers.map((id) => `a key ${name} with id ${id || "none"}: it is not this install's, and was left alone`),
+      ],
       advice: "backups of the token, and members of its cluster that were away, may still hold the key",
     };
   }
 
   /**
    * Makes the key of a version in the token, or finds that it was made before.
-   * @param recorded the id of the key that MongoDB knows for the version: then none is made.
    * @throws KekError `refused` when another install's key has its label, `hsm_unfit` when the token makes keys otherwise.
    */
-  async make(version: number, installId: string, recorded?: string): Promise<KeyDescription> {
-    const { label, id } = await this.#pool.perform({ do: "make", version, installId, recorded });
+  async make(version: number, installId: string): Promise<KeyDescription> {
+    const { label, id } = await this.#pool.perform({ do: "make", version, installId });
     return { label, id, mechanism: MECHANISM };
+  }
+
+  /**
+   * Makes sure that the key MongoDB knows for a version is there, and the only one of its label.
+   * @param recorded its id, in hex. @throws KekError `key_missing`, `key_invalid`, `key_mismatch`, `refused`.
+   */
+  async tidy(version: number, installId: string, recorded: string, proof: Proof): Promise<void> {
+    await this.#pool.perform({ do: "tidy", version, installId, recorded, proof });
   }
 
   /** @throws KekError `refused` when the token holds a key of the version's name, which a fresh install cannot have made. */
@@ -149,4 +159,5 @@ export class Pkcs11Provider implements Provider {
 
 /** The list is asked for within a sync, and again at the next one: no heartbeat waits for a token. */
 const LIST_PATIENCE_MS = 500;
+const SYNC_LIMIT_MS = 10_000;
 const MECHANISM = "CKM_AES_GCM";

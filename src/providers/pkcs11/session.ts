@@ -64,10 +64,13 @@ export class TokenSession {
   /** Gives a session up that may be broken; the next use opens another. */
   drop(): void {
     const open = this.#open;
-    const current = this.isOpen;
+    const epoch = this.#epoch;
     this.#open = undefined;
-    if (open === undefined || !current) return;
-    this.gate.inside(() => open.module.closeSession(open.handle));
+    if (open === undefined) return;
+    this.gate.inside(() => {
+      // After a renewal the handle may be another thread's.
+      if (epoch === this.gate.epoch) open.module.closeSession(open.handle);
+    });
   }
 
   /** Initializes the module anew for the whole process, when a session alone cannot be had again. */
@@ -124,7 +127,8 @@ export class TokenSession {
       this.gate.join(() => module.initialize());
       return module;
     } catch (thrown) {
-      if (!(thrown instanceof TokenFault)) throw thrown;
+      // A module that worked before is not a wrong one: its daemon may be away.
+      if (!(thrown instanceof TokenFault) || this.#memory.met) throw thrown;
       throw new KekError(
         "hsm_module",
         `the PKCS#11 module ${modulePath} cannot be used: ${thrown.message}`,
@@ -184,15 +188,26 @@ export class TokenSession {
     try {
       module.login(handle, pin);
     } catch (thrown) {
-      if (!(thrown instanceof TokenFault) || thrown.kind !== "pin") throw thrown;
+      if (!(thrown instanceof TokenFault) || !this.#isRefusal(thrown)) throw thrown;
       this.#memory.refuse(thrown.code);
       throw refuse(`the PIN was refused (${thrown.message})`, restart);
     }
+  }
+
+  /**
+   * A PIN that has been accepted once is right until the token says otherwise. One that never was counts as refused whatever
+   * the token answers, but that it is not there: some say "function failed" to a wrong PIN, and count it.
+   */
+  #isRefusal(fault: TokenFault): boolean {
+    if (fault.kind === "pin") return true;
+    return !this.#memory.met && fault.kind !== "lost" && fault.kind !== "crowded" && !NOT_THERE.includes(fault.code);
   }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
+/** CKR_SLOT_ID_INVALID, CKR_DEVICE_REMOVED, CKR_TOKEN_NOT_PRESENT, CKR_TOKEN_NOT_RECOGNIZED, CKR_CRYPTOKI_NOT_INITIALIZED */
+const NOT_THERE = [0x3, 0x32, 0xe0, 0xe1, 0x190];
 const SESSION_CLOSED = 0xb0;
 const TOKEN_NOT_PRESENT = 0xe0;
 const RENEW_PATIENCE_MS = 3000;

@@ -2,7 +2,7 @@ import { KekError } from "../../errors/errors.ts";
 import type { Proof } from "../provider.ts";
 import { type Operation, packOperations, unpackAnswers } from "./frames.ts";
 import type { TokenSettings } from "./session.ts";
-import { type SessionReply, SessionThread } from "./session_thread.ts";
+import { CALL_LIMIT_MS, type SessionReply, SessionThread } from "./session_thread.ts";
 import type { Task, TaskValue } from "./tasks.ts";
 import { Width } from "./width.ts";
 
@@ -22,6 +22,11 @@ const CROWDED_MS = 10_000;
 /** The share in work, and the next one. */
 const SHARES_AHEAD = 2;
 
+interface Job {
+  run(session: SessionThread): Promise<void>;
+  reject(error: Error): void;
+}
+
 interface Waiting {
   operation: Operation;
   resolve(data: Uint8Array): void;
@@ -31,13 +36,13 @@ interface Waiting {
 export class SessionPool {
   readonly #settings: TokenSettings;
   readonly #queue: Waiting[] = [];
-  readonly #tasks: ((session: SessionThread) => Promise<void>)[] = [];
+  readonly #tasks: Job[] = [];
   readonly #sessions: SessionThread[] = [];
   readonly #known = new Map<number, Proof | undefined>();
   readonly #width: Width;
   #limit: number;
   /** How long one operation takes, about. */
-  #operationMs = 1;
+  #operationMs = SHARE_MS;
   #away: KekError | undefined;
   /** When the token last had no session to give. */
   #crowdedAt: number | undefined;
@@ -89,11 +94,20 @@ export class SessionPool {
     });
   }
 
-  async perform<T extends Task>(task: T, patienceMs = PATIENCE_MS): Promise<TaskValue[T["do"]]> {
+  /** @param patienceMs how long the session goes on trying. @param limitMs how long the call may hang in the token. */
+  async perform<T extends Task>(
+    task: T,
+    patienceMs = PATIENCE_MS,
+    limitMs = CALL_LIMIT_MS,
+  ): Promise<TaskValue[T["do"]]> {
     this.#refuseClosed();
     return await new Promise<TaskValue[T["do"]]>((resolve, reject) => {
-      const job = async (session: SessionThread) => {
-        const reply = await session.ask({ kind: "task", task, patienceMs: Math.min(this.#patience, patienceMs) }, []);
+      const work = async (session: SessionThread) => {
+        const reply = await session.ask(
+          { kind: "task", task, patienceMs: Math.min(this.#patience, patienceMs) },
+          [],
+          limitMs,
+        );
         if (reply.kind === "done") {
           this.#away = undefined;
           resolve(reply.value as TaskValue[T["do"]]);
@@ -101,7 +115,8 @@ export class SessionPool {
         else if (this.#withdraw(session)) this.#tasks.push(job);
         else reject(this.#noted(crowdedError(this.#settings.tokenLabel)));
       };
-      this.#tasks.push((session) => job(session).catch(reject));
+      const job: Job = { run: (session) => work(session).catch((thrown) => reject(this.#noted(thrown))), reject };
+      this.#tasks.push(job);
       this.#plan();
     });
   }
@@ -113,7 +128,7 @@ export class SessionPool {
 
   async close(): Promise<void> {
     this.#closed = true;
-    for (const { reject } of this.#queue.splice(0)) reject(closedError());
+    this.#rejectAll(closedError());
     await this.rest(0);
   }
 
@@ -134,13 +149,15 @@ export class SessionPool {
   }
 
   #share(): void {
+    for (const session of this.#sessions.filter((each) => each.dead))
+      this.#sessions.splice(this.#sessions.indexOf(session), 1);
     for (;;) {
       const work = this.#tasks.length + this.#queue.length;
       if (work === 0 || this.#closed) return;
       const session = this.#next(work);
       if (session === undefined) return;
       const task = this.#tasks.shift();
-      if (task !== undefined) this.#run(task(session));
+      if (task !== undefined) this.#run(task.run(session));
       else this.#run(this.#send(session, this.#queue.splice(0, this.#shareOf(this.#queue.length))));
     }
   }
@@ -157,13 +174,21 @@ export class SessionPool {
       undefined,
     );
     if (least?.pending === 0) return least;
-    if (work > 0 && able.length < this.#width.now && able.every((session) => session.proven)) return this.#start();
+    const more = able.length < this.#width.now && able.every((session) => session.proven);
+    if (work > 0 && more && this.#sessions.length < this.#limit) return this.#start();
+    // Every session there may be hangs in the token.
+    if (least === undefined) this.#rejectAll(hangingError(this.#settings.tokenLabel));
     return least !== undefined && least.pending < SHARES_AHEAD ? least : undefined;
   }
 
   #shareOf(waiting: number): number {
     const even = Math.ceil(waiting / this.#width.now);
     return Math.max(1, Math.min(even, MOST_AT_ONCE, Math.floor(SHARE_MS / this.#operationMs)));
+  }
+
+  #rejectAll(error: KekError): void {
+    this.#noted(error);
+    for (const { reject } of [...this.#tasks.splice(0), ...this.#queue.splice(0)]) reject(error);
   }
 
   #run(work: Promise<void>): void {
@@ -177,6 +202,8 @@ export class SessionPool {
     try {
       reply = await session.ask({ kind: "operations", bytes, patienceMs: this.#patience }, [bytes.buffer]);
     } catch (thrown) {
+      bytes.fill(0);
+      this.#operationMs = Math.max(this.#operationMs, (performance.now() - asked) / batch.length);
       for (const { reject } of batch) reject(this.#noted(thrown as Error));
       return;
     }
@@ -205,8 +232,9 @@ export class SessionPool {
     const tookMs = now - Math.max(asked, session.answeredAt);
     session.answeredAt = now;
     // Slowly, so that one hiccup does not make shares of one.
-    this.#operationMs += (tookMs / operations - this.#operationMs) / 4;
-    const settled = this.#sessions.length >= this.#width.now && this.#sessions.every((session) => session.proven);
+    this.#operationMs += (tookMs / operations - this.#operationMs) / 2;
+    const able = this.#sessions.filter((each) => !each.stuck);
+    const settled = able.length >= this.#width.now && able.every((each) => each.proven);
     this.#width.done(operations, this.#queue.length > 0, settled, now);
   }
 
@@ -217,7 +245,7 @@ export class SessionPool {
     const place = this.#sessions.indexOf(session);
     if (place >= 0) {
       this.#sessions.splice(place, 1);
-      session.close();
+      session.retire();
     }
     this.#width.atMost(others);
     this.#crowdedAt = performance.now();
@@ -250,6 +278,14 @@ function errorOf(reply: SessionReply): Error {
 
 function closedError(): KekError {
   return new KekError("closed", "the sessions of the HSM are closed", "this process is ending");
+}
+
+function hangingError(tokenLabel: string): KekError {
+  return new KekError(
+    "hsm_away",
+    `token "${tokenLabel}" hangs: no session of this process answers`,
+    "see that the HSM, its network and its daemon are up; this program goes on by itself when they are",
+  );
 }
 
 function crowdedError(tokenLabel: string): KekError {

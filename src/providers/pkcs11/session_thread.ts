@@ -29,7 +29,7 @@ export interface ToldError {
 }
 
 /** How long a call may take altogether before it is given up: a thread that hangs in the token cannot be interrupted. */
-const CALL_LIMIT_MS = 30_000;
+export const CALL_LIMIT_MS = 30_000;
 const CLOSE_LIMIT_MS = 2000;
 
 interface Asked {
@@ -65,6 +65,11 @@ export class SessionThread {
     this.#worker.on("exit", () => this.#died(new Error("the thread of an HSM session ended")));
   }
 
+  /** Whether its thread has ended, or was left alone. */
+  get dead(): boolean {
+    return this.#dead !== undefined;
+  }
+
   /** Requests that it has not answered yet. */
   get pending(): number {
     return this.#asked.length;
@@ -75,10 +80,10 @@ export class SessionThread {
   }
 
   /** @throws KekError `hsm_away` when there is no answer in time. */
-  async ask(request: SessionRequest, transfer: ArrayBuffer[]): Promise<SessionReply> {
+  async ask(request: SessionRequest, transfer: ArrayBuffer[], limitMs = CALL_LIMIT_MS): Promise<SessionReply> {
     if (this.#dead !== undefined) throw this.#dead;
     return await new Promise((resolve, reject) => {
-      const timer = setTimeout(() => this.#giveUp(), CALL_LIMIT_MS);
+      const timer = setTimeout(() => this.#giveUp(limitMs), limitMs);
       this.#asked.push({ resolve, reject, timer });
       this.send(request, transfer);
     });
@@ -101,6 +106,12 @@ export class SessionThread {
     this.#died(new KekError("closed", "the session of the HSM is closed", "this process is ending"));
   }
 
+  /** Closes it once it has answered everything. */
+  async retire(): Promise<void> {
+    while (this.pending > 0) await new Promise((resolve) => setTimeout(resolve, 20));
+    await this.close();
+  }
+
   #received(reply: SessionReply): void {
     if (reply.kind === "closed") {
       this.#onClosed?.();
@@ -108,6 +119,8 @@ export class SessionThread {
     }
     this.proven = true;
     if (this.#late > 0) {
+      // There may be data keys in an answer that nobody waits for any more.
+      if (reply.kind === "answers") reply.bytes.fill(0);
       this.#late -= 1;
       if (this.#late > 0 || this.#dead !== undefined) return;
       // It came back: the session is of use again.
@@ -121,13 +134,13 @@ export class SessionThread {
     asked.resolve(reply);
   }
 
-  #giveUp(): void {
+  #giveUp(limitMs: number): void {
     this.stuck = true;
     const waiting = this.#asked.splice(0);
     this.#late += waiting.length;
     const error = new KekError(
       "hsm_away",
-      `token "${this.#tokenLabel}" has not answered a call for ${CALL_LIMIT_MS / 1000} s`,
+      `token "${this.#tokenLabel}" has not answered a call for ${limitMs / 1000} s`,
       "see that the HSM, its network and its daemon are up; this program goes on by itself when they are",
     );
     for (const { reject, timer } of waiting) {

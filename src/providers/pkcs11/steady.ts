@@ -69,7 +69,11 @@ export class SteadySession {
           fault = thrown.fault;
           if (this.#works(thrown.version)) {
             suspected += 1;
-            if (suspected >= (fault.kind === "data" ? SURE_TRIES : UNSURE_TRIES)) throw doesNotOpen(thrown.version);
+            const enough = fault.kind === "data" ? SURE_TRIES : UNSURE_TRIES;
+            if (suspected >= enough) throw doesNotOpen(thrown.version);
+            // The last word is had in another session: a cluster may have a member that is out of order.
+            if (suspected === enough - 1) this.#session.drop();
+            block(FIRST_PAUSE_MS * Math.random());
             continue;
           }
         } else if (thrown instanceof Miswrap) {
@@ -96,7 +100,7 @@ export class SteadySession {
     // Once may be a hiccup, or a cluster that is busy: the session may be as good as ever.
     if (fault.kind === "lost" || this.#failures > 1) this.#session.drop();
     // When a new session is not enough, the module is initialized anew: its daemon may have been restarted.
-    if (this.#failures >= RENEW_AFTER && fault.kind !== "lost") this.#renew();
+    if (this.#failures >= (fault.kind === "lost" ? RENEW_AFTER * 2 : RENEW_AFTER)) this.#renew();
     if (late) throw this.#away(fault);
   }
 

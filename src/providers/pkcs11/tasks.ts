@@ -1,7 +1,18 @@
 import type { Capability, Proof } from "../provider.ts";
 import { probeToken } from "./capabilities.ts";
-import { awaitKey, type Destruction, describeKeys, destroyKey, listVersions, makeKey } from "./key_life.ts";
-import { type KeyFacts, keyLabel, newKeyId, searchTemplate } from "./key_object.ts";
+import { block } from "./gate.ts";
+import {
+  awaitKey,
+  Contended,
+  type Destruction,
+  describeKeys,
+  destroyKey,
+  listVersions,
+  makeKey,
+  tidyKeys,
+  type Wanted,
+} from "./key_life.ts";
+import { type KeyFacts, keyLabel, searchTemplate } from "./key_object.ts";
 import type { SteadySession } from "./steady.ts";
 
 /** What is asked of a session besides wrapping and unwrapping, as data, with what is answered. */
@@ -12,7 +23,8 @@ export type Task =
   | { do: "check"; version: number }
   | { do: "limit" }
   | { do: "probe"; ownIvs: boolean; sessions: number }
-  | { do: "make"; version: number; installId: string; recorded: string | undefined }
+  | { do: "make"; version: number; installId: string }
+  | { do: "tidy"; version: number; installId: string; recorded: string; proof: Proof }
   | { do: "destroy"; version: number; proof: Proof };
 
 export interface TaskValue {
@@ -23,6 +35,7 @@ export interface TaskValue {
   limit: number | undefined;
   probe: Capability[];
   make: KeyFacts;
+  tidy: KeyFacts;
   destroy: Destruction;
 }
 
@@ -30,6 +43,21 @@ export interface TaskValue {
 export function perform<T extends Task>(steady: SteadySession, task: T, patienceMs: number): TaskValue[T["do"]] {
   return done(steady, task, patienceMs) as TaskValue[T["do"]];
 }
+
+/** Waits for another run to take its key out again. */
+function makeInTheEnd(steady: SteadySession, wanted: Wanted, patienceMs: number): KeyFacts {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return steady.attempt(patienceMs, (open) => makeKey(open, wanted));
+    } catch (thrown) {
+      if (!(thrown instanceof Contended) || tries === CONTENDED_TRIES) throw thrown;
+      block(CONTENDED_PAUSE_MS);
+    }
+  }
+}
+
+const CONTENDED_TRIES = 20;
+const CONTENDED_PAUSE_MS = 100;
 
 // ---------------------------------------------------------------------------------------------------------------------
 
@@ -54,12 +82,15 @@ function done(steady: SteadySession, task: Task, patienceMs: number): TaskValue[
         return probeToken(open, { ownIvs: task.ownIvs, existing, sessions: task.sessions });
       });
     case "make": {
-      const id = newKeyId(task.installId, task.version);
-      const made = steady.attempt(patienceMs, (open) => makeKey(open, { ...task, id }));
+      const made = makeInTheEnd(steady, task, patienceMs);
       // A cluster may tell its other members a moment later.
       steady.attempt(patienceMs, (open) => awaitKey(open, task.version));
       return made;
     }
+    case "tidy":
+      return steady.attempt(patienceMs, (open) =>
+        tidyKeys(open, task, task.recorded, (key) => steady.wrapping.opens(open, key, task.proof)),
+      );
     case "destroy":
       return steady.attempt(patienceMs, (open) =>
         destroyKey(open, task.version, (key) => steady.wrapping.opens(open, key, task.proof)),

@@ -40,11 +40,13 @@ export class Wrapping {
     // After the call: a token that makes the IV has written it over the one given.
     wrapped.set(iv, 0);
     wrapped.set(this.#sealed, IV_BYTES);
-    const opened = module.decrypt(handle, key, iv, aad, wrapped.subarray(IV_BYTES), this.#room);
-    const same = opened === KEY_BYTES && timingSafeEqual(this.#opened, dek);
-    this.#room.fill(0);
-    if (same) return wrapped;
-    throw new Miswrap();
+    try {
+      const opened = module.decrypt(handle, key, iv, aad, wrapped.subarray(IV_BYTES), this.#room);
+      if (opened === KEY_BYTES && timingSafeEqual(this.#opened, dek)) return wrapped;
+      throw new Miswrap();
+    } finally {
+      this.#room.fill(0);
+    }
   }
 
   /** @returns the 32 bytes; the caller zeroes them. @throws TokenFault. */
