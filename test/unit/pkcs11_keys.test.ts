@@ -152,7 +152,10 @@ describe("destroying a key", () => {
     expect(ids()).toEqual([]);
     expect(ids("certautopilot-kek-v4")).toHaveLength(1);
     expect(await codeOf(() => token.unwrap(proof.wrap, proof.aad, 3))).toBe("version_not_loaded");
-    expect(await token.destroy(3, proof)).toMatchObject({ destroyed: [], remaining: [] });
+    expect(await token.destroy(3, proof)).toMatchObject({
+      destroyed: [],
+      remaining: [expect.stringContaining("nothing was found")],
+    });
   });
 
   test("leaves another key of its label alone, and says which", async () => {

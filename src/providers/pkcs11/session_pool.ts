@@ -202,7 +202,8 @@ export class SessionPool {
     try {
       reply = await session.ask({ kind: "operations", bytes, patienceMs: this.#patience }, [bytes.buffer]);
     } catch (thrown) {
-      bytes.fill(0);
+      // Not sent: the thread was dead before.
+      if (bytes.length > 0) bytes.fill(0);
       this.#operationMs = Math.max(this.#operationMs, (performance.now() - asked) / batch.length);
       for (const { reject } of batch) reject(this.#noted(thrown as Error));
       return;
