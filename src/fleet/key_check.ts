@@ -12,7 +12,6 @@ export class KeyCheck {
   readonly #log: Log;
   #trouble: string | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
-  #running: Promise<void> | undefined;
   #stopped = false;
 
   constructor(keyring: Keyring, everyMs: number, log: Log) {
@@ -29,14 +28,14 @@ export class KeyCheck {
   start(): void {
     if (this.#stopped) return;
     this.#timer = setTimeout(() => {
-      this.#running = this.#look().finally(() => this.start());
+      this.#look().finally(() => this.start());
     }, this.#everyMs);
   }
 
-  async stop(): Promise<void> {
+  /** A look that is under way ends with the keyring. */
+  stop(): void {
     this.#stopped = true;
     clearTimeout(this.#timer);
-    await this.#running;
   }
 
   async #look(): Promise<void> {

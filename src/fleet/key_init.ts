@@ -38,18 +38,30 @@ export async function initKey(
   if (config.encryption.provider !== "pkcs11") throw notConfigured(found);
   const token = await openToken(config, askPin);
   try {
-    if (found === undefined) await token.refuseTaken(version);
+    const there = found ?? (await stillFresh(store, token, version));
     await ensureCollections(store);
-    const install = found ?? (await lockInstall(store, auditor, "pkcs11", "pkcs11-init"));
+    const install = there ?? (await lockInstall(store, auditor, "pkcs11", "pkcs11-init"));
     refuseOtherLock(install);
     const made = await makeOrProve(store, config, auditor, token, install, version, tell);
-    return { ...made, lockedNow: found === undefined };
+    return { ...made, lockedNow: there === undefined };
   } finally {
     await token.close();
   }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+/** On a fresh database a key of the version's name is somebody else's, unless another host has locked it meanwhile. */
+async function stillFresh(store: Store, token: Token, version: number): Promise<InstallDoc | undefined> {
+  try {
+    await token.refuseTaken(version);
+    return await readInstall(store);
+  } catch (thrown) {
+    const install = await readInstall(store);
+    if (install === undefined) throw thrown;
+    return install;
+  }
+}
 
 type Made = Omit<Initialized, "lockedNow">;
 

@@ -1,6 +1,8 @@
 import { KekError } from "../errors/errors.ts";
 import type { Provider } from "../providers/provider.ts";
 
+const CLOSE_LIMIT_MS = 2000;
+
 /** The versions that this process holds and has proved, the one it writes under, and the reads that are in hand. */
 export class Keyring {
   readonly #provider: Provider;
@@ -73,7 +75,17 @@ export class Keyring {
 
   async close(): Promise<void> {
     this.#write = undefined;
-    for (const version of this.loaded) await this.drop(version);
+    // An operation that hangs in an HSM is not waited for: closing the provider ends it.
+    const dropped = Promise.all(this.loaded.map((version) => this.drop(version)));
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    await Promise.race([
+      dropped,
+      new Promise((resolve) => {
+        timer = setTimeout(resolve, CLOSE_LIMIT_MS);
+      }),
+    ]);
+    clearTimeout(timer);
     await this.#provider.close();
+    await dropped;
   }
 }

@@ -36,7 +36,9 @@ export async function freshDatabase(): Promise<{ uri: string; name: string; db: 
 async function startOwn(): Promise<string> {
   const directory = mkdtempSync(join(tmpdir(), "certautopilot-test-"));
   const mongod = await startPrivateMongod(directory);
+  // Within a test this is run at the end of that test: the next one starts another.
   afterAll(async () => {
+    shared = undefined;
     await mongod.stop();
     rmSync(directory, { recursive: true, force: true });
   });

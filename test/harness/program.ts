@@ -8,7 +8,7 @@ import { freshDatabase } from "./mongo.ts";
 /** Drives the real program: the compiled binary, its sources under Bun, or under Deno. */
 
 const ROOT = join(import.meta.dir, "../..");
-const BINARY = join(ROOT, "dist/certautopilot");
+export const BINARY = join(ROOT, "dist/certautopilot");
 
 export type Variables = Record<string, string>;
 export type Runtime = "binary" | "bun" | "deno";

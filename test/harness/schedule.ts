@@ -6,6 +6,9 @@ import { FAST, type Ran, type Running, run, start, type TestInstall, testInstall
 
 /** What the schedules of members, coordinators and cancellations share. */
 
+/** Whatever has a database: an install whose keys are anywhere. */
+type Holder = Pick<TestInstall, "db">;
+
 /** Times for schedules in which nobody is to run out of time, however busy the machine is. */
 export const CALM = { ...FAST, leaseMs: 10_000, evictionMs: 20_000 };
 
@@ -42,37 +45,37 @@ export async function kek(install: TestInstall, ...argv: string[]): Promise<Ran>
 }
 
 /** The rotation that is open, or that ended last. */
-export async function newestRotation(install: TestInstall): Promise<Document> {
+export async function newestRotation(install: Holder): Promise<Document> {
   return (await install.db.collection("kek_rotations").findOne({}, { sort: { epoch: -1 } })) as Document;
 }
 
-export async function versionStates(install: TestInstall): Promise<Record<string, string>> {
+export async function versionStates(install: Holder): Promise<Record<string, string>> {
   const versions = await install.db.collection("kek_versions").find().sort({ _id: 1 }).toArray();
   return Object.fromEntries(versions.map((doc) => [String(doc._id), doc["state"]]));
 }
 
 /** The data of every audit event of one kind, oldest first. */
-export async function events(install: TestInstall, event: string): Promise<Document[]> {
+export async function events(install: Holder, event: string): Promise<Document[]> {
   const found = await install.db.collection("audit_log").find({ event }).sort({ seq: 1 }).toArray();
   return found.map((entry) => entry["data"]);
 }
 
 /** Instance names of the evicted, in order. */
-export async function evicted(install: TestInstall): Promise<string[]> {
+export async function evicted(install: Holder): Promise<string[]> {
   return (await events(install, "process.evicted")).map((data) => String(data["name"]).split(" ")[0] ?? "");
 }
 
-export async function heartbeat(install: TestInstall, name: string): Promise<Document | null> {
+export async function heartbeat(install: Holder, name: string): Promise<Document | null> {
   return await install.db.collection("process_heartbeats").findOne({ instance_name: name });
 }
 
 /** Waits until at least `count` of the seeded envelopes are at a version. */
-export async function movedTo(install: TestInstall, version: number, count: number): Promise<void> {
+export async function movedTo(install: Holder, version: number, count: number): Promise<void> {
   await until(`${count} records at v${version}`, async () => ((await versionsOf(install))[version] ?? 0) >= count);
 }
 
 /** wrapped_dek by _id, of the records at one version: a record that is rewrapped twice shows here. */
-export async function wrapsAt(install: TestInstall, version: number): Promise<Map<unknown, string>> {
+export async function wrapsAt(install: Holder, version: number): Promise<Map<unknown, string>> {
   const records = await install.db.collection("secrets").find({ "value.kek_version": version }).toArray();
   return new Map(records.map((record) => [record._id, record["value"].wrapped_dek.toString("base64")]));
 }
@@ -96,7 +99,7 @@ export async function proveAudit(install: TestInstall): Promise<void> {
 }
 
 /** Everything that a coordinator could change, as text: to show that one changed nothing. */
-export async function frozenState(install: TestInstall): Promise<string> {
+export async function frozenState(install: Holder): Promise<string> {
   const parts: unknown[] = [];
   for (const name of ["secrets", "kek_rotations", "kek_versions", "kek_fields", "audit_log"]) {
     parts.push(name, await install.db.collection(name).find().sort({ _id: 1 }).toArray());

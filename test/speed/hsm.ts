@@ -42,8 +42,8 @@ try {
       note("env", (await rotation("env", {})).recordsPerS);
       note("bare", (await rotation("bare", { latencyUs: 0 })).recordsPerS);
     }
-    for (const slowInit of [0, 1]) {
-      if (only !== undefined && only !== "slow") continue;
+    for (const slowInit of only === "each" ? [1] : [0, 1]) {
+      if (only === "bare") continue;
       const which = slowInit === 1 ? "each call" : "each operation";
       const orders = { latencyUs: 1000, slowInit };
       note(`rewrap, ${which}`, (await rotation("slow", orders)).callsPerS);

@@ -19,7 +19,6 @@ const CODES = {
     CKR_PIN_LEN_RANGE: 0xa2,
     CKR_PIN_EXPIRED: 0xa3,
     CKR_PIN_LOCKED: 0xa4,
-    CKR_USER_PIN_NOT_INITIALIZED: 0x102,
   },
   /** The token can't, or may not, do this at all. */
   unfit: {
@@ -63,6 +62,8 @@ const CODES = {
     CKR_DEVICE_MEMORY: 0x31,
     CKR_DEVICE_REMOVED: 0x32,
     CKR_FUNCTION_CANCELED: 0x50,
+    /** SoftHSM says so while another process logs in. */
+    CKR_USER_PIN_NOT_INITIALIZED: 0x102,
     CKR_TOKEN_NOT_PRESENT: 0xe0,
     CKR_TOKEN_NOT_RECOGNIZED: 0xe1,
     CKR_CRYPTOKI_NOT_INITIALIZED: 0x190,

@@ -110,7 +110,7 @@ export class LoginMemory {
   readonly memory: SharedArrayBuffer;
   readonly #words: Int32Array;
 
-  constructor(memory: SharedArrayBuffer = new SharedArrayBuffer(8)) {
+  constructor(memory: SharedArrayBuffer = new SharedArrayBuffer(12)) {
     this.memory = memory;
     this.#words = new Int32Array(memory);
   }
@@ -122,6 +122,11 @@ export class LoginMemory {
 
   refuse(code: number): void {
     Atomics.store(this.#words, 0, code);
+  }
+
+  /** Counts a login that failed without a word about the PIN. @returns how many there were. */
+  doubt(): number {
+    return Atomics.add(this.#words, 2, 1) + 1;
   }
 
   /** Whether the token was ever there: then it is gone for a while, and not a wrong label. */

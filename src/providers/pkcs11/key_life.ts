@@ -80,6 +80,14 @@ export function tidyKeys(
   const all = found.map((key) => ({ key, facts: readKey(module, handle, key) }));
   const known = all.filter(({ facts }) => facts.id === recorded);
   const [keep] = known;
+  if (keep === undefined && all.length > 0) {
+    const ids = all.map(({ facts }) => facts.id || "none").join(", ");
+    throw new KekError(
+      "key_mismatch",
+      `the key ${keyLabel(version)} in token "${token.label}" is not the install's: its id is ${ids}, not ${recorded}`,
+      "put the token back that the install was made with, or restore that key into this one",
+    );
+  }
   if (keep === undefined) {
     throw new KekError(
       "key_missing",

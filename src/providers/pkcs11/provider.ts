@@ -54,7 +54,7 @@ export class Pkcs11Provider implements Provider {
   }
 
   async check(version: number): Promise<void> {
-    await this.#pool.perform({ do: "check", version });
+    await this.#pool.perform({ do: "check", version }, undefined, SYNC_LIMIT_MS);
   }
 
   async wrap(dek: Uint8Array, aad: Uint8Array, version: number): Promise<Uint8Array> {
@@ -85,13 +85,13 @@ export class Pkcs11Provider implements Provider {
     const name = `${keyLabel(version)} in token "${this.#settings.tokenLabel}"`;
     return {
       destroyed: destroyed > 0 ? [`the key ${name}`] : [],
-      remaining: [
-        ...(destroyed + strangers.length === 0
-          ? [`nothing was found: no key ${name}; if it lives in another token, destroy it there`]
-          : []),
-        ...strangers.map((id) => `a key ${name} with id ${id || "none"}: it is not this install's, and was left alone`),
-      ],
-      advice: "backups of the token, and members of its cluster that were away, may still hold the key",
+      remaining: strangers.map(
+        (id) => `a key ${name} with id ${id || "none"}: it is not this install's, and was left alone`,
+      ),
+      advice:
+        destroyed + strangers.length === 0
+          ? `no key ${name} was found: if it lives in another token, destroy it there`
+          : "backups of the token, and members of its cluster that were away, may still hold the key",
     };
   }
 
@@ -131,12 +131,10 @@ export class Pkcs11Provider implements Provider {
   }
 
   async recipes(): Promise<ProviderRecipe[]> {
-    const tokenLimit = await this.#learnLimit();
-    // One thread keeps any token busy, for its sessions are threads too. This thread's own session counts as well; where the
-    // token gives but one, it is lent.
-    const spare = Math.min(this.#pool.limit, (tokenLimit ?? Number.POSITIVE_INFINITY) - 1);
-    await this.#pool.rest(spare < 1 ? 0 : 1);
-    return [{ provider: "pkcs11", token: this.#settings, sessions: Math.max(1, spare) }];
+    await this.#learnLimit();
+    // One thread keeps any token busy, for its sessions are threads too. It gets all that this process may have.
+    await this.#pool.rest();
+    return [{ provider: "pkcs11", token: this.#settings, sessions: this.#pool.limit }];
   }
 
   async close(): Promise<void> {
@@ -159,5 +157,5 @@ export class Pkcs11Provider implements Provider {
 
 /** The list is asked for within a sync, and again at the next one: no heartbeat waits for a token. */
 const LIST_PATIENCE_MS = 500;
-const SYNC_LIMIT_MS = 10_000;
+const SYNC_LIMIT_MS = 5000;
 const MECHANISM = "CKM_AES_GCM";

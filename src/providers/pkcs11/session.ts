@@ -195,12 +195,15 @@ export class TokenSession {
   }
 
   /**
-   * A PIN that has been accepted once is right until the token says otherwise. One that never was counts as refused whatever
-   * the token answers, but that it is not there: some say "function failed" to a wrong PIN, and count it.
+   * A PIN that has been accepted once is right until the token says otherwise. One that never was, and fails without a word
+   * about it, is tried once more and no further: some tokens say "function failed" to a wrong PIN, and count it.
    */
   #isRefusal(fault: TokenFault): boolean {
     if (fault.kind === "pin") return true;
-    return !this.#memory.met && fault.kind !== "lost" && fault.kind !== "crowded" && !NOT_THERE.includes(fault.code);
+    if (this.#memory.met || fault.kind === "lost" || fault.kind === "crowded") return false;
+    if (NOT_THERE.includes(fault.code)) return false;
+    const vendors = fault.code >= 0x8000_0000;
+    return vendors || this.#memory.doubt() > (fault.code === PIN_NOT_INITIALIZED ? UNTRIED_LOGINS : DOUBTFUL_LOGINS);
   }
 }
 
@@ -208,6 +211,10 @@ export class TokenSession {
 
 /** CKR_SLOT_ID_INVALID, CKR_DEVICE_REMOVED, CKR_TOKEN_NOT_PRESENT, CKR_TOKEN_NOT_RECOGNIZED, CKR_CRYPTOKI_NOT_INITIALIZED */
 const NOT_THERE = [0x3, 0x32, 0xe0, 0xe1, 0x190];
+const PIN_NOT_INITIALIZED = 0x102;
+const DOUBTFUL_LOGINS = 1;
+/** The token has not even looked at the PIN. */
+const UNTRIED_LOGINS = 20;
 const SESSION_CLOSED = 0xb0;
 const TOKEN_NOT_PRESENT = 0xe0;
 const RENEW_PATIENCE_MS = 3000;

@@ -121,15 +121,15 @@ export class SessionPool {
     });
   }
 
-  /** Gives all sessions but so many back; later calls open them again. */
-  async rest(keep: number): Promise<void> {
-    await Promise.all(this.#sessions.splice(keep).map((session) => session.close()));
+  /** Gives all sessions back; later calls open them again. */
+  async rest(): Promise<void> {
+    await Promise.all(this.#sessions.splice(0).map((session) => session.close()));
   }
 
   async close(): Promise<void> {
     this.#closed = true;
     this.#rejectAll(closedError());
-    await this.rest(0);
+    await this.rest();
   }
 
   // -------------------------------------------------------------------------------------------------------------------
