@@ -1,3 +1,5 @@
+import { URL } from "node:url";
+
 /**
  * Where a worker thread's code is. In the sources it lies beside the file that starts it; in the compiled binary every entry
  * point keeps its path below the root of the embedded files, wherever the code that starts it has been put.
