@@ -5,6 +5,9 @@ import { keyLabel, readKey, searchTemplate, unusable } from "./key_object.ts";
 import type { OpenSession } from "./session.ts";
 import type { Wrapping } from "./wrapping.ts";
 
+/** A token showed no key of the label: believed when another session says so too. */
+export class KeyAbsent extends KekError {}
+
 /** The keys that a thread may use: found by label, proved by their canary, anew in each session. */
 export class HeldKeys {
   readonly #wrapping: Wrapping;
@@ -84,7 +87,7 @@ function find({ module, handle, token }: OpenSession, version: number): Handle {
   const found = module.find(handle, searchTemplate(label));
   const [key] = found;
   if (key === undefined) {
-    throw new KekError(
+    throw new KeyAbsent(
       "key_missing",
       `token "${token.label}" holds no key ${label}`,
       `make it: certautopilot kek pkcs11-init --version=${version}, or name the token that holds it`,

@@ -3,7 +3,7 @@ import { KekError } from "../../errors/errors.ts";
 import type { Under } from "../provider.ts";
 import { TokenFault } from "./faults.ts";
 import { block } from "./gate.ts";
-import { HeldKeys } from "./held_keys.ts";
+import { HeldKeys, KeyAbsent } from "./held_keys.ts";
 import { type OpenSession, TokenSession, type TokenSettings } from "./session.ts";
 import { couldBeData, Miswrap, SURE_TRIES, UNSURE_TRIES, Wrapping } from "./wrapping.ts";
 
@@ -58,6 +58,7 @@ export class SteadySession {
     const until = performance.now() + patienceMs;
     let suspected = 0;
     let miswrapped = 0;
+    let absent = 0;
     for (let tries = 1; ; tries += 1) {
       let fault: TokenFault;
       try {
@@ -79,6 +80,11 @@ export class SteadySession {
         } else if (thrown instanceof Miswrap) {
           miswrapped += 1;
           if (miswrapped > SURE_TRIES) throw this.wrapping.unfit("gave a wrap that does not give the data key back");
+          continue;
+        } else if (thrown instanceof KeyAbsent && absent === 0) {
+          absent += 1;
+          this.#session.drop();
+          block(MAX_PAUSE_MS / 10);
           continue;
         } else if (thrown instanceof TokenFault) fault = thrown;
         else throw thrown;
