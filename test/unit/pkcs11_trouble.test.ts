@@ -150,8 +150,12 @@ describe("a token that is away", () => {
 test("a token in the other's place, with its label and a key of the same label, is given nothing to wrap", async () => {
   tokens.plug("second");
   tokens.addToken("trouble");
-  const other = await tokens.openWith("trouble", [1, 2]);
-  await other.close();
+  // A thread that an earlier test left in a call keeps the module, and its set of tokens, until it is done.
+  while (!tokens.tool("trouble", "--list-objects", "--type", "secrkey").includes("certautopilot-kek-v2")) {
+    const other = await tokens.openWith("trouble", [1, 2]);
+    await other.close();
+    await Bun.sleep(100);
+  }
   tokens.plug("first");
 
   const provider = await tokens.openWith("trouble", [1, 2]);
@@ -165,10 +169,7 @@ test("a token in the other's place, with its label and a key of the same label, 
     const waiting = provider.describe(1);
     while (shim.get("finalized") === before) await Bun.sleep(20);
     shim.set({ away: 0 });
-    await waiting;
-    // On a busy machine SoftHSM may show the token a moment before its keys.
-    for (let tries = 0; tries < 50 && (await provider.describe(1)) === undefined; tries += 1) await Bun.sleep(100);
-    expect(await provider.describe(1)).toBeDefined();
+    expect(await waiting).toBeDefined();
   };
   await swap("second");
   expect(await codeOf(() => provider.check(1))).toBe("key_mismatch");

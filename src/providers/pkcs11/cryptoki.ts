@@ -35,8 +35,6 @@ const CKS_RO_USER_FUNCTIONS = 1;
 const CKS_RW_USER_FUNCTIONS = 3;
 /** CK_UNAVAILABLE_INFORMATION as a 32-bit number, or one less (opencryptoki); zero is CK_EFFECTIVELY_INFINITE. */
 const LEAST_UNKNOWN = 0xffff_fffe;
-/** CKR_SLOT_ID_INVALID, CKR_DEVICE_REMOVED, CKR_TOKEN_NOT_PRESENT, CKR_TOKEN_NOT_RECOGNIZED */
-const NO_TOKEN = [0x3, 0x32, 0xe0, 0xe1];
 /** CKR_ATTRIBUTE_SENSITIVE, CKR_ATTRIBUTE_TYPE_INVALID */
 const NOT_SHOWN = [0x11, 0x12];
 const CKR_MECHANISM_INVALID = 0x70;
@@ -103,7 +101,7 @@ export class Cryptoki {
     try {
       return call("C_GetTokenInfo", () => this.#module.C_GetTokenInfo(slot));
     } catch (thrown) {
-      if (thrown instanceof TokenFault && NO_TOKEN.includes(thrown.code)) return undefined;
+      if (thrown instanceof TokenFault && thrown.noToken) return undefined;
       throw thrown;
     }
   }

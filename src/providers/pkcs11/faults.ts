@@ -88,6 +88,16 @@ export class TokenFault extends Error {
     return kindOf(this.code);
   }
 
+  /** The module says that there is no token where one was asked for. */
+  get noToken(): boolean {
+    return NO_TOKEN.includes(this.code);
+  }
+
+  /** Nobody looked at what was asked: there is no token, or no module at work. */
+  get unseen(): boolean {
+    return this.noToken || this.code === CODES.away.CKR_CRYPTOKI_NOT_INITIALIZED;
+  }
+
   /** From what pkcs11js throws: `CKR_NAME:number` in the message, sometimes as a property `code`. */
   static from(thrown: unknown, call: string): TokenFault {
     if (thrown instanceof TokenFault) return thrown;
@@ -105,6 +115,13 @@ export function kindOf(code: number): FaultKind {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+const NO_TOKEN: number[] = [
+  CODES.away.CKR_SLOT_ID_INVALID,
+  CODES.away.CKR_DEVICE_REMOVED,
+  CODES.away.CKR_TOKEN_NOT_PRESENT,
+  CODES.away.CKR_TOKEN_NOT_RECOGNIZED,
+];
 
 const BY_CODE = new Map(
   Object.entries(CODES).flatMap(([kind, codes]) =>

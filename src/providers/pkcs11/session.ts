@@ -47,11 +47,6 @@ export class TokenSession {
     return this.#open !== undefined && this.#epoch === this.gate.epoch;
   }
 
-  /** The epoch of the module that the session is of. */
-  get epoch(): number {
-    return this.#epoch;
-  }
-
   /** @throws TokenFault as the module answers; KekError `hsm_module`, `hsm_token`, `hsm_pin` where trying again is of no use. */
   use<T>(work: (open: OpenSession) => T): T {
     const open = this.isOpen && this.#open !== undefined ? this.#open : this.#openNow();
@@ -201,7 +196,7 @@ export class TokenSession {
   #isRefusal(fault: TokenFault): boolean {
     if (fault.kind === "pin") return true;
     if (this.#memory.met || fault.kind === "lost" || fault.kind === "crowded") return false;
-    if (NOT_THERE.includes(fault.code)) return false;
+    if (fault.unseen) return false;
     const vendors = fault.code >= 0x8000_0000;
     return vendors || this.#memory.doubt() > (fault.code === PIN_NOT_INITIALIZED ? UNTRIED_LOGINS : DOUBTFUL_LOGINS);
   }
@@ -209,8 +204,6 @@ export class TokenSession {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** CKR_SLOT_ID_INVALID, CKR_DEVICE_REMOVED, CKR_TOKEN_NOT_PRESENT, CKR_TOKEN_NOT_RECOGNIZED, CKR_CRYPTOKI_NOT_INITIALIZED */
-const NOT_THERE = [0x3, 0x32, 0xe0, 0xe1, 0x190];
 const PIN_NOT_INITIALIZED = 0x102;
 const DOUBTFUL_LOGINS = 1;
 /** The token has not even looked at the PIN. */

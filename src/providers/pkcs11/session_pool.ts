@@ -66,11 +66,6 @@ export class SessionPool {
     this.#width.atMost(this.#limit);
   }
 
-  /** Why the last thing that was asked of the token was not done, while it is away. */
-  get away(): KekError | undefined {
-    return this.#away;
-  }
-
   know(version: number, proof: Proof | undefined): void {
     this.#known.set(version, proof);
     for (const session of this.#sessions) session.send({ kind: "know", version, proof });
@@ -79,10 +74,6 @@ export class SessionPool {
   forget(version: number): void {
     this.#known.delete(version);
     for (const session of this.#sessions) session.send({ kind: "forget", version });
-  }
-
-  knows(version: number): boolean {
-    return this.#known.has(version);
   }
 
   /** @throws KekError `hsm_away` and what else the operation meets. */

@@ -109,11 +109,9 @@ export const UNSURE_TRIES = 4;
 
 /** Vendors answer a wrong tag with almost anything but these. */
 export function couldBeData(fault: TokenFault): boolean {
-  return fault.call === "C_Decrypt" && (fault.kind === "data" || (fault.kind === "away" && !GONE.includes(fault.code)));
+  return fault.call === "C_Decrypt" && (fault.kind === "data" || (fault.kind === "away" && !fault.unseen));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
 const ENCRYPTED_DATA_INVALID = 0x40;
-/** CKR_SLOT_ID_INVALID, CKR_DEVICE_REMOVED, CKR_TOKEN_NOT_PRESENT, CKR_TOKEN_NOT_RECOGNIZED, CKR_CRYPTOKI_NOT_INITIALIZED */
-const GONE = [0x3, 0x32, 0xe0, 0xe1, 0x190];
