@@ -110,7 +110,7 @@ export class LoginMemory {
   readonly memory: SharedArrayBuffer;
   readonly #words: Int32Array;
 
-  constructor(memory: SharedArrayBuffer = new SharedArrayBuffer(12)) {
+  constructor(memory: SharedArrayBuffer = new SharedArrayBuffer(16)) {
     this.memory = memory;
     this.#words = new Int32Array(memory);
   }
@@ -127,6 +127,11 @@ export class LoginMemory {
   /** Counts a login that failed without a word about the PIN. @returns how many there were. */
   doubt(): number {
     return Atomics.add(this.#words, 2, 1) + 1;
+  }
+
+  /** Counts a look at the module's tokens that did not find this one. @returns how many there were. */
+  miss(): number {
+    return Atomics.add(this.#words, 3, 1) + 1;
   }
 
   /** Whether the token was ever there: then it is gone for a while, and not a wrong label. */

@@ -151,8 +151,10 @@ export class TokenSession {
       );
     }
     const there = list(tokens.filter(({ flags }) => (flags & CKF.tokenInitialized) !== 0));
-    // A token that was there before has been pulled, and may come back.
-    if (this.#memory.met) throw new TokenFault(TOKEN_NOT_PRESENT, "C_GetSlotList", `token "${tokenLabel}" is gone`);
+    // A token that was there before has been pulled, and may come back. One never seen may be in the middle of a write of
+    // another process (SoftHSM hides it meanwhile), or its daemon may be starting: it is looked for a few times.
+    if (this.#memory.met || this.#memory.miss() < LOOKS)
+      throw new TokenFault(TOKEN_NOT_PRESENT, "C_GetSlotList", `token "${tokenLabel}" is gone`);
     throw new KekError(
       "hsm_token",
       `no token is labelled "${tokenLabel}"; the module shows ${there}`,
@@ -208,6 +210,8 @@ const PIN_NOT_INITIALIZED = 0x102;
 const DOUBTFUL_LOGINS = 1;
 /** The token has not even looked at the PIN. */
 const UNTRIED_LOGINS = 20;
+/** Enough for the module to be initialized anew in between (steady.ts), and within half a second. */
+const LOOKS = 8;
 const SESSION_CLOSED = 0xb0;
 const TOKEN_NOT_PRESENT = 0xe0;
 const RENEW_PATIENCE_MS = 3000;
