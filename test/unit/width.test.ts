@@ -80,7 +80,7 @@ test("sessions that a token has no more use for are given up", () => {
   const width = new Width(32);
   run(width, network, 200_000);
   run(width, local, 130_000, { from: 200_000 });
-  expect(share(run(width, local, 10_000, { from: 330_000 }), (now) => now === 1)).toBeGreaterThan(0.9);
+  expect(share(run(width, local, 30_000, { from: 330_000 }), (now) => now === 1)).toBeGreaterThan(0.9);
 });
 
 test("nothing is learnt while there is too little to do, or sessions are still being opened", () => {

@@ -15,7 +15,7 @@ import { Width } from "./width.ts";
 /** How long a session goes on trying what the token does not do. Once it is known to be away, each call tries once. */
 const PATIENCE_MS = 5000;
 /** A share is about so much work, so that the other sessions find some too. */
-const SHARE_MS = 50;
+const SHARE_MS = 150;
 const MOST_AT_ONCE = 64;
 /** How long after the token had no session left it is asked for more. */
 const CROWDED_MS = 10_000;
@@ -226,7 +226,11 @@ export class SessionPool {
     // Slowly, so that one hiccup does not make shares of one.
     this.#operationMs += (tookMs / operations - this.#operationMs) / 2;
     const able = this.#sessions.filter((each) => !each.stuck);
-    const settled = able.length >= this.#width.now && able.every((each) => each.proven);
+    const busy = able.slice(0, this.#width.now);
+    // Shares that sessions of a wider time still have in hand would be counted for the narrower one.
+    const settled =
+      busy.length === this.#width.now &&
+      able.every((each) => each.proven && (busy.includes(each) || each.pending === 0));
     this.#width.done(operations, this.#queue.length > 0, settled, now);
   }
 

@@ -11,8 +11,10 @@ export class Width {
   #operations = 0;
   #events = 0;
   #crowded = 0;
-  /** The width and rate before the change that is on trial. */
-  #before: { width: number; rate: number; since: number } | undefined;
+  /** Operations a millisecond at this width, of late and a while before that. */
+  #usual = 0;
+  #earlier = 0;
+  #trial: Trial | undefined;
   #growNext = true;
   #holdMs = FIRST_HOLD_MS;
   #heldUntil = 0;
@@ -46,33 +48,43 @@ export class Width {
     const elapsed = at - this.#began;
     if (elapsed < WINDOW_MS || this.#events < EVENTS_A_SESSION * this.now) return;
     // Not enough to do for the sessions there are: nothing to learn, and no more needed.
-    if (this.#crowded * 2 > this.#events) this.#learn(this.#operations / elapsed, at);
+    if (this.#crowded * 2 > this.#events) this.#learn(this.#operations / elapsed, elapsed, at);
     this.#restart(at);
   }
 
-  #learn(rate: number, at: number): void {
-    const before = this.#before;
-    if (before !== undefined) {
-      const grew = this.now > before.width;
-      const over = at - before.since > TRIAL_MS;
-      // New threads are slow at first, so more sessions get some time to show what they are good for.
-      if (grew && !over && rate < before.rate * CLEARLY_MORE) return;
-      this.#before = undefined;
-      if (rate < before.rate * (grew ? MORE : AS_MUCH)) {
-        this.#now = before.width;
-        this.#growNext = !grew;
+  #learn(rate: number, elapsed: number, at: number): void {
+    const trial = this.#trial;
+    if (trial !== undefined) {
+      const verdict = this.#now > trial.width ? grown(trial, rate, at) : shrunk(trial, rate, elapsed, at);
+      if (verdict === "open") return;
+      this.#trial = undefined;
+      if (verdict === "worse") {
+        this.#growNext = this.#now < trial.width;
+        this.#now = trial.width;
         this.#heldUntil = at + this.#holdMs;
         this.#holdMs = Math.min(LONGEST_HOLD_MS, this.#holdMs * 2);
         return;
       }
+      this.#usual = rate;
+      this.#earlier = 0;
     }
-    if (at < this.#heldUntil) return;
+    // Weighed by age: what was a few seconds ago counts for little.
+    if (this.#usual === 0) this.#usual = rate;
+    const fresh = 1 - Math.exp(-elapsed / MEMORY_MS);
+    this.#earlier += (this.#usual - this.#earlier) * fresh;
+    this.#usual += (rate - this.#usual) * fresh;
+    if (at >= this.#heldUntil) this.#try(at);
+  }
+
+  #try(at: number): void {
     // Where there is no way further, the other way.
     if (this.#growNext && this.now >= this.#limit) this.#growNext = false;
     else if (!this.#growNext && this.now === 1) this.#growNext = true;
+    // While all grows faster by itself, fewer sessions would be praised for it.
+    if (!this.#growNext && this.#usual > this.#earlier * LEVEL) return;
     const wanted = this.#growNext ? Math.min(this.#limit, this.now * 2) : Math.ceil(this.now / 2);
     if (wanted === this.now) return;
-    this.#before = { width: this.now, rate, since: at };
+    this.#trial = { width: this.now, rate: this.#usual, since: at, operations: 0, ms: 0 };
     this.#now = wanted;
   }
 
@@ -84,13 +96,44 @@ export class Width {
   }
 }
 
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** What was before the change that is on trial, and what was done since. */
+interface Trial {
+  readonly width: number;
+  readonly rate: number;
+  readonly since: number;
+  operations: number;
+  ms: number;
+}
+
+type Verdict = "better" | "worse" | "open";
+
+/** New threads are slow at first, so more sessions get some time to show what they are good for. */
+function grown(trial: Trial, rate: number, at: number): Verdict {
+  if (rate >= trial.rate * CLEARLY_MORE) return "better";
+  if (at - trial.since <= GROWTH_TRIAL_MS) return "open";
+  return rate >= trial.rate * MORE ? "better" : "worse";
+}
+
+/** Fewer sessions must do as much over a while; that they do not is soon seen. */
+function shrunk(trial: Trial, rate: number, elapsed: number, at: number): Verdict {
+  trial.operations += rate * elapsed;
+  trial.ms += elapsed;
+  if (rate < trial.rate * CLEARLY_LESS) return "worse";
+  if (at - trial.since <= SHRINK_TRIAL_MS) return "open";
+  return trial.operations / trial.ms >= trial.rate ? "better" : "worse";
+}
+
 const WINDOW_MS = 80;
 const EVENTS_A_SESSION = 3;
+const MEMORY_MS = 1000;
 /** Twice the sessions must do so much more: at once, or at the end of their trial. */
 const CLEARLY_MORE = 1.4;
 const MORE = 1.15;
-const TRIAL_MS = 2000;
-/** Half the sessions must do so much of it. */
-const AS_MUCH = 0.92;
+const GROWTH_TRIAL_MS = 2000;
+const CLEARLY_LESS = 0.8;
+const SHRINK_TRIAL_MS = 1000;
+const LEVEL = 1.05;
 const FIRST_HOLD_MS = 5000;
 const LONGEST_HOLD_MS = 60_000;
