@@ -51,16 +51,28 @@ export function unwrapWithKey(key: Uint8Array, wrapped: Uint8Array, aad: Uint8Ar
   return open(key, wrapped.subarray(0, IV_BYTES), wrapped.subarray(IV_BYTES), aad);
 }
 
-/** NIST SP 800-38D, 8.2.2: 96 random bits, never chosen by the caller. Drawn many at a time; each is given out once. */
+/** @returns a new IV: see `fillIv`. */
 export function freshIv(): Buffer {
+  const iv = Buffer.allocUnsafe(IV_BYTES);
+  fillIv(iv);
+  return iv;
+}
+
+/** NIST SP 800-38D, 8.2.2: 96 random bits, never chosen by the caller. Drawn many at a time; each is given out once. */
+export function fillIv(iv: Uint8Array): void {
   if (nextIv === ivs.length) {
-    ivs = randomFillSync(Buffer.alloc(IV_BYTES * IVS_DRAWN));
+    randomFillSync(ivs);
     nextIv = 0;
   }
+  copyBytes(ivs, nextIv, iv, 0, IV_BYTES);
   nextIv += IV_BYTES;
-  return ivs.subarray(nextIv - IV_BYTES, nextIv);
+}
+
+/** For a few bytes: a view for `set` costs more than the bytes. */
+export function copyBytes(from: Uint8Array, fromAt: number, to: Uint8Array, toAt: number, length: number): void {
+  for (let index = 0; index < length; index += 1) to[toAt + index] = from[fromAt + index] as number;
 }
 
 const IVS_DRAWN = 256;
-let ivs = Buffer.alloc(0);
-let nextIv = 0;
+const ivs = new Uint8Array(IV_BYTES * IVS_DRAWN);
+let nextIv = ivs.length;

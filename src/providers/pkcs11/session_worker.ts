@@ -1,6 +1,6 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { KekError, messageOf } from "../../errors/errors.ts";
-import { type Answer, type Operation, packAnswers, unpackOperations } from "./frames.ts";
+import { type Answer, Inbox, type Operation, packAnswers } from "./frames.ts";
 import type { TokenSettings } from "./session.ts";
 import type { SessionReply, SessionRequest, ToldError } from "./session_thread.ts";
 import { Crowded, SteadySession } from "./steady.ts";
@@ -10,6 +10,7 @@ import { perform } from "./tasks.ts";
 
 const port = parentPort;
 if (port === null) throw new Error("session_worker is started by session_pool.ts, not by hand");
+const inbox = new Inbox();
 const steady = new SteadySession(workerData as TokenSettings);
 
 function operate(operation: Operation, patienceMs: number): Uint8Array {
@@ -52,13 +53,13 @@ port.on("message", (request: SessionRequest) => {
   switch (request.kind) {
     case "operations": {
       let { patienceMs } = request;
-      const answers = unpackOperations(request.bytes).map((operation) => {
+      const answers = inbox.read(request.bytes).map((operation) => {
         const given = answer(operation, patienceMs);
         // The rest need not find out too that the token is away.
         if (given !== "crowded" && "error" in given && given.error.code === "hsm_away") patienceMs = 0;
         return given;
       });
-      request.bytes.fill(0);
+      inbox.clear();
       const packed = packAnswers(answers);
       for (const given of answers) if (given !== "crowded" && "data" in given) given.data.fill(0);
       return reply({ kind: "answers", bytes: packed }, [packed.buffer]);

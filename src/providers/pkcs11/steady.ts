@@ -1,4 +1,4 @@
-import { WRAP_BYTES } from "../../envelope/gcm.ts";
+import { KEY_BYTES, WRAP_BYTES } from "../../envelope/gcm.ts";
 import { KekError } from "../../errors/errors.ts";
 import type { Under } from "../provider.ts";
 import { TokenFault } from "./faults.ts";
@@ -19,6 +19,8 @@ export class SteadySession {
   readonly wrapping: Wrapping;
   readonly #session: TokenSession;
   readonly #tokenLabel: string;
+  /** Of the rewrap in hand. */
+  readonly #dek = new Uint8Array(KEY_BYTES);
   /** Failures in a row, over all attempts. */
   #failures = 0;
 
@@ -35,16 +37,18 @@ export class SteadySession {
   }
 
   unwrap(wrapped: Uint8Array, aad: Uint8Array, version: number, patienceMs: number): Uint8Array {
-    return this.attempt(patienceMs, (open) => this.#unwrap(open, wrapped, aad, version));
+    const dek = new Uint8Array(KEY_BYTES);
+    this.attempt(patienceMs, (open) => this.#unwrap(open, wrapped, aad, version, dek));
+    return dek;
   }
 
   rewrap(wrapped: Uint8Array, from: Under, to: Under, patienceMs: number): Uint8Array {
     return this.attempt(patienceMs, (open) => {
-      const dek = this.#unwrap(open, wrapped, from.aad, from.version);
       try {
-        return this.wrapping.wrap(open, this.keys.handle(open, to.version), dek, to.aad);
+        this.#unwrap(open, wrapped, from.aad, from.version, this.#dek);
+        return this.wrapping.wrap(open, this.keys.handle(open, to.version), this.#dek, to.aad);
       } finally {
-        dek.fill(0);
+        this.#dek.fill(0);
       }
     });
   }
@@ -110,11 +114,11 @@ export class SteadySession {
     if (late) throw this.#away(fault);
   }
 
-  #unwrap(open: OpenSession, wrapped: Uint8Array, aad: Uint8Array, version: number): Uint8Array {
+  #unwrap(open: OpenSession, wrapped: Uint8Array, aad: Uint8Array, version: number, dek: Uint8Array): void {
     const key = this.keys.handle(open, version);
     if (wrapped.length !== WRAP_BYTES) throw doesNotOpen(version);
     try {
-      return this.wrapping.unwrap(open, key, wrapped, aad);
+      this.wrapping.unwrap(open, key, wrapped, aad, dek);
     } catch (thrown) {
       if (thrown instanceof TokenFault && couldBeData(thrown)) throw new SuspectData(thrown, version);
       throw thrown;

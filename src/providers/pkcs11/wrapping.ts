@@ -1,6 +1,6 @@
 import { Buffer } from "node:buffer";
 import { createHash, randomFillSync, timingSafeEqual } from "node:crypto";
-import { freshIv, IV_BYTES, KEY_BYTES, TAG_BYTES, WRAP_BYTES } from "../../envelope/gcm.ts";
+import { copyBytes, fillIv, IV_BYTES, KEY_BYTES, TAG_BYTES, WRAP_BYTES } from "../../envelope/gcm.ts";
 import { KekError } from "../../errors/errors.ts";
 import type { Proof } from "../provider.ts";
 import type { Handle } from "./cryptoki.ts";
@@ -18,9 +18,10 @@ const ROOM = 64;
 export class Wrapping {
   readonly #tokenLabel: string;
   readonly #ownIvs: boolean;
-  /** Where the token writes to. One thread makes one call at a time. */
+  /** What the token reads, and where it writes to. One thread makes one call at a time. */
+  readonly #iv = new Uint8Array(IV_BYTES);
+  readonly #sealed = new Uint8Array(KEY_BYTES + TAG_BYTES);
   readonly #room = new Uint8Array(ROOM);
-  readonly #sealed = this.#room.subarray(0, KEY_BYTES + TAG_BYTES);
   readonly #opened = this.#room.subarray(0, KEY_BYTES);
 
   constructor(tokenLabel: string, ownIvs: boolean) {
@@ -31,17 +32,19 @@ export class Wrapping {
   /** @returns iv ‖ ciphertext ‖ tag, opened again and compared. @throws TokenFault, Miswrap, KekError `hsm_unfit`. */
   wrap({ module, handle }: OpenSession, key: Handle, dek: Uint8Array, aad: Uint8Array): Uint8Array {
     const wrapped = new Uint8Array(WRAP_BYTES);
-    const iv = this.#ownIvs ? new Uint8Array(IV_BYTES) : freshIv();
-    const length = module.encrypt(handle, key, iv, aad, dek, this.#room);
+    if (this.#ownIvs) this.#iv.fill(0);
+    else fillIv(this.#iv);
+    const length = module.encrypt(handle, key, this.#iv, aad, dek, this.#room);
     if (length !== KEY_BYTES + TAG_BYTES)
       throw this.unfit(`answers ${length} bytes to ${KEY_BYTES} with CKM_AES_GCM, not ${KEY_BYTES + TAG_BYTES}`);
-    if (this.#ownIvs && iv.every((byte) => byte === 0))
+    if (this.#ownIvs && this.#iv.every((byte) => byte === 0))
       throw this.unfit("made no IV of its own: take use_gcm_iv_from_hsm out of the configuration");
     // After the call: a token that makes the IV has written it over the one given.
-    wrapped.set(iv, 0);
-    wrapped.set(this.#sealed, IV_BYTES);
+    copyBytes(this.#iv, 0, wrapped, 0, IV_BYTES);
+    copyBytes(this.#room, 0, wrapped, IV_BYTES, KEY_BYTES + TAG_BYTES);
+    copyBytes(this.#room, 0, this.#sealed, 0, KEY_BYTES + TAG_BYTES);
     try {
-      const opened = module.decrypt(handle, key, iv, aad, wrapped.subarray(IV_BYTES), this.#room);
+      const opened = module.decrypt(handle, key, this.#iv, aad, this.#sealed, this.#room);
       if (opened === KEY_BYTES && timingSafeEqual(this.#opened, dek)) return wrapped;
       throw new Miswrap();
     } finally {
@@ -49,15 +52,14 @@ export class Wrapping {
     }
   }
 
-  /** @returns the 32 bytes; the caller zeroes them. @throws TokenFault. */
-  unwrap({ module, handle }: OpenSession, key: Handle, wrapped: Uint8Array, aad: Uint8Array): Uint8Array {
+  /** @param dek gets the 32 bytes; the caller zeroes it. @throws TokenFault. */
+  unwrap({ module, handle }: OpenSession, key: Handle, wrapped: Uint8Array, aad: Uint8Array, dek: Uint8Array): void {
     try {
-      const iv = wrapped.subarray(0, IV_BYTES);
-      const length = module.decrypt(handle, key, iv, aad, wrapped.subarray(IV_BYTES), this.#room);
+      copyBytes(wrapped, 0, this.#iv, 0, IV_BYTES);
+      copyBytes(wrapped, IV_BYTES, this.#sealed, 0, KEY_BYTES + TAG_BYTES);
+      const length = module.decrypt(handle, key, this.#iv, aad, this.#sealed, this.#room);
       if (length !== KEY_BYTES) throw new TokenFault(ENCRYPTED_DATA_INVALID, "C_Decrypt");
-      const dek = new Uint8Array(KEY_BYTES);
-      dek.set(this.#opened);
-      return dek;
+      copyBytes(this.#room, 0, dek, 0, KEY_BYTES);
     } finally {
       // Also when the tag was wrong: some tokens leave what they had decrypted by then.
       this.#room.fill(0);
@@ -73,7 +75,8 @@ export class Wrapping {
   /** One try. A failure that bad bytes may cause counts as a no. */
   opensNow(open: OpenSession, key: Handle, proof: Proof): boolean {
     try {
-      const secret = this.unwrap(open, key, proof.wrap, proof.aad);
+      const secret = new Uint8Array(KEY_BYTES);
+      this.unwrap(open, key, proof.wrap, proof.aad, secret);
       const digest = createHash("sha256").update(secret).digest();
       secret.fill(0);
       return timingSafeEqual(digest, proof.digest);
