@@ -137,6 +137,18 @@ describe("a token that is away", () => {
     expect(await rewrapping).toEqual(made.map(() => undefined));
   });
 
+  test("and not yet there when it is first asked for: it is looked for again, for half a second", async () => {
+    tokens.plug("late");
+    tokens.addToken("late");
+    shim.set({ away: CKR.TOKEN_NOT_PRESENT });
+    expect(await codeOf(() => tokens.open("late"))).toBe("hsm_token");
+    const opening = tokens.openWith("late", [1]);
+    await Bun.sleep(150);
+    shim.set({ away: 0 });
+    expect((await (await opening).wrap(randomBytes(32), AAD, 1)).length).toBe(60);
+    tokens.plug("first");
+  });
+
   test("is away for a thread that has not met it, too", async () => {
     shim.set({ sessionLimit: 1 });
     const provider = await tokens.openWith("trouble", [1]);

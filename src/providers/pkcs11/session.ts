@@ -153,7 +153,7 @@ export class TokenSession {
     const there = list(tokens.filter(({ flags }) => (flags & CKF.tokenInitialized) !== 0));
     // A token that was there before has been pulled, and may come back. One never seen may be in the middle of a write of
     // another process (SoftHSM hides it meanwhile), or its daemon may be starting: it is looked for a few times.
-    if (this.#memory.met || this.#memory.miss() < LOOKS)
+    if (this.#memory.met || this.#memory.miss() % LOOKS !== 0)
       throw new TokenFault(TOKEN_NOT_PRESENT, "C_GetSlotList", `token "${tokenLabel}" is gone`);
     throw new KekError(
       "hsm_token",
