@@ -76,3 +76,21 @@ setup_hsm() {
   fi
   export CERTAUTOPILOT_TEST_HSM CERTAUTOPILOT_TEST_SOFTHSM
 }
+
+# Moves the wall clock of one process. Without it the campaign leaves clocks alone, and says so.
+setup_faketime() {
+  local candidate
+  find_faketime() {
+    for candidate in /usr/lib/*/faketime/libfaketimeMT.so.1 /usr/lib64/faketime/libfaketimeMT.so.1; do
+      if [ -f "$candidate" ]; then CERTAUTOPILOT_TEST_FAKETIME=$candidate && export CERTAUTOPILOT_TEST_FAKETIME && return 0; fi
+    done
+    return 1
+  }
+  find_faketime && return
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    say "installing libfaketime"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libfaketime; } >&2
+    find_faketime && return
+  fi
+  say "note: libfaketime is not installed (Debian: libfaketime); no clock is moved"
+}

@@ -1,0 +1,74 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { mongodBinary, ReplicaSet } from "./replica_set.ts";
+import { runSchedule, type Verdict } from "./run.ts";
+import { makeSchedule, type ProviderName } from "./schedule.ts";
+
+/**
+ * The fault campaign: ./scripts/torture --schedules=N --seed=S [--provider=env|pkcs11]
+ * Ends with 0 when no schedule broke a promise, with 1 and the timeline of each that did.
+ */
+
+const { values } = parseArgs({
+  options: {
+    schedules: { type: "string", default: "10" },
+    seed: { type: "string", default: "1" },
+    provider: { type: "string" },
+    verbose: { type: "boolean", default: false },
+  },
+});
+const schedules = Number(values.schedules);
+const first = Number(values.seed);
+const provider = values.provider as ProviderName | undefined;
+
+const directory = mkdtempSync(join(tmpdir(), "certautopilot-torture-"));
+const began = performance.now();
+const set = await ReplicaSet.start(mongodBinary(), directory);
+const total = { writes: 0, reads: 0, rotations: 0, broken: [] as number[], acts: new Map<string, number>() };
+try {
+  for (let seed = first; seed < first + schedules; seed += 1) {
+    const schedule = makeSchedule(seed, provider);
+    const verdict = await runSchedule(schedule, { set, directory });
+    count(verdict, seed);
+    const spent = ((performance.now() - began) / 1000).toFixed(0);
+    const word = verdict.findings.length === 0 ? "ok" : "BROKEN";
+    console.log(
+      `${word}: seed ${seed} (${schedule.provider}, ${schedule.acts.length} acts): ${verdict.rotations} rotations, ` +
+        `${verdict.writes} writes, ${verdict.reads} reads; ${seed - first + 1} of ${schedules}, ${spent} s`,
+    );
+    if (verdict.findings.length > 0 || values.verbose) {
+      for (const finding of verdict.findings) console.log(`  FOUND ${finding}`);
+      for (const line of verdict.timeline) console.log(`  ${line}`);
+      console.log(`  again: ./scripts/torture --schedules=1 --seed=${seed}`);
+    }
+  }
+} finally {
+  set.close();
+  rmSync(directory, { recursive: true, force: true });
+}
+summary();
+process.exit(total.broken.length === 0 ? 0 : 1);
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function count(verdict: Verdict, seed: number): void {
+  total.writes += verdict.writes;
+  total.reads += verdict.reads;
+  total.rotations += verdict.rotations;
+  for (const act of verdict.acts) total.acts.set(act, (total.acts.get(act) ?? 0) + 1);
+  if (verdict.findings.length > 0) total.broken.push(seed);
+}
+
+function summary(): void {
+  console.log(`\n${schedules} schedules from seed ${first}, ${((performance.now() - began) / 1000).toFixed(0)} s`);
+  for (const [act, times] of [...total.acts].sort((a, b) => b[1] - a[1]))
+    console.log(`  ${String(times).padStart(6)}  ${act}`);
+  console.log(
+    `  ${total.rotations} rotations completed, ${total.writes} writes acknowledged, ${total.reads} reads compared`,
+  );
+  console.log(
+    total.broken.length === 0 ? "  no secret lost, no promise broken" : `  BROKEN by seeds ${total.broken.join(", ")}`,
+  );
+}
