@@ -8,7 +8,7 @@ import type { InstallDoc, Role } from "../store/documents.ts";
 import type { BeatFields } from "../store/heartbeats.ts";
 import { watchSignals } from "../store/signals.ts";
 import { type KekState, readState } from "../store/state.ts";
-import { inSession, type Session, type Store } from "../store/store.ts";
+import { inSession, type Session, type Store, within } from "../store/store.ts";
 import { activateFirst } from "../store/versions.ts";
 import { Drain } from "./drain.ts";
 import { firstVersion, nothingActive } from "./first_version.ts";
@@ -167,13 +167,13 @@ export class Member {
   async #follow(session: Session): Promise<void> {
     const { keyring, store } = this.#options;
     // The heartbeat comes before the look: whoever changes the phase after it must wait for this process.
-    await this.#heart.beat(session);
-    let state = await readState(store, session);
+    await this.#answer(this.#heart.beat(session));
+    let state = await this.#answer(readState(store, session));
     if (state.versions.every((version) => version.state === "staged")) state = await this.#begin(session, state);
     let stance = await this.#load(session, state);
     // Only who has proved the version in use may make another known: else a stranger's keys would take its number.
     if (await this.#stage(state)) {
-      state = await readState(store, session);
+      state = await this.#answer(readState(store, session));
       stance = await this.#load(session, state);
     }
     this.#announce(stance);
@@ -181,8 +181,13 @@ export class Member {
     keyring.writeUnder(stance.write);
     const drained = await this.#drain.settle(keyring, mayHold(stance, state.versions), this.#heart.acked !== undefined);
     const { rotation, epoch, phase } = stance;
-    await this.#heart.tell(session, drained ? { rotation, epoch, phase } : this.#heart.acked);
+    await this.#answer(this.#heart.tell(session, drained ? { rotation, epoch, phase } : this.#heart.acked));
     await this.#options.onState?.(state);
+  }
+
+  /** Later than its lease no answer is of use: this process has fenced itself, and looks again in a new session. */
+  async #answer<T>(work: Promise<T>): Promise<T> {
+    return await within(this.#options.config.fleet.leaseMs, work);
   }
 
   /** Loads and proves what the state asks for. @throws KekError when a version that is needed is not held. */

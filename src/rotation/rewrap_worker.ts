@@ -14,8 +14,12 @@ const port = parentPort;
 if (port === null) throw new Error("rewrap_worker is started by lanes.ts, not by hand");
 const { database, provider: config, installId, from, to } = workerData as LaneData;
 
+/** A batch has limits of its own in MongoDB, of at most 10 s each; a lane that waits for longer waits for nobody. */
+const LATE_MS = 30_000;
+const COLLECT_EVERY = 30;
+
 const opened = (async () => {
-  const store = await openStore(database, { appName: "certautopilot rewrap lane", poolSize: 2 });
+  const store = await openStore(database, { appName: "certautopilot rewrap lane", poolSize: 2, socketMs: LATE_MS });
   const provider = makeProvider(config);
   for (const key of [from, to]) {
     await provider.load(key.version, proofOf(key, installId, provider.name, key.version));
@@ -27,8 +31,6 @@ function told(thrown: unknown): { message: string; code: ErrorCode } {
   const code = isTransient(thrown) ? "mongodb_away" : thrown instanceof KekError ? thrown.code : "unexpected";
   return { message: messageOf(thrown), code };
 }
-
-const COLLECT_EVERY = 30;
 
 async function answer({ seq, job }: LaneRequest): Promise<LaneReply> {
   if (seq % COLLECT_EVERY === 0) collectGarbage();

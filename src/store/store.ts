@@ -24,6 +24,8 @@ export interface StoreOptions {
   /** How long to look for a primary, in milliseconds. */
   selectionMs?: number;
   poolSize?: number;
+  /** How long an answer may take, in milliseconds; only where every operation has a limit of its own. */
+  socketMs?: number;
 }
 
 /**
@@ -43,6 +45,9 @@ export async function openStore(database: Config["database"], options: StoreOpti
       retryReads: true,
       serverSelectionTimeoutMS: options.selectionMs ?? 5000,
       connectTimeoutMS: 5000,
+      // For ever by default, also where no connection ever comes.
+      waitQueueTimeoutMS: 20_000,
+      ...(options.socketMs === undefined ? {} : { socketTimeoutMS: options.socketMs }),
       ...(options.poolSize === undefined ? {} : { maxPoolSize: options.poolSize }),
     });
     const db = client.db(database.name);
@@ -88,7 +93,39 @@ export async function closeStore(store: Store): Promise<void> {
 
 /** Operations in one session are causally ordered: a read sees at least what an earlier write of the session saw. */
 export async function inSession<T>(store: Store, work: (session: Session) => Promise<T>): Promise<T> {
-  return await store.client.withSession({ causalConsistency: true }, work);
+  const session = store.client.startSession({ causalConsistency: true });
+  try {
+    return await work(session);
+  } finally {
+    // Not waited for: MongoDB ends a session that nobody ends, and may be what does not answer.
+    session.endSession().catch(() => undefined);
+  }
+}
+
+/**
+ * The answer, or an error when there is none in time. A connection may be dead without anybody having been told, and the
+ * driver goes on with a transaction for two minutes: whoever has a lease cannot wait for that. What comes later is of no use,
+ * and the session it runs in must not be used again.
+ * @throws KekError `mongodb_away`.
+ */
+export async function within<T>(limitMs: number, work: Promise<T>): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(notInTime(limitMs)), limitMs);
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function notInTime(limitMs: number): KekError {
+  return new KekError(
+    "mongodb_away",
+    `MongoDB has not answered within ${limitMs / 1000} s`,
+    "see that a primary is there and the network is up; this program goes on by itself",
+  );
 }
 
 /** A transaction; `work` may run several times, so it must have no effect outside MongoDB. */

@@ -12,7 +12,7 @@ export type Change =
   | { of: "rotation"; id: number; at: Date; doc: Document }
   | { of: "heartbeat"; id: string; at: Date; doc: Document | undefined }
   | { of: "version"; id: number; at: Date; doc: Document }
-  | { of: "audit"; at: Date; event: string; data: Document };
+  | { of: "audit"; at: Date; event: string; actor: string; data: Document };
 
 const SENTINEL = "torture_sentinel";
 
@@ -154,6 +154,9 @@ function inWords(collection: string, id: unknown, wall: Date, raw: Document | un
   }
   if (collection === "kek_rotations") return { of: "rotation", id: Number(id), at: when, doc: structuredClone(doc) };
   if (collection === "kek_versions") return { of: "version", id: Number(id), at: when, doc: structuredClone(doc) };
-  if (collection === "audit_log") return { of: "audit", at: when, event: doc["event"], data: doc["data"] };
+  if (collection === "audit_log") {
+    const { event, actor, data } = doc;
+    return { of: "audit", at: when, event, actor, data };
+  }
   return undefined;
 }

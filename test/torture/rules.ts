@@ -39,6 +39,16 @@ function secretChanged(state: State, { id, version, revision, payload, at }: Cha
   const found = (what: string) => state.findings.push(`record ${id}, revision ${revision}: ${what} (${when(at)})`);
   if (before?.revision === revision && before.payload !== payload) found("its ciphertext was changed");
   if (before !== undefined && revision < before.revision) found(`revision ${before.revision} was lost`);
+  for (const beat of state.heartbeats.values()) {
+    // One that has not acknowledged anything yet does not serve yet.
+    if (
+      beat["acked"] !== null &&
+      beat["acked"] !== undefined &&
+      !beat["loaded"].includes(version) &&
+      before?.version !== version
+    )
+      found(`written under KEK version ${version} before ${beat["instance_name"]} had loaded it: ${standing(state)}`);
+  }
   const allowed = writable(state);
   if (!allowed.includes(version))
     found(`written under KEK version ${version}, when only ${allowed.join(" and ")} might be: ${standing(state)}`);
@@ -106,6 +116,7 @@ function heartbeatChanged(state: State, { id, doc }: Change & { of: "heartbeat" 
 function auditFindings(changes: Change[]): string[] {
   const findings: string[] = [];
   const beats = new Map<string, { at: Date; leaseMs: number }>();
+  const owners = new Map<number, string | null>();
   const told: string[] = [];
   const done: string[] = [];
   const phases = new Map<number, Document>();
@@ -113,7 +124,12 @@ function auditFindings(changes: Change[]): string[] {
     if (change.of === "heartbeat" && change.doc !== undefined)
       beats.set(change.id, { at: change.doc["updated_at"], leaseMs: change.doc["fleet"]?.lease_ms ?? 0 });
     if (change.of === "audit") {
-      const { event, data } = change;
+      const { event, data, actor } = change;
+      const owner = owners.get(Number(data["rotation"]));
+      if (["rotation.phase", "rotation.completed", "process.evicted"].includes(event) && owner && actor !== owner)
+        findings.push(
+          `two coordinators: ${event} by ${actor}, when ${owner} held the lease of rotation ${data["rotation"]}`,
+        );
       if (event === "rotation.phase") told.push(`rotation ${data["rotation"]} to phase ${data["phase"]}`);
       if (event === "rotation.completed") told.push(`rotation ${data["rotation"]} complete`);
       if (event !== "process.evicted") continue;
@@ -122,6 +138,9 @@ function auditFindings(changes: Change[]): string[] {
         findings.push(`${data["name"]} was evicted while its own lease still ran`);
     }
     if (change.of !== "rotation") continue;
+    // A lease that was given back names nobody; the event of that very change comes after it.
+    const owner = change.doc["lease"]?.owner;
+    if (owner !== null) owners.set(change.id, owner);
     const before = phases.get(change.id);
     phases.set(change.id, change.doc);
     if (before === undefined) continue;

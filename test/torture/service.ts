@@ -59,7 +59,7 @@ let stopped = false;
 process.on("SIGTERM", () => {
   stopped = true;
   // Whoever has to find out why it does not end.
-  setTimeout(() => process.stderr.write(`still at work: ${[...doing].join(", ")}\n`), 10_000).unref();
+  setTimeout(() => process.stderr.write(`still at work: ${[...doing].join(", ")}; ${kek.trouble}\n`), 10_000).unref();
 });
 
 const kek = await joined();
@@ -122,7 +122,7 @@ async function write(kek: Kek): Promise<void> {
     const id = own();
     const holdMs = random.chance(0.15) ? random.between(50, 3000) : 0;
     try {
-      const before = await secrets.findOne({ _id: id }, { projection: { revision: 1 } });
+      const before = await during("a look", secrets.findOne({ _id: id }, { projection: { revision: 1 } }));
       const revision = Math.max(before?.revision ?? 0, begun.get(id) ?? 0) + 1;
       begun.set(id, revision);
       const text = `${id}/${revision}/${randomBytes(12).toString("hex")}`;
@@ -131,7 +131,8 @@ async function write(kek: Kek): Promise<void> {
         const value = await kek.encrypt(text, place(id));
         await pause(holdMs);
         // Never over a newer revision: a write whose answer was lost may land after its successor.
-        return await secrets.updateOne({ _id: id, revision: { $lt: revision } }, { $set: { value, revision } });
+        const newer = { $set: { value, revision } };
+        return await during("an update", secrets.updateOne({ _id: id, revision: { $lt: revision } }, newer));
       });
       const stored = await during("a write", store);
       if (stored.matchedCount === 1) note({ do: "acknowledged", id, revision });
@@ -150,7 +151,8 @@ async function replace(): Promise<void> {
       const document = await during("a find", secrets.findOne({ _id }));
       if (document !== null) {
         await pause(random.chance(0.4) ? random.between(500, 4000) : random.between(0, 100));
-        await secrets.replaceOne({ _id, revision: document.revision }, { ...document, touched: new Date() } as never);
+        const touched = { ...document, touched: new Date() };
+        await during("a replace", secrets.replaceOne({ _id, revision: document.revision }, touched));
       }
     } catch (thrown) {
       failed("replace", thrown);
@@ -165,12 +167,12 @@ async function read(kek: Kek): Promise<void> {
     const from = random.chance(0.3) ? fromSecondary : secrets;
     try {
       for (let again = 0; ; again += 1) {
-        const record = await from.findOne({ _id: id });
+        const record = await during("a read", from.findOne({ _id: id }));
         if (record === null) break;
         const { revision, value } = record;
         const readAt = performance.now();
         try {
-          note({ do: "read", id, revision, digest: digest(await during("a read", kek.decrypt(value, place(id)))) });
+          note({ do: "read", id, revision, digest: digest(await during("an opening", kek.decrypt(value, place(id)))) });
           break;
         } catch (thrown) {
           if (codeOf(thrown) !== "version_not_loaded") throw thrown;
