@@ -200,6 +200,8 @@ class Running {
     switch (act.act) {
       case "rotate":
         return await this.#rotate(act.to, act.from);
+      case "declare":
+        return this.#declare(act.to);
       case "cancel": {
         const part = this.#fleet.command(["kek", "rotate", "--cancel"]);
         this.#cancels.push(part);
@@ -352,6 +354,9 @@ class Running {
         return;
       }
       const before = this.#fleet.coordinators.length;
+      // Whether it is the next version or one that was left before: it is asked for by both names.
+      this.#declare(to);
+      await Bun.sleep(3 * TIMES.beatMs);
       await this.#rotate(to, active?._id ?? 1);
       last = this.#fleet.coordinators[before]?.stderr().slice(-500) ?? "";
       if (this.#fleet.coordinators[before]?.child.exitCode === 0) return;

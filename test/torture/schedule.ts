@@ -7,6 +7,7 @@ export type ProviderName = "env" | "pkcs11";
 /** Who is hit: `n` is taken modulo how many there are when it happens. */
 export type Act =
   | { act: "rotate"; to: number; from?: number }
+  | { act: "declare"; to: number }
   | { act: "cancel" }
   | { act: "kill coordinators" }
   | { act: "pause coordinators"; ms: number }

@@ -54,12 +54,15 @@ const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** The revision that this process last began for a record. */
 const begun = new Map<number, number>();
-const doing = new Set<string>();
+const doing = new Map<symbol, string>();
 let stopped = false;
 process.on("SIGTERM", () => {
   stopped = true;
   // Whoever has to find out why it does not end.
-  setTimeout(() => process.stderr.write(`still at work: ${[...doing].join(", ")}; ${kek.trouble}\n`), 10_000).unref();
+  setTimeout(
+    () => process.stderr.write(`still at work: ${[...doing.values()].join(", ")}; ${kek.trouble}\n`),
+    10_000,
+  ).unref();
 });
 
 const kek = await joined();
@@ -87,11 +90,12 @@ async function joined(): Promise<Kek> {
 }
 
 async function during<T>(what: string, work: Promise<T>): Promise<T> {
-  doing.add(what);
+  const key = Symbol(what);
+  doing.set(key, what);
   try {
     return await work;
   } finally {
-    doing.delete(what);
+    doing.delete(key);
   }
 }
 

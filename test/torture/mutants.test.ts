@@ -1,0 +1,37 @@
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { MUTANTS, mutatedTree, provocation } from "./mutants.ts";
+import { mongodBinary, ReplicaSet } from "./replica_set.ts";
+import { runSchedule } from "./run.ts";
+
+/** Each guard, taken out of the product alone, is missed: the campaign finds what it had kept from happening. */
+
+const TRIES = 4;
+const directory = mkdtempSync(join(tmpdir(), "certautopilot-mutants-"));
+let set: ReplicaSet;
+
+beforeAll(async () => {
+  set = await ReplicaSet.start(mongodBinary(), directory);
+}, 60_000);
+
+afterAll(() => {
+  set.close();
+  rmSync(directory, { recursive: true, force: true });
+});
+
+for (const mutant of MUTANTS) {
+  test(`found: ${mutant.name}`, async () => {
+    const tree = mutatedTree(mutant, directory);
+    const seen: string[] = [];
+    for (let seed = 1; seed <= TRIES; seed += 1) {
+      const { times = {} } = mutant;
+      const { findings } = await runSchedule(provocation(mutant, seed), { set, directory, tree, times });
+      seen.push(...findings);
+      if (findings.some((finding) => mutant.finding.test(finding))) return;
+    }
+    // With the guard gone something else may break first: what is asked for is this very finding.
+    expect(seen.join("\n")).toMatch(mutant.finding);
+  }, 300_000);
+}
