@@ -1,5 +1,5 @@
 import type { CrashPoint } from "../../src/errors/crash_point.ts";
-import { type Ran, run, type Variables } from "./program.ts";
+import { type Ran, start, type Variables } from "./program.ts";
 
 /** Commands that die at a crash point (src/errors/crash_point.ts), and the plain ones that mend what is left. */
 
@@ -13,10 +13,16 @@ export interface Step {
   exits?: number;
 }
 
+const LIMIT_MS = 60_000;
+
 /** Runs a step. @throws Error when it ends otherwise: at a point that was never reached, it ends by itself. */
 export async function take({ words, dies, exits = 0 }: Step, variables: Variables): Promise<Ran> {
   const armed: Variables = dies === undefined ? {} : { CERTAUTOPILOT_TEST_CRASH_AT: dies };
-  const ran = await run(words, { ...variables, ...armed });
+  const running = start(words, { ...variables, ...armed });
+  // A service that passes no such point goes on for ever.
+  const timer = setTimeout(() => running.kill("SIGTERM"), LIMIT_MS);
+  const ran = await running.exited;
+  clearTimeout(timer);
   const as = dies === undefined ? ran.code === exits : ran.code === null && ran.signal === "SIGKILL";
   if (as) return ran;
   const wanted = dies === undefined ? `exit ${exits}` : `SIGKILL at ${dies}`;
@@ -27,7 +33,7 @@ export async function take({ words, dies, exits = 0 }: Step, variables: Variable
 export async function inLanes<T>(
   cases: Record<string, T>,
   work: (each: T, name: string) => Promise<void>,
-  width = 6,
+  width = 8,
 ): Promise<Record<string, string>> {
   const wrong: Record<string, string> = {};
   const left = Object.entries(cases);

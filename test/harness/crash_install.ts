@@ -5,7 +5,7 @@ import type { Document } from "mongodb";
 import type { Kek } from "../../src/index.ts";
 import { type Step, take } from "./crash.ts";
 import { countRight, library, seed } from "./library.ts";
-import { run, type TestInstall, testInstall, type Variables } from "./program.ts";
+import { FAST, run, type TestInstall, testInstall, type Variables } from "./program.ts";
 import { events, newestRotation, versionStates } from "./schedule.ts";
 
 /** An install for schedules of crashes: two collections, one with rules of its own, and a process of the fleet that follows. */
@@ -15,6 +15,9 @@ export const COLLECTIONS = ["secrets", "notes"];
 /** A rule of the collection's owner, that no fence may touch. */
 const RULES = { validator: { owner: { $not: { $type: "int" } } } };
 
+/** A little patience, so that a busy machine costs no coordinator its lease; a successor waits that much longer. */
+export const TIMES = { ...FAST, leaseMs: 4000, evictionMs: 8000 };
+
 export interface CrashInstall extends TestInstall {
   /** A member of the fleet in this process; it holds versions 1 and 2. */
   member: Kek;
@@ -23,7 +26,7 @@ export interface CrashInstall extends TestInstall {
 
 /** Version 1 active, 2 staged, COUNT records in each collection. @param over more variables for the operator's commands. */
 export async function crashInstall(over: (install: TestInstall) => Variables = () => ({})): Promise<CrashInstall> {
-  const install = await testInstall();
+  const install = await testInstall(TIMES);
   // A process that is killed in a transaction leaves it open for MongoDB's 60 s.
   await install.db.client.db("admin").command({ setParameter: 1, transactionLifetimeLimitSeconds: 5 });
   await install.db.createCollection("secrets", RULES);
@@ -31,7 +34,7 @@ export async function crashInstall(over: (install: TestInstall) => Variables = (
   const seeder = await library(install, [1, 2], 1, "seeder");
   for (const name of COLLECTIONS) await seed(seeder, install, COUNT, name);
   await seeder.close();
-  const member = await library(install, [1, 2], 2, "member");
+  const member = await library(install, [1, 2], 2, "member", TIMES);
   return { ...install, member, operator: install.variables([1, 2], 2, over(install)) };
 }
 
@@ -64,7 +67,8 @@ export async function settledAt(install: CrashInstall, version: number, payloads
   expect(await newestRotation(install)).toMatchObject({ to: version, state: "completed", lease: { owner: null } });
   expect((await newestRotation(install))["open"]).toBeUndefined();
   expect((await versionStates(install))[version]).toBe("active");
-  expect(await events(install, "rotation.completed")).toHaveLength(1);
+  const completed = await install.db.collection("kek_rotations").countDocuments({ state: "completed" });
+  expect(await events(install, "rotation.completed")).toHaveLength(completed);
   expect(await payloadsOf(install)).toBe(payloads);
   const reader = await library(install, [version], version, "reader");
   for (const name of COLLECTIONS) expect(await countRight(reader, install, name)).toBe(COUNT);
@@ -75,7 +79,9 @@ export async function settledAt(install: CrashInstall, version: number, payloads
     run(["kek", "verify", "--json"], { ...install.operator, ...over }),
   ]);
   expect(audit.json).toMatchObject({ whole: true, faults: [] });
-  expect(verify.json).toMatchObject({ ready: true, problems: [] });
+  // The member declares version 2 throughout.
+  const problems = verify.json.problems.filter(({ code }: { code: string }) => code !== "declares_other");
+  expect(problems).toEqual([]);
 }
 
 /** Each line of the audit file is one entry of the log; what may be missing there is what was committed last before a crash. */
