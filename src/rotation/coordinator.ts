@@ -58,8 +58,8 @@ export class Coordinator {
   /** @throws KekError `cancelled`, `lease_lost`, `incomplete`, `not_acknowledged`, and what MongoDB says. */
   async run(): Promise<RotationSummary> {
     const began = performance.now();
-    this.#lease.start();
     try {
+      await this.#lease.start();
       if (this.#doc.phase === 1) await this.#announce();
       if (this.#doc.phase === 2) await this.#rewrap();
       await this.#settle();
