@@ -1,15 +1,26 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseSecrets } from "../../src/config/secrets_file.ts";
 import { type Armed, inLanes, take } from "../harness/crash.ts";
-import { crashInstall, payloadsOf, settledAt, TIMES, takeAll, validatorsOf } from "../harness/crash_install.ts";
+import {
+  crashInstall,
+  payloadsOf,
+  settledAt,
+  TIMES,
+  takeAll,
+  untilWell,
+  validatorsOf,
+} from "../harness/crash_install.ts";
 import { countRight, library, seed } from "../harness/library.ts";
 import { run, start, stop, type TestInstall, testInstall } from "../harness/program.ts";
 import { events, versionStates } from "../harness/schedule.ts";
 import { scratchDirectory } from "../harness/scratch.ts";
 
 /** `kek remove`, and the first start on a fresh database, killed between any two of their writes and again in the recovery. */
+
+/** Most of it is waiting for leases and for transactions of the dead; a busy machine adds to that. */
+setDefaultTimeout(600_000);
 
 const SCRATCH = scratchDirectory();
 const ROTATE = ["kek", "rotate", "--to-version=2", "--json"];
@@ -26,9 +37,7 @@ function secretsFile(install: TestInstall, versions: number[]) {
 const REMOVE = ["kek", "remove", "--version=1", "--yes", "--json"];
 const REMOVED: [Armed, Armed][] = [
   ["remove.unreachable", "remove.marking"],
-  ["remove.marking", "remove.unreachable"],
   ["remove.marked", "secrets.created"],
-  ["secrets.created", "secrets.created"],
   ["secrets.written", "secrets.written"],
   ["audit.committed", "secrets.renamed"],
 ];
@@ -58,9 +67,27 @@ test("kek remove of a retired version: destroyed, its line gone, the file 0600 a
   expect(wrong).toEqual({});
 });
 
+test("rotate --remove-old killed when it was complete: the same command says what is left, and that does it", async () => {
+  let path = "";
+  const install = await crashInstall((base) => {
+    path = secretsFile(base, [1, 2]);
+    return { [`${KEK}1`]: "", [`${KEK}2`]: "", CERTAUTOPILOT_SECRETS_FILE: path };
+  });
+  const payloads = await payloadsOf(install);
+  const words = [...ROTATE, "--remove-old"];
+  await takeAll(install, [{ words, dies: "remove.marked" }]);
+  const refused = await take({ words, exits: 3 }, install.operator);
+  expect(refused.json.error.hint).toContain("certautopilot kek remove --version=1");
+  expect(readFileSync(path, "utf8")).toContain(`${KEK}1=`);
+  await takeAll(install, [{ words: REMOVE }]);
+  expect(readFileSync(path, "utf8")).not.toContain(`${KEK}1=`);
+  await settledAt(install, 2, payloads);
+  await install.member.close();
+});
+
 test("kek remove of a staged version: forgotten once", async () => {
   const install = await crashInstall();
-  const holder = await library(install, [1, 2, 3], 2, "holder");
+  const holder = await library(install, [1, 2, 3], 2, "holder", TIMES);
   await holder.close();
   const FORGET = ["kek", "remove", "--version=3", "--yes", "--json"];
   const UNKNOWN = 3;
@@ -79,12 +106,10 @@ test("kek remove of a staged version: forgotten once", async () => {
 
 /** A start on an empty database that dies, one that dies again, and one that is left alone. */
 const FIRST_STARTS: [Armed, Armed][] = [
-  ["collections.ensured", "audit.committed"],
-  ["lock.inserted", "lock.inserted"],
+  ["collections.ensured", "lock.inserted"],
   ["lock.written", "version.inserted"],
-  ["version.inserted", "version.staged"],
   ["version.staged", "version.staged"],
-  ["first.activating", "first.activating"],
+  ["first.activating", "first.activated"],
   ["first.activated", "collections.ensured"],
 ];
 
@@ -103,19 +128,14 @@ test("the first start on a fresh database: one lock, one active version, every e
     for (const event of ["install.locked", "version.activated"]) expect(await events(install, event)).toHaveLength(1);
     const staged = (await events(install, "version.staged")).map((data) => data["version"]);
     expect(staged.sort()).toEqual([1, 2]);
-    const service = await library(install, [1, 2], 1, "service");
+    const service = await library(install, [1, 2], 1, "service", TIMES);
     await seed(service, install, 3);
     expect(await countRight(service, install)).toBe(3);
     await service.close();
-    const [audit, verify] = await Promise.all([
-      run(["audit", "verify", "--json"], variables),
-      run(["kek", "verify", "--json"], variables),
-    ]);
+    const audit = await run(["audit", "verify", "--json"], variables);
     expect(audit.json).toMatchObject({ whole: true, faults: [] });
     // Who was killed stays on the roster until it is evicted, or a day is over.
-    const ofTheDead = ({ message }: { message: string }) =>
-      message.startsWith("first (") && !message.includes(`pid ${serving.pid})`);
-    expect(verify.json.problems.filter((problem: { message: string }) => !ofTheDead(problem))).toEqual([]);
+    await untilWell(variables, new RegExp(`^first \\(.* pid (?!${serving.pid}\\b)`));
     await stop(serving);
   });
   expect(wrong).toEqual({});
