@@ -1,4 +1,4 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { type Armed, inLanes, take } from "../harness/crash.ts";
 import { TIMES } from "../harness/crash_install.ts";
 import { type HsmInstall, hsmInstall, keksIn, keysIn, payloads, proveHsm, seededHsm } from "../harness/hsm_install.ts";
@@ -6,6 +6,9 @@ import { eventsAfter } from "../harness/refusal.ts";
 import { newestRotation, versionStates } from "../harness/schedule.ts";
 
 /** Keys in a token: pkcs11-init, rotate and remove are killed between any two of their writes, and again in the recovery. */
+
+/** Most of it is waiting for leases and for transactions of the dead; a busy machine adds to that. */
+setDefaultTimeout(600_000);
 
 const INIT = ["kek", "pkcs11-init", "--version=1", "--json"];
 const ROTATE = ["kek", "rotate", "--to-version=2", "--batch-size=2", "--json"];
@@ -26,13 +29,10 @@ function named(pairs: [Armed, Armed][]): Record<string, [Armed, Armed]> {
 
 const MADE: [Armed, Armed][] = [
   ["collections.ensured", "lock.inserted"],
-  ["lock.inserted", "lock.written"],
   ["lock.written", "claim.taken"],
-  ["claim.taken", "key.generated"],
   ["key.generated", "key.made"],
   ["key.made", "canary.made"],
   ["canary.made", "version.inserted"],
-  ["version.inserted", "audit.appended"],
   ["version.staged", "collections.ensured"],
   ["claim.dropped", "collections.ensured"],
 ];
@@ -49,7 +49,7 @@ test("pkcs11-init: one key of the label, one version, every event once, and the 
     expect(await install.db.collection("kek_install").countDocuments()).toBe(1);
     expect(await eventsAfter(install.db, 0)).toEqual(["install.locked", "version.staged"]);
     const service = await install.service(1);
-    await service.ask({ seed: 3 });
+    expect(await service.ask({ seed: 3 })).toEqual({ seeded: 3 });
     await service.leave();
     await proveHsm(install, 1, 3);
   });
@@ -58,7 +58,6 @@ test("pkcs11-init: one key of the label, one version, every event once, and the 
 
 const ROTATED: [Armed, Armed][] = [
   ["batch.wrapped", "batch.written"],
-  ["batch.written", "wraps.reserved"],
   ["complete.retired", "complete.retired"],
 ];
 const COUNT = 6;
