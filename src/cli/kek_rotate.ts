@@ -83,6 +83,7 @@ export default leaf({
       wanted: {
         to: required(version("to-version", args["to-version"]), "to-version"),
         from: version("from-version", args["from-version"]),
+        removeOld: args["remove-old"] === true,
       },
       batchSize: wholeNumber("batch-size", args["batch-size"], 1, 10_000) ?? 1000,
       concurrency: wholeNumber("concurrency", args.concurrency, 1, 64) ?? Math.min(4, availableParallelism()),

@@ -23,6 +23,11 @@ export function childEnvironment(over: Record<string, string>): Record<string, s
   return { ...inherited, ...over };
 }
 
+/** The point at which a test wants this process to die, `errors/crash_point.ts`; never set outside tests. */
+export function crashPointAsked(): string | undefined {
+  return process.env[`${PREFIX}TEST_CRASH_AT`] || undefined;
+}
+
 /** A path to a mongod given by the operator, or the directories of PATH to look in. */
 export function mongodHints(): { binary: string | undefined; path: string[] } {
   return { binary: process.env[`${PREFIX}MONGOD`], path: (process.env["PATH"] ?? "").split(":").filter(Boolean) };

@@ -12,6 +12,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
+import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
 
 /** The secrets file: `KEY=value` lines, mode 0600, read whole each time it is asked. */
@@ -99,6 +100,7 @@ export function removeSecret(link: string, key: string): boolean {
     if ((thrown as NodeJS.ErrnoException).code !== "ENOENT") throw thrown;
   }
   const descriptor = openSync(fresh, "wx", 0o600);
+  crashPoint("secrets.created");
   try {
     const { uid, gid } = statSync(path);
     const made = fstatSync(descriptor);
@@ -108,7 +110,9 @@ export function removeSecret(link: string, key: string): boolean {
   } finally {
     closeSync(descriptor);
   }
+  crashPoint("secrets.written");
   renameSync(fresh, path);
+  crashPoint("secrets.renamed");
   // The directory too: a power cut must not bring the key back.
   const directory = openSync(dirname(path), "r");
   try {

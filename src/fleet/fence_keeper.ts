@@ -1,3 +1,4 @@
+import { crashPoint } from "../errors/crash_point.ts";
 import type { FencedCollection, FenceRecord, FieldDoc, ValidatorOptions } from "../store/documents.ts";
 import type { Store } from "../store/store.ts";
 import {
@@ -52,10 +53,13 @@ export async function setFence(
     collections.push({ collection: name, own: freezeOptions(own), expected: freezeOptions(expected ?? own) });
   }
   if (!(await record({ versions, collections, ...unfencedNames(outcome) }))) return undefined;
+  crashPoint("fence.recorded");
   for (const entry of collections) {
     const expected = thawOptions(entry.expected);
     if (sameOptions(live.get(entry.collection) ?? {}, expected)) continue;
-    if ((await setValidator(store, entry.collection, expected)) === "set") continue;
+    const answer = await setValidator(store, entry.collection, expected);
+    crashPoint("fence.collection");
+    if (answer === "set") continue;
     outcome.unfenced.push({ collection: entry.collection, reason: "MongoDB does not permit collMod" });
     entry.expected = entry.own;
   }

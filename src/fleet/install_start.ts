@@ -1,4 +1,5 @@
 import type { Config } from "../config/config.ts";
+import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
 import type { Provider } from "../providers/provider.ts";
 import { type AskPin, buildRegistry, checkLock, type Lock, type RegistryOptions } from "../providers/registry.ts";
@@ -65,6 +66,7 @@ export async function ensureCollections(store: Store): Promise<void> {
     ensureHeartbeats(store),
     ensureSignals(store),
   ]);
+  crashPoint("collections.ensured");
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 import type { Config } from "../config/config.ts";
+import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, rfc3339 } from "../errors/errors.ts";
 import { makeCanary, proofOf } from "../providers/canary.ts";
 import type { KeyDescription } from "../providers/provider.ts";
@@ -79,6 +80,7 @@ async function makeOrProve(
   const doc = await known(store, version);
   if (doc !== undefined) return await prove(token, installId, doc);
   const claim = await waitForClaim(store, `pkcs11-init ${version}`, config.fleet.leaseMs, tell);
+  crashPoint("claim.taken");
   let late = false;
   try {
     const meanwhile = await known(store, version);
@@ -88,8 +90,10 @@ async function makeOrProve(
       late = thrown instanceof KekError && thrown.code === "hsm_away";
       throw thrown;
     });
+    crashPoint("key.made");
     await token.load(version);
     const canary = await makeCanary(token, installId, version);
+    crashPoint("canary.made");
     token.forget(version);
     await stageVersion(store, auditor, version, "pkcs11", canary, key);
     const staged = await known(store, version);

@@ -1,3 +1,4 @@
+import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
 import { setFence } from "../fleet/fence_keeper.ts";
 import { isOpen } from "../fleet/stance.ts";
@@ -44,6 +45,7 @@ export async function cancel(context: Context): Promise<Cancelled> {
     }
     const cancelled = await cancelRotation(store, auditor, seen);
     if (cancelled === undefined) continue;
+    crashPoint("cancel.done");
     await liftFence(context, from);
     const newest = await newestRotation(store);
     return { rotation: cancelled, open: newest !== undefined && isOpen(newest) ? newest : undefined };

@@ -1,3 +1,4 @@
+import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
 import { setFence } from "../fleet/fence_keeper.ts";
 import { seconds } from "../fleet/readiness.ts";
@@ -57,8 +58,8 @@ export class Coordinator {
   /** @throws KekError `cancelled`, `lease_lost`, `incomplete`, `not_acknowledged`, and what MongoDB says. */
   async run(): Promise<RotationSummary> {
     const began = performance.now();
-    this.#lease.start();
     try {
+      await this.#lease.start();
       if (this.#doc.phase === 1) await this.#announce();
       if (this.#doc.phase === 2) await this.#rewrap();
       await this.#settle();
@@ -125,6 +126,7 @@ export class Coordinator {
         .save()
         .catch((thrown) => this.#reporter.note(`the counts could not be saved: ${messageOf(thrown)}`));
     }
+    crashPoint("census.again");
     await this.#advance(3);
   }
 
@@ -134,6 +136,7 @@ export class Coordinator {
       completeRotation(this.#context.store, this.#context.auditor, this.#lease.held),
     );
     if (completed === undefined) await this.#lease.refused();
+    crashPoint("complete.done");
   }
 
   async #enter(phase: Phase): Promise<void> {
@@ -147,6 +150,7 @@ export class Coordinator {
       advancePhase(this.#context.store, this.#context.auditor, this.#lease.held, phase),
     );
     if (doc === undefined) return await this.#lease.refused();
+    crashPoint("phase.advanced");
     this.#doc = doc;
     this.#lease.moved(doc);
   }

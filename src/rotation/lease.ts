@@ -16,8 +16,8 @@ export class LeaseKeeper {
   readonly #store: Store;
   readonly #leaseMs: number;
   #held: Held;
-  /** When the last renewal that went through was sent. */
-  #renewedAt: Moment;
+  /** When the last renewal that went through was sent; undefined before the first. */
+  #renewedAt: Moment | undefined;
   #lost: KekError | undefined;
   #timer: ReturnType<typeof setInterval> | undefined;
   #stopWatching: (() => Promise<void>) | undefined;
@@ -28,10 +28,14 @@ export class LeaseKeeper {
     this.#store = store;
     this.#leaseMs = leaseMs;
     this.#held = { rotation: doc._id, token: doc.lease?.token ?? 0, epoch: doc.epoch };
-    this.#renewedAt = now();
   }
 
-  start(): void {
+  /**
+   * Renews once before anything is done with the lease: when it began is known to the server alone, for the transaction that
+   * took it may have committed long after that.
+   */
+  async start(): Promise<void> {
+    await this.#renew();
     this.#timer = setInterval(() => this.#renewSoon(), this.#leaseMs / 3);
     this.#stopWatching = watchSignals(this.#store, () => this.#lookSoon());
   }
@@ -47,14 +51,12 @@ export class LeaseKeeper {
 
   /** @throws KekError `cancelled` or `lease_lost` when this coordinator must stop. */
   check(): void {
-    if (this.#lost === undefined && msSince(this.#renewedAt) > this.#leaseMs) {
-      this.#lost = lost("its lease ran out");
-    }
+    if (this.#lost === undefined && this.#ranOut) this.#lost = lost("its lease ran out");
     if (this.#lost !== undefined) throw this.#lost;
   }
 
   get ended(): boolean {
-    return this.#lost !== undefined || msSince(this.#renewedAt) > this.#leaseMs;
+    return this.#lost !== undefined || this.#ranOut;
   }
 
   /** A conditional write was refused: finds out why, and throws it. */
@@ -72,6 +74,10 @@ export class LeaseKeeper {
   }
 
   // -------------------------------------------------------------------------------------------------------------------
+
+  get #ranOut(): boolean {
+    return this.#renewedAt === undefined || msSince(this.#renewedAt) > this.#leaseMs;
+  }
 
   #renewSoon(): void {
     this.#renewing ??= this.#renew().finally(() => {

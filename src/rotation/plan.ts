@@ -16,6 +16,8 @@ export interface Wanted {
   to: number;
   /** `--from-version`, when given. */
   from: number | undefined;
+  /** `--remove-old`. */
+  removeOld?: boolean;
 }
 
 export function planRotation(versions: VersionDoc[], rotation: RotationDoc | undefined, wanted: Wanted): Plan {
@@ -33,7 +35,9 @@ export function planRotation(versions: VersionDoc[], rotation: RotationDoc | und
     return refuse(
       "target",
       `KEK version ${active} is already the active one`,
-      "nothing is left to do; `certautopilot kek status` shows it",
+      wanted.removeOld === true && rotation?.to === active
+        ? `the rotation is complete; for what --remove-old asks, run: certautopilot kek remove --version=${rotation.from}`
+        : "nothing is left to do; `certautopilot kek status` shows it",
     );
   }
   if (wanted.from !== undefined && wanted.from !== active) {

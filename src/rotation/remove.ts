@@ -1,3 +1,4 @@
+import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
 import { setFence, unfencedCollections } from "../fleet/fence_keeper.ts";
 import { isOpen } from "../fleet/stance.ts";
@@ -56,9 +57,11 @@ export async function remove(context: Context, version: number, wait: (message: 
     const forgotten = await audited(store, auditor, async (session) => {
       if (await rotationHolds(context, version, session)) return undefined;
       if (!(await forgetStaged(store, session, version))) return undefined;
+      crashPoint("forget.deleted");
       return [{ event: "version.forgotten", data: { version }, result: true }];
     });
     if (forgotten === undefined) throw changed(version);
+    crashPoint("forget.done");
     // Whoever still has the key makes the version known again, with its own bytes, at its next beat.
     const holders = (await readRoster(store)).filter((member) => member.loaded.includes(version));
     const key = await provider.describe(version);
@@ -73,12 +76,15 @@ export async function remove(context: Context, version: number, wait: (message: 
   }
   if (doc.state === "retired") {
     await proveUnreachable(context, version, wait);
+    crashPoint("remove.unreachable");
     const destroyed = await audited(store, auditor, async (session) => {
       if (await rotationHolds(context, version, session)) return undefined;
       if (!(await markDestroyed(store, session, version))) return undefined;
+      crashPoint("remove.marking");
       return [{ event: "version.destroyed", data: { version }, result: true }];
     });
     if (destroyed === undefined) throw changed(version);
+    crashPoint("remove.marked");
   }
   const outcome = await provider.destroy(version, proofOf(canaryOf(doc), install.install_id, provider.name, version));
   return { version, outcome: "destroyed", ...outcome };

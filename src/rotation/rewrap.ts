@@ -1,3 +1,4 @@
+import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
 import { note } from "../store/audit_log.ts";
 import { countAt } from "../store/census.ts";
@@ -199,6 +200,7 @@ export class Rewrapper {
     if (this.#reserved < count) {
       const block = Math.max(WRAPS_BLOCK, count);
       await reserveWraps(this.#context.store, this.#rotation.to, block);
+      crashPoint("wraps.reserved");
       this.#reserved += block;
     }
     this.#reserved -= count;

@@ -1,6 +1,7 @@
 import type { FieldName } from "../config/config.ts";
 import { dekAadOf } from "../envelope/aad.ts";
 import { exactId, idBsonOf, idText, readWrap, splitDocuments } from "../envelope/raw_record.ts";
+import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
 import type { Provider } from "../providers/provider.ts";
 import { applyRewraps, type Rewrap } from "../store/records.ts";
@@ -57,7 +58,9 @@ export async function rewrapBatch(
     if (broken !== undefined) throw broken.reason;
     return { done: 0, skipped: 0, failed };
   }
+  crashPoint("batch.wrapped");
   const outcome = await applyRewraps(store, field, from, to, rewraps, job.limitMs);
+  crashPoint("batch.written");
   if (broken !== undefined) throw broken.reason;
   for (const { index, reason } of outcome.rejected) {
     failed.push({ id: idText(rewraps[index]?.id), reason });

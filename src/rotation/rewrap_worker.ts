@@ -1,4 +1,6 @@
 import { parentPort, workerData } from "node:worker_threads";
+import { crashPointAsked } from "../config/environment.ts";
+import { armCrashPoint } from "../errors/crash_point.ts";
 import { type ErrorCode, KekError, messageOf } from "../errors/errors.ts";
 import { proofOf } from "../providers/canary.ts";
 import { makeProvider } from "../providers/registry.ts";
@@ -12,6 +14,7 @@ import { rewrapBatch } from "./rewrap_batch.ts";
 
 const port = parentPort;
 if (port === null) throw new Error("rewrap_worker is started by lanes.ts, not by hand");
+armCrashPoint(crashPointAsked());
 const { database, provider: config, installId, from, to } = workerData as LaneData;
 
 /** A batch has limits of its own in MongoDB, of at most 10 s each; a lane that waits for longer waits for nobody. */

@@ -1,4 +1,5 @@
 import type { Config } from "../config/config.ts";
+import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
 import { ensureCollections } from "../fleet/install_start.ts";
 import { loadProved, stageUnknown, unknownVersions } from "../fleet/keystore.ts";
@@ -86,6 +87,7 @@ export async function runRotation(
     await refuse(context, options, [{ code: "rotation", message: thrown.message, hint: thrown.hint }]);
     throw thrown;
   });
+  crashPoint("rotation.acquired");
   onStarted(doc);
   return await new Coordinator(context, doc, options, reporter).run();
 }

@@ -9,6 +9,7 @@ import {
   isMadeWith,
   link,
 } from "../audit/chain.ts";
+import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
 import { signal } from "./signals.ts";
 import { type Session, type Store, serverNow, transact } from "./store.ts";
@@ -41,6 +42,7 @@ export async function appendAudit(
   if (last !== undefined && !isMadeWith(auditor.secret, last)) throw otherSecret(auditor.secret);
   const entry = link(auditor.secret, last, { at, actor: auditor.actor, event, data });
   await entries(store).insertOne({ ...entry }, { session });
+  crashPoint("audit.appended");
   return entry;
 }
 
@@ -127,7 +129,9 @@ async function append<T>(store: Store, auditor: Auditor, work: AuditedWork<T>): 
     return { written, results: changes.map((change) => change.result) };
   });
   if (outcome === undefined) return undefined;
+  crashPoint("audit.committed");
   mirror(auditor, outcome.written);
+  crashPoint("audit.mirrored");
   return outcome.results;
 }
 

@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { crashPoint } from "../errors/crash_point.ts";
 import { isDuplicateKey } from "./failures.ts";
 import type { Store } from "./store.ts";
 
@@ -32,6 +33,7 @@ export async function takeClaim(store: Store, name: string, forMs: number): Prom
 
 export async function dropClaim(store: Store, { _id, owner }: Claim): Promise<void> {
   await claims(store).deleteOne({ _id, owner });
+  crashPoint("claim.dropped");
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

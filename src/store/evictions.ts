@@ -1,4 +1,5 @@
 import type { AuditData } from "../audit/chain.ts";
+import { crashPoint } from "../errors/crash_point.ts";
 import { type Auditor, audited } from "./audit_log.ts";
 import { type Member, memberName, removeSilent } from "./heartbeats.ts";
 import { type Held, rotations, stillHeld } from "./rotations.ts";
@@ -20,6 +21,7 @@ export async function evictMember(
   const evicted = await audited(store, auditor, async (session) => {
     const mine = await rotations(store).updateOne(stillHeld(held), { $inc: { evictions: 1 } } as never, { session });
     if (mine.matchedCount === 0 || !(await removeSilent(store, session, member, silentMs))) return undefined;
+    crashPoint("member.evicted");
     return [{ event: "process.evicted", data: evictionData(member, held.rotation), result: true }];
   });
   return evicted !== undefined;

@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import type { ProviderName } from "../config/config.ts";
+import { crashPoint } from "../errors/crash_point.ts";
 import { type Auditor, audited } from "./audit_log.ts";
 import type { InstallDoc } from "./documents.ts";
 import { isDuplicateKey } from "./failures.ts";
@@ -31,12 +32,14 @@ export async function lockInstall(
         locked_by: lockedBy,
       };
       await installs(store).insertOne(doc, { session });
+      crashPoint("lock.inserted");
       const data = { provider, install_id: installId, locked_by: lockedBy };
       return [{ event: "install.locked", data, result: undefined }];
     });
   } catch (thrown) {
     if (!isDuplicateKey(thrown)) throw thrown;
   }
+  crashPoint("lock.written");
   const lock = await readInstall(store);
   if (lock === undefined) throw new Error("kek_install vanished while it was being written");
   return lock;

@@ -1,3 +1,4 @@
+import { crashPoint } from "../errors/crash_point.ts";
 import { type Auditor, audited } from "./audit_log.ts";
 import type { RotationDoc } from "./documents.ts";
 import { type Held, leaseFree, rotations, stillHeld } from "./rotations.ts";
@@ -43,6 +44,7 @@ export async function takeOver(
       { session, returnDocument: "after" },
     );
     if (doc === null) return undefined;
+    crashPoint("lease.taken_over");
     const data = { rotation: doc._id, from: doc.from, to: doc.to, phase: doc.phase, after: seen.state };
     return [{ event: "rotation.resumed", data, result: doc }];
   });
@@ -56,6 +58,7 @@ export async function renewLease(store: Store, held: Held, leaseMs: number): Pro
     [{ $set: { "lease.expires_at": { $add: ["$$NOW", leaseMs] } } }],
     { returnDocument: "after" },
   );
+  crashPoint("lease.renewed");
   return doc?.lease?.expires_at;
 }
 
@@ -65,4 +68,5 @@ export async function releaseLease(store: Store, held: Pick<Held, "rotation" | "
     { _id: held.rotation, "lease.token": held.token },
     { $set: { "lease.owner": null } },
   );
+  crashPoint("lease.released");
 }

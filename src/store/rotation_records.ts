@@ -1,5 +1,6 @@
 import type { Filter } from "mongodb";
 import type { AuditData, AuditEvent } from "../audit/chain.ts";
+import { crashPoint } from "../errors/crash_point.ts";
 import { type Auditor, audited } from "./audit_log.ts";
 import type { FailedRecord, FenceRecord, FieldCount, RotationDoc } from "./documents.ts";
 import { type Held, rotations, stillHeld } from "./rotations.ts";
@@ -16,7 +17,9 @@ export async function saveProgress(
 ): Promise<boolean> {
   // No phase hangs on it, so it is saved after a cancel too; a successor's token ends it.
   const mine = { _id: held.rotation, "lease.token": held.token };
-  return (await rotations(store).updateOne(mine, { $set: { fields, failed } })).matchedCount === 1;
+  const { matchedCount } = await rotations(store).updateOne(mine, { $set: { fields, failed } });
+  crashPoint("progress.saved");
+  return matchedCount === 1;
 }
 
 type Recorder = (wanted: FenceRecord) => Promise<boolean>;
@@ -71,6 +74,7 @@ async function record(
       { session, returnDocument: "before" },
     );
     if (changed === null) return undefined;
+    crashPoint("fence.recording");
     const lifted = changed.fence.versions.filter((version) => !fence.versions.includes(version));
     const before = new Map(changed.fence.collections.map((entry) => [entry.collection, entry.expected]));
     const collections = fence.collections

@@ -1,5 +1,6 @@
 import type { Binary } from "mongodb";
 import type { AuditData, AuditEvent } from "../audit/chain.ts";
+import { crashPoint } from "../errors/crash_point.ts";
 import { type Auditor, audited } from "./audit_log.ts";
 import type { Phase, RotationDoc } from "./documents.ts";
 import { isDuplicateKey } from "./failures.ts";
@@ -66,6 +67,7 @@ export async function startRotation(
           { session },
         );
         if (closed.modifiedCount === 0) return undefined;
+        crashPoint("reverse.closed");
         doc.epoch += 1;
         events.push({ event: "rotation.reverted", data: { rotation: wanted.replaces._id, by: doc._id }, result: doc });
       }
@@ -74,6 +76,7 @@ export async function startRotation(
       if (!(await claimVersion(store, session, wanted.from, leaving))) return undefined;
       if (!(await claimVersion(store, session, wanted.to, LIVING, wanted.canary))) return undefined;
       await rotations(store).insertOne(doc, { session });
+      crashPoint("rotation.inserted");
       events.push({ event: "rotation.started", data: { rotation: doc._id, from: doc.from, to: doc.to }, result: doc });
       return events;
     });
@@ -98,6 +101,7 @@ export async function advancePhase(
       { session, returnDocument: "after" },
     );
     if (doc === null) return undefined;
+    crashPoint("phase.written");
     return [{ event: "rotation.phase", data: { rotation: doc._id, phase: to, epoch: doc.epoch }, result: doc }];
   });
   return advanced?.[0];
@@ -117,6 +121,7 @@ export async function completeRotation(store: Store, auditor: Auditor, held: Hel
       { session, returnDocument: "after" },
     );
     if (doc === null) return undefined;
+    crashPoint("complete.closed");
     await switchActive(store, session, doc.from, doc.to);
     return [
       { event: "version.activated", data: { version: doc.to, rotation: doc._id }, result: doc },
@@ -148,12 +153,14 @@ export async function cancelRotation(
       { session, returnDocument: "after" },
     );
     if (doc === null) return undefined;
+    crashPoint("cancel.written");
     if (closes && doc.reverses !== undefined) {
       await rotations(store).updateOne(
         { _id: doc.reverses },
         { $set: { state: "cancelled", open: true, epoch: doc.epoch + 1, fence: doc.fence }, $unset: { ended_at: "" } },
         { session },
       );
+      crashPoint("cancel.reopened");
     }
     return [{ event: "rotation.cancelled", data: { rotation: doc._id, phase: doc.phase }, result: doc }];
   });

@@ -1,5 +1,6 @@
 import { Binary } from "mongodb";
 import type { ProviderName } from "../config/config.ts";
+import { crashPoint } from "../errors/crash_point.ts";
 import type { Canary } from "../providers/canary.ts";
 import type { KeyDescription } from "../providers/provider.ts";
 import { type Auditor, audited } from "./audit_log.ts";
@@ -56,9 +57,11 @@ export async function stageVersion(
         },
         { session },
       );
+      crashPoint("version.inserted");
       const data = { version, ...(key === undefined ? {} : { key_label: key.label, key_id: key.id }) };
       return [{ event: "version.staged", data, result: undefined }];
     });
+    crashPoint("version.staged");
   } catch (thrown) {
     if (!isDuplicateKey(thrown)) throw thrown;
   }
@@ -76,8 +79,10 @@ export async function activateFirst(store: Store, auditor: Auditor, version: num
         { session },
       );
       if (changed.modifiedCount === 0) return undefined;
+      crashPoint("first.activating");
       return [{ event: "version.activated", data: { version }, result: undefined }];
     });
+    crashPoint("first.activated");
   } catch (thrown) {
     // Two first processes at once: the unique index lets one version be active.
     if (!isDuplicateKey(thrown)) throw thrown;
@@ -91,6 +96,7 @@ export async function switchActive(store: Store, session: Session, from: number,
     { $set: { state: "retired" }, $currentDate: { retired_at: true } },
     { session },
   );
+  crashPoint("complete.retired");
   await versions(store).updateOne(
     { _id: to },
     { $set: { state: "active" }, $currentDate: { activated_at: true } },

@@ -6,8 +6,13 @@ export { countRight, seed, versionsOf } from "./records.ts";
 
 /** The library in this test's own process, as one more member of the fleet. */
 
-export function libraryConfig(install: TestInstall, versions: number[], current: number, name = "library"): Config {
-  const { beatMs, leaseMs, evictionMs, drainMs } = FAST;
+export function libraryConfig(
+  install: TestInstall,
+  versions: number[],
+  current: number,
+  name = "library",
+  times = FAST,
+): Config {
   return {
     database: { uri: install.uri, name: install.name },
     encryption: {
@@ -23,13 +28,19 @@ export function libraryConfig(install: TestInstall, versions: number[], current:
     instanceName: name,
     server: { host: "127.0.0.1", port: 0 },
     audit: { secret: "audit-secret-of-the-tests", file: undefined },
-    fleet: { beatMs, leaseMs, evictionMs, drainMs },
+    fleet: times,
     fields: [],
   };
 }
 
-export async function library(install: TestInstall, versions: number[], current: number, name?: string): Promise<Kek> {
-  const kek = await openKek(libraryConfig(install, versions, current, name));
+export async function library(
+  install: TestInstall,
+  versions: number[],
+  current: number,
+  name?: string,
+  times = FAST,
+): Promise<Kek> {
+  const kek = await openKek(libraryConfig(install, versions, current, name, times));
   afterAll(() => kek.close());
   return kek;
 }

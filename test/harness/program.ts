@@ -15,6 +15,8 @@ export type Runtime = "binary" | "bun" | "deno";
 
 export interface Ran {
   code: number | null;
+  /** What ended it, when it did not end by itself. */
+  signal: NodeJS.Signals | null;
   stdout: string;
   stderr: string;
   /** stdout as JSON, when it is. */
@@ -69,7 +71,7 @@ export function start(argv: string[], variables: Variables = {}, runtime: Runtim
     for (const listener of [...listeners]) listener();
   });
   const exited = new Promise<Ran>((resolve) => {
-    child.once("close", (code) => {
+    child.once("close", (code, signal) => {
       alive.delete(child);
       let json: unknown;
       try {
@@ -77,7 +79,7 @@ export function start(argv: string[], variables: Variables = {}, runtime: Runtim
       } catch {
         json = undefined;
       }
-      resolve({ code, stdout, stderr, json });
+      resolve({ code, signal, stdout, stderr, json });
     });
   });
   return {

@@ -1,3 +1,4 @@
+import { crashPoint } from "../../errors/crash_point.ts";
 import { KekError } from "../../errors/errors.ts";
 import type { Handle } from "./cryptoki.ts";
 import { TokenFault } from "./faults.ts";
@@ -52,6 +53,7 @@ export function makeKey(open: OpenSession, wanted: Wanted): KeyFacts {
   if (there.length > 0) return sole(open, there, wanted);
   const { module, handle } = open;
   const made = module.generateAesKey(handle, keyTemplate(keyLabel(version), newKeyId(installId, version), true));
+  crashPoint("key.generated");
   const facts = readKey(module, handle, made);
   if (notAsMade(facts).length > 0) {
     module.destroy(handle, made);
@@ -145,6 +147,7 @@ export function destroyKey(open: OpenSession, version: number, isOurs: (key: Han
       continue;
     }
     module.destroy(handle, key);
+    crashPoint("key.destroyed");
     outcome.destroyed += 1;
   }
   if (find().length > outcome.strangers.length) {

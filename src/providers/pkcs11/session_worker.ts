@@ -1,4 +1,6 @@
 import { parentPort, workerData } from "node:worker_threads";
+import { crashPointAsked } from "../../config/environment.ts";
+import { armCrashPoint } from "../../errors/crash_point.ts";
 import { KekError, messageOf } from "../../errors/errors.ts";
 import { type Answer, Inbox, type Operation, packAnswers } from "./frames.ts";
 import type { TokenSettings } from "./session.ts";
@@ -10,6 +12,7 @@ import { perform } from "./tasks.ts";
 
 const port = parentPort;
 if (port === null) throw new Error("session_worker is started by session_pool.ts, not by hand");
+armCrashPoint(crashPointAsked());
 const inbox = new Inbox();
 const steady = new SteadySession(workerData as TokenSettings);
 

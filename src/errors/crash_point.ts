@@ -1,0 +1,96 @@
+import process from "node:process";
+
+/**
+ * Named moments between two writes, at which a test kills the process: what is left is what a power cut would leave. For tests
+ * only; nothing is armed unless the environment says so (`crashPointAsked`), and then an unarmed point is one comparison.
+ */
+export const CRASH_POINTS = [
+  // A fresh database
+  "collections.ensured",
+  "lock.inserted",
+  "lock.written",
+  "version.inserted",
+  "version.staged",
+  "first.activating",
+  "first.activated",
+  // A key made in a token, and destroyed there
+  "claim.taken",
+  "key.generated",
+  "key.made",
+  "canary.made",
+  "claim.dropped",
+  "key.destroyed",
+  // A rotation, in its order
+  "rotation.inserted",
+  "rotation.acquired",
+  "lease.taken_over",
+  "lease.renewed",
+  "member.evicted",
+  "phase.written",
+  "phase.advanced",
+  "wraps.reserved",
+  "batch.wrapped",
+  "batch.written",
+  "progress.saved",
+  "fence.recording",
+  "fence.recorded",
+  "fence.collection",
+  "census.again",
+  "complete.closed",
+  "complete.retired",
+  "complete.done",
+  "lease.released",
+  // The ways back
+  "cancel.written",
+  "cancel.reopened",
+  "cancel.done",
+  "reverse.closed",
+  // A version removed, and its line in the secrets file
+  "remove.unreachable",
+  "remove.marking",
+  "remove.marked",
+  "secrets.created",
+  "secrets.written",
+  "secrets.renamed",
+  "forget.deleted",
+  "forget.done",
+  // Every audited change
+  "audit.appended",
+  "audit.committed",
+  "audit.mirrored",
+] as const;
+
+export type CrashPoint = (typeof CRASH_POINTS)[number];
+
+/** Dies here, at once and with every thread, when this point is the armed one and has been passed often enough. */
+export function crashPoint(name: CrashPoint): void {
+  if (armed === name) passed();
+}
+
+/**
+ * Arms one point in this thread; each thread arms its own, and counts for itself.
+ * @param asked a point's name, or `name:2` for the second time that it is passed; undefined arms nothing.
+ * @returns what is armed, or undefined. @throws Error when there is no such point.
+ */
+export function armCrashPoint(asked: string | undefined): CrashPoint | undefined {
+  if (asked === undefined) return undefined;
+  const [name, times = "1"] = asked.split(":");
+  const point = CRASH_POINTS.find((each) => each === name);
+  if (point === undefined || !/^[1-9]\d{0,3}$/.test(times)) throw new Error(`${asked} is no crash point`);
+  armed = point;
+  left = Number(times);
+  return point;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+let armed: CrashPoint | undefined;
+let left = 0;
+
+function passed(): void {
+  left -= 1;
+  if (left > 0) return;
+  process.kill(process.pid, "SIGKILL");
+  // Should the signal take a moment, this thread does nothing in it.
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
+}

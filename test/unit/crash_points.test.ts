@@ -1,0 +1,31 @@
+import { expect, test } from "bun:test";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { armCrashPoint, CRASH_POINTS, crashPoint } from "../../src/errors/crash_point.ts";
+
+/** Every crash point stands once in the sources and in a schedule of the tests; unarmed, it is nothing. */
+
+const SRC = join(import.meta.dir, "../../src");
+const E2E = join(import.meta.dir, "../e2e");
+
+function textOf(directory: string, wanted: (name: string) => boolean): string {
+  const names = readdirSync(directory, { recursive: true, encoding: "utf8" }).filter(wanted);
+  return names.map((name) => readFileSync(join(directory, name), "utf8")).join("\n");
+}
+
+test("each is placed once, and no other name is", () => {
+  const placed = [...textOf(SRC, (name) => name.endsWith(".ts")).matchAll(/\bcrashPoint\("([^"]*)"\)/g)];
+  expect(placed.map(([, name]) => name).sort()).toEqual([...CRASH_POINTS].sort());
+});
+
+test("each is tested", () => {
+  const tests = textOf(E2E, (name) => /^crash_points.*\.test\.ts$/.test(name));
+  expect(CRASH_POINTS.filter((name) => !new RegExp(`"${name}(:\\d+)?"`).test(tests))).toEqual([]);
+});
+
+test("unarmed they do nothing, and an unknown name is refused", () => {
+  expect(armCrashPoint(undefined)).toBeUndefined();
+  for (const name of CRASH_POINTS) crashPoint(name);
+  for (const wrong of ["", "no.such", "phase.written:0", "phase.written:x"])
+    expect(() => armCrashPoint(wrong)).toThrow("is no crash point");
+});
