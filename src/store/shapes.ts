@@ -65,8 +65,8 @@ const bytes = (length?: number) =>
   v.custom<VersionDoc["canary"]>(
     (value) => {
       const found = value as Partial<VersionDoc["canary"]> | null | undefined;
-      if (found?._bsontype !== "Binary" || found.sub_type !== 0) return false;
-      return length === undefined || found.buffer?.length === length;
+      if (found?._bsontype !== "Binary" || found.sub_type !== 0 || !(found.buffer instanceof Uint8Array)) return false;
+      return length === undefined || found.buffer.length === length;
     },
     `is not BinData of subtype 0${length === undefined ? "" : ` and ${length} bytes`}`,
   );
