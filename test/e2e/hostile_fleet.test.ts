@@ -4,7 +4,16 @@ import { type Kek, KekError, openKek } from "../../src/index.ts";
 import { type Forgery, whileForged } from "../harness/forgery.ts";
 import { library, libraryConfig } from "../harness/library.ts";
 import { run, stop, type TestInstall, testInstall, until } from "../harness/program.ts";
-import { newestRotation, rotating, seededInstall, serveAll, versionStates } from "../harness/schedule.ts";
+import {
+  CALM,
+  newestRotation,
+  proveAll,
+  rotating,
+  SLOWLY,
+  seededInstall,
+  serveAll,
+  versionStates,
+} from "../harness/schedule.ts";
 
 /** A living fleet among forgeries: a process says what it cannot read and fences itself; a swapped envelope opens nowhere. */
 
@@ -184,4 +193,36 @@ test("a rotation names swapped wraps and moves none of them; swapped payloads ar
   } finally {
     await reader.close();
   }
+});
+
+test("a coordinator that meets a forged document stops and gives its lease back; the same command then completes", async () => {
+  const install = await seededInstall(60, CALM);
+  const fleet = await serveAll(install, "a");
+  const met: [string, Forgery, RegExp][] = [
+    [
+      "half a heartbeat",
+      { collection: "process_heartbeats", set: { _id: "half" } },
+      /process_heartbeats: document "half"/,
+    ],
+    [
+      "half a field",
+      { collection: "kek_fields", set: { _id: "a:b" } },
+      /kek_fields: document "a:b": it has no collection/,
+    ],
+  ];
+  for (const [what, forgery, words] of met) {
+    const running = rotating(install, "--to-version=2", ...SLOWLY);
+    await until(`${what}: phase 2`, async () => (await newestRotation(install))?.["phase"] === 2);
+    const { collection, set } = forgery;
+    await install.db.collection(collection).insertOne({ ...set } as never);
+    const { code, json, stderr } = await running.exited;
+    await install.db.collection(collection).deleteOne({ _id: set["_id"] as never });
+    expect([what, code, json.error.code]).toEqual([what, 3, "document_invalid"]);
+    expect(stderr).toMatch(words);
+    expect(await newestRotation(install)).toMatchObject({ phase: 2, state: "running", lease: { owner: null } });
+  }
+  expect(await versionStates(install)).toEqual({ "1": "active", "2": "staged" });
+  expect((await rotating(install, "--to-version=2").exited).code).toBe(0);
+  await proveAll(install, [2], 60);
+  await stop(...fleet);
 });
