@@ -33,16 +33,18 @@ export function unreadable(collection: OwnCollection, what: string): KekError {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-const FROM_BACKUP = "nothing was changed; put the document right, or restore the install's collections from a backup";
+const FROM_BACKUP =
+  "nothing is decided by it; put the document right, or restore the install's collections from a backup";
 
 const MENDING = {
   kek_install: FROM_BACKUP,
   kek_versions: FROM_BACKUP,
   kek_rotations: FROM_BACKUP,
-  kek_fields: "nothing was changed; put the document right, or delete it if no field of that name holds envelopes",
-  kek_claims: "nothing was changed; if no pkcs11-init runs anywhere, delete the document and run it again",
-  process_heartbeats: "nothing was changed; delete the document: the process that it is of, if it lives, joins anew",
-  audit_log: "nothing was changed; keep this database as evidence, then: certautopilot audit verify",
+  kek_fields: "nothing is decided by it; put the document right, or delete it if no field of that name holds envelopes",
+  kek_claims: "nothing is decided by it; if no pkcs11-init runs anywhere, delete the document and run it again",
+  process_heartbeats:
+    "nothing is decided by it; delete the document: the process that it is of, if it lives, joins anew",
+  audit_log: "nothing is decided by it; keep this database as evidence, then: certautopilot audit verify",
 };
 
 const NEWEST_FORMAT = 1;
@@ -204,7 +206,7 @@ function readAs<T>(collection: OwnCollection, schema: v.GenericSchema, doc: unkn
     throw new KekError(
       "document_newer",
       `${collection}: ${which}: its ${path} is ${short(JSON.stringify(value))}, which this release does not know: a newer one wrote it`,
-      "nothing was changed; update this program (certautopilot --version tells which it is), then run it again",
+      "nothing is decided by it; update this program (certautopilot --version tells which it is), then run it again",
     );
   }
   const missing = path !== null && value === undefined;

@@ -76,7 +76,12 @@ const versionDoc = (set: object, id = 1): Forgery => ({ collection: "kek_version
 const added = (collection: string, set: object): Forgery => ({ collection, set: set as Forgery["set"] });
 const lock = (set: object): Forgery => ({ collection: "kek_install", id: "kek_install", set: set as Forgery["set"] });
 
-const invalid = (error: RegExp): Refusal => ({ exit: 3, code: "document_invalid", error, hint: /nothing was changed/ });
+const invalid = (error: RegExp): Refusal => ({
+  exit: 3,
+  code: "document_invalid",
+  error,
+  hint: /nothing is decided by it/,
+});
 const newer = (error: RegExp): Refusal => ({ exit: 3, code: "document_newer", error, hint: /update this program/ });
 
 const CASES: [string, Forgery, Refusal, Command[]][] = [
