@@ -85,9 +85,11 @@ function bytes(value: unknown, name: string): Uint8Array {
   throw bad(`its ${name} is not BinData of subtype 0`);
 }
 
-/** By tag, not by class: the application may bring a bson package of its own. */
+/** By tag, not by class: the application may bring a bson package of its own. A stored subdocument may hold a tag too. */
 function isBinary(value: unknown): value is Binary {
-  return typeof value === "object" && value !== null && (value as { _bsontype?: unknown })._bsontype === "Binary";
+  if (typeof value !== "object" || value === null) return false;
+  const { _bsontype, buffer, position } = value as Partial<Binary>;
+  return _bsontype === "Binary" && buffer instanceof Uint8Array && typeof position === "number";
 }
 
 function isInt32(value: unknown): value is Int32 {

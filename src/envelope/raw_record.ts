@@ -1,5 +1,5 @@
 import { Buffer } from "node:buffer";
-import { deserialize, EJSON, onDemand } from "bson";
+import { deserialize, EJSON, onDemand, serialize } from "bson";
 import { KekError } from "../errors/errors.ts";
 import { WRAP_BYTES } from "./gcm.ts";
 
@@ -20,10 +20,14 @@ const TYPE_DOCUMENT = 0x03;
 const TYPE_ARRAY = 0x04;
 const TYPE_BINARY = 0x05;
 const TYPE_INT32 = 0x10;
+/** Text, which is decoded strictly, ObjectId, boolean, int32 and int64: they always encode to what they came from. */
+const SURE = new Set([TYPE_STRING, 0x07, 0x08, TYPE_INT32, 0x12]);
+/** A length and the zero at the end. */
+const SHORTEST_DOCUMENT = 5;
 
 type Element = ReturnType<typeof onDemand.parseToElements> extends Iterable<infer E> ? E : never;
 
-/** The bytes of `{_id: …}` of a raw document. */
+/** The bytes of `{_id: …}` of a raw document. @throws KekError `envelope_invalid` for what is no record. */
 export function idBsonOf(raw: Uint8Array): Uint8Array {
   const id = elements(raw, 0).find((element) => nameOf(raw, element) === "_id");
   if (id === undefined) throw new KekError("envelope_invalid", "the record has no _id", "this is no MongoDB record");
@@ -35,9 +39,32 @@ export function idBsonOf(raw: Uint8Array): Uint8Array {
   return out;
 }
 
-/** Decodes `{_id: …}` into a value that encodes to the same bytes: no promotion, and key order kept by Maps. */
+/**
+ * Decodes `{_id: …}` into a value that encodes to the same bytes: no promotion, and key order kept by Maps.
+ * @throws KekError `envelope_invalid` when there is no such value: text that is no UTF-8, BSON's deprecated types.
+ */
 export function exactId(idBson: Uint8Array): unknown {
-  return exactValue(idBson, elements(idBson, 0)[0] as Element);
+  const element = elements(idBson, 0)[0] as Element;
+  try {
+    const id = exactValue(idBson, element);
+    if (SURE.has(element[0]) || Buffer.from(serialize({ _id: id })).equals(idBson)) return id;
+  } catch {
+    // What cannot be decoded cannot be written back either.
+  }
+  throw new KekError(
+    "envelope_invalid",
+    "its _id cannot be named to MongoDB byte for byte",
+    "give the record an _id of a plain BSON type: copy it under another one, encrypted anew",
+  );
+}
+
+/** How a record is named to people: its `_id` as `idText` has it, or in hex when it cannot be decoded. */
+export function idTextOf(idBson: Uint8Array): string {
+  try {
+    return idText(exactId(idBson));
+  } catch {
+    return `BSON ${Buffer.from(idBson).toString("hex").slice(0, 200)}`;
+  }
 }
 
 /** An `_id` for people and programs: canonical extended JSON, its keys in the order in which they are stored. */
@@ -64,9 +91,14 @@ export function readWrap(raw: Uint8Array, path: string): RawWrap {
   let provider: string | undefined;
   let version: number | undefined;
   let wrappedDek: Uint8Array | undefined;
+  const seen = new Set<string>();
   for (const element of elements(raw, at)) {
     const [type, , , offset] = element;
-    switch (nameOf(raw, element)) {
+    const name = nameOf(raw, element);
+    // Of two members of one name, who can say which one MongoDB would change?
+    if (seen.has(name)) throw bad(`it has ${name} twice`);
+    seen.add(name);
+    switch (name) {
       case "provider":
         if (type === TYPE_STRING) provider = decodeText(raw, offset + 4, readInt32(raw, offset) - 1);
         break;
@@ -86,10 +118,11 @@ export function readWrap(raw: Uint8Array, path: string): RawWrap {
   return { provider, version, wrappedDek };
 }
 
-/** Splits documents that lie one behind the other. */
+/** Splits documents that lie one behind the other. @throws KekError `envelope_invalid` when a length cannot be right. */
 export function* splitDocuments(bytes: Uint8Array): Generator<Uint8Array> {
   for (let at = 0; at < bytes.length; ) {
-    const length = readInt32(bytes, at);
+    const length = at + SHORTEST_DOCUMENT > bytes.length ? 0 : readInt32(bytes, at);
+    if (length < SHORTEST_DOCUMENT || at + length > bytes.length) throw noBson();
     yield bytes.subarray(at, at + length);
     at += length;
   }
@@ -98,7 +131,15 @@ export function* splitDocuments(bytes: Uint8Array): Generator<Uint8Array> {
 // ---------------------------------------------------------------------------------------------------------------------
 
 function elements(raw: Uint8Array, at: number): Element[] {
-  return [...onDemand.parseToElements(raw, at)];
+  try {
+    return [...onDemand.parseToElements(raw, at)];
+  } catch {
+    throw noBson();
+  }
+}
+
+function noBson(): KekError {
+  return new KekError("envelope_invalid", "the record is no BSON", "MongoDB's answer was damaged: check its hosts");
 }
 
 function nameOf(raw: Uint8Array, [, nameOffset, nameLength]: Element): string {

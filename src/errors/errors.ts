@@ -38,6 +38,8 @@ export type ErrorCode =
   | "hsm_token"
   | "hsm_unfit"
   | "not_installed"
+  | "document_invalid"
+  | "document_newer"
   | "envelope_invalid"
   | "envelope_does_not_open"
   | "plaintext_too_large"
@@ -75,6 +77,8 @@ const EXIT_OF: Record<ErrorCode, ExitName> = {
   hsm_token: "hsm",
   hsm_unfit: "hsm",
   not_installed: "refused",
+  document_invalid: "refused",
+  document_newer: "refused",
   envelope_invalid: "incomplete",
   envelope_does_not_open: "incomplete",
   plaintext_too_large: "usage",

@@ -34,9 +34,7 @@ export class FenceGuard {
   async look(state: KekState): Promise<void> {
     const { rotation } = state;
     const now = performance.now();
-    // A rotation that another program wrote may hold no record of a fence: then there is nothing to compare with.
-    if (rotation?.fence === undefined || rotation.fence.versions.length + rotation.fence.collections.length === 0)
-      return;
+    if (rotation === undefined || rotation.fence.versions.length + rotation.fence.collections.length === 0) return;
     if (this.#seen === undefined && now - this.#lookedAt < this.#everyMs) return;
     this.#lookedAt = now;
     try {

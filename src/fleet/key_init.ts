@@ -5,8 +5,8 @@ import { makeCanary, proofOf } from "../providers/canary.ts";
 import type { KeyDescription } from "../providers/provider.ts";
 import { type AskPin, checkLock, openToken, type Token } from "../providers/registry.ts";
 import type { Auditor } from "../store/audit_log.ts";
-import { dropClaim, takeClaim } from "../store/claims.ts";
-import type { InstallDoc, VersionDoc } from "../store/documents.ts";
+import { dropClaim, readClaim, takeClaim } from "../store/claims.ts";
+import type { Claim, InstallDoc, VersionDoc } from "../store/documents.ts";
 import { lockInstall, readInstall } from "../store/install.ts";
 import type { Store } from "../store/store.ts";
 import { canaryOf, readVersions, stageVersion } from "../store/versions.ts";
@@ -130,16 +130,28 @@ async function known(store: Store, version: number): Promise<VersionDoc | undefi
   return (await readVersions(store)).find((doc) => doc._id === version);
 }
 
+/** @throws KekError `refused` when it is claimed for longer than anybody claims it. */
 async function waitForClaim(store: Store, name: string, forMs: number, tell: (message: string) => void) {
+  const began = performance.now();
   for (let told = false; ; told = true) {
     const claim = await takeClaim(store, name, forMs);
     if (claim !== undefined) return claim;
+    const theirs = await readClaim(store, name);
+    if (theirs !== undefined && performance.now() - began > 2 * forMs) throw stillClaimed(theirs);
     if (!told) {
       const most = Math.ceil(forMs / 1000);
       tell(`another pkcs11-init of this version is at work, or was interrupted: waiting for it (at most ${most} s)`);
     }
     await new Promise((resolve) => setTimeout(resolve, 200));
   }
+}
+
+function stillClaimed({ _id, owner, expires_at: until }: Claim): KekError {
+  return new KekError(
+    "refused",
+    `kek_claims: "${_id}" is claimed by ${owner} until ${rfc3339(until)}: another pkcs11-init of this version is at work`,
+    "let it end; if none runs anywhere, delete that document and run this again",
+  );
 }
 
 /** The contract message of DESIGN.md section 6, word for word. */

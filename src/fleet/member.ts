@@ -17,7 +17,7 @@ import { KeyCheck } from "./key_check.ts";
 import type { Keyring } from "./keyring.ts";
 import { KeyProver, type KeyReport, lacks, loadProved, stageUnknown } from "./keystore.ts";
 import { watchSecrets } from "./secrets_watch.ts";
-import { mayHold, type Stance, stanceOf } from "./stance.ts";
+import { mayHold, type Stance, stanceOf, wentBack } from "./stance.ts";
 
 export interface MemberOptions {
   store: Store;
@@ -195,6 +195,8 @@ export class Member {
     const { keyring, config } = this.#options;
     const stance = stanceOf(state.versions, state.rotation);
     if (stance === undefined) throw nothingActive(keyring.provider, config.encryption.currentVersion);
+    const back = wentBack(this.#stance, stance);
+    if (back !== undefined) throw wentBackUnder(back);
     this.#report = await this.#prover.loadAll(keyring, state.versions, mayHold(stance, state.versions));
     const lacking = stance.readable.find((version) => !keyring.has(version));
     if (lacking === undefined) return stance;
@@ -275,4 +277,15 @@ export class Member {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#wake(), this.#options.config.fleet.beatMs);
   }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** A process that has followed a later state knows that this one is not its successor, and nothing about what is. */
+function wentBackUnder(back: string): KekError {
+  return new KekError(
+    "document_invalid",
+    `kek_rotations: the state that this process has followed is gone: ${back}`,
+    "if the install's collections were restored on purpose, restart this process: it then joins what is there",
+  );
 }

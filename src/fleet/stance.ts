@@ -1,4 +1,5 @@
 import type { Phase, RotationDoc, VersionDoc } from "../store/documents.ts";
+import { mustBeOpen } from "../store/state_rules.ts";
 
 /** What a process must hold and write, from the state alone: the table of DESIGN.md section 5 as a pure function. */
 
@@ -18,14 +19,11 @@ export interface Stance {
 type Versions = Pick<VersionDoc, "_id" | "state">[];
 type Rotation = Pick<RotationDoc, "_id" | "from" | "to" | "phase" | "epoch" | "state">;
 
-/** Whether processes must follow a rotation: one that runs, or one that was cancelled with records at both versions. */
-export function isOpen(rotation: Pick<RotationDoc, "state" | "phase">): boolean {
-  return rotation.state === "running" || (rotation.state === "cancelled" && rotation.phase === 2);
-}
+export { mustBeOpen as isOpen };
 
 /** @returns undefined while no version is active: an install that has not begun. */
 export function stanceOf(versions: Versions, rotation: Rotation | undefined): Stance | undefined {
-  if (rotation !== undefined && isOpen(rotation)) return follow(rotation);
+  if (rotation !== undefined && mustBeOpen(rotation)) return follow(rotation);
   const active = versions.find((version) => version.state === "active");
   if (active === undefined) return undefined;
   return {
@@ -36,6 +34,20 @@ export function stanceOf(versions: Versions, rotation: Rotation | undefined): St
     write: active._id,
     leaving: undefined,
   };
+}
+
+/**
+ * The epoch grows with every change, so what comes after a stance has a higher one, or is the same stance.
+ * @returns what went backwards, in words; undefined when the new one may be followed.
+ */
+export function wentBack(before: Stance | undefined, after: Stance): string | undefined {
+  if (before === undefined) return undefined;
+  if (after.epoch < before.epoch) return `its epoch went back from ${before.epoch} to ${after.epoch}`;
+  const [was, is] = [before, after].map(({ rotation, phase, readable, write }) =>
+    JSON.stringify([rotation, phase, readable, write]),
+  );
+  if (after.epoch > before.epoch || was === is) return undefined;
+  return `it changed while its epoch stayed ${after.epoch}`;
 }
 
 /** Versions that a process may keep in memory under a stance: those it must read, and those staged for later. */

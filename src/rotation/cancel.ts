@@ -7,6 +7,7 @@ import { readFields } from "../store/fields.ts";
 import { fenceRecorder } from "../store/rotation_records.ts";
 import { cancelRotation } from "../store/rotation_steps.ts";
 import { newestRotation } from "../store/rotations.ts";
+import { readState } from "../store/state.ts";
 import type { Context } from "./context.ts";
 import { waysOn } from "./ways_on.ts";
 
@@ -24,7 +25,7 @@ export interface Cancelled {
 export async function cancel(context: Context): Promise<Cancelled> {
   const { store, auditor } = context;
   for (;;) {
-    const seen = await newestRotation(store);
+    const { rotation: seen } = await readState(store);
     if (seen === undefined || !isOpen(seen)) {
       throw new KekError(
         "nothing_to_cancel",

@@ -1,4 +1,4 @@
-import { KekError } from "../errors/errors.ts";
+import { KekError, messageOf } from "../errors/errors.ts";
 import { type Moment, msSince, now } from "../errors/moment.ts";
 import type { RotationDoc } from "../store/documents.ts";
 import { isTransient } from "../store/failures.ts";
@@ -102,7 +102,7 @@ export class LeaseKeeper {
       else if (epoch === this.#held.epoch) await this.#findOut();
     } catch (thrown) {
       // MongoDB may be away for a moment: the lease runs out by itself if it stays away.
-      if (!isTransient(thrown)) this.#lost ??= lost(String(thrown));
+      if (!isTransient(thrown)) this.#lost ??= thrown instanceof KekError ? thrown : lost(messageOf(thrown));
     }
   }
 

@@ -1,6 +1,6 @@
 import type { FieldName } from "../config/config.ts";
 import { dekAadOf } from "../envelope/aad.ts";
-import { exactId, idBsonOf, idText, readWrap, splitDocuments } from "../envelope/raw_record.ts";
+import { exactId, idBsonOf, idText, idTextOf, readWrap, splitDocuments } from "../envelope/raw_record.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
 import type { Provider } from "../providers/provider.ts";
@@ -47,7 +47,7 @@ export async function rewrapBatch(
       rewraps.push({ id: exactId(idBson), oldWrap, newWrap });
     } catch (thrown) {
       if (!isTheRecordsFault(thrown)) throw thrown;
-      failed.push({ id: idText(exactId(idBson)), reason: messageOf(thrown) });
+      failed.push({ id: idTextOf(idBson), reason: messageOf(thrown) });
     }
   };
   // All at once: a provider that waits for an HSM keeps many operations in flight. What was wrapped is written, whatever

@@ -11,8 +11,10 @@ import {
 } from "../audit/chain.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
+import { auditEntryOf } from "./shapes.ts";
 import { signal } from "./signals.ts";
 import { type Session, type Store, serverNow, transact } from "./store.ts";
+import { uniqueIndex } from "./unique_index.ts";
 
 /** `audit_log`: appended in the transaction that makes the change; an append that fails stops the change. */
 
@@ -26,7 +28,7 @@ export interface Auditor {
 const NAME = "audit_log";
 
 export async function ensureAuditLog(store: Store): Promise<void> {
-  await entries(store).createIndex({ seq: 1 }, { unique: true });
+  await uniqueIndex(entries(store), "audit_log", { seq: 1 }, {}, "two entries have the same seq");
 }
 
 /** Appends inside a transaction. Two at once conflict on `seq` and one of them runs again. */
@@ -39,6 +41,7 @@ export async function appendAudit(
 ): Promise<AuditEntry> {
   const at = await serverNow(store, session);
   const [last] = await entries(store).find({}, { session }).sort({ seq: -1 }).limit(1).toArray();
+  if (last !== undefined) auditEntryOf(last);
   if (last !== undefined && !isMadeWith(auditor.secret, last)) throw otherSecret(auditor.secret);
   const entry = link(auditor.secret, last, { at, actor: auditor.actor, event, data });
   await entries(store).insertOne({ ...entry }, { session });
@@ -83,11 +86,12 @@ export async function verifyChain(store: Store, secret: string): Promise<ChainRe
   const report: ChainReport = { entries: 0, lastMac: undefined, faults: [] };
   let last: AuditEntry | undefined;
   for await (const entry of entries(store).find({}).sort({ seq: 1 })) {
-    const fault = checkLink(secret, last, entry);
+    const unreadable = unreadableEntry(entry, report.entries + 1);
+    const fault = unreadable ?? checkLink(secret, last, entry);
     if (fault !== undefined && report.faults.length < FAULTS_LISTED) report.faults.push(fault);
     report.entries += 1;
     report.lastMac = entry.mac;
-    last = entry;
+    if (unreadable === undefined) last = entry;
   }
   return report;
 }
@@ -111,7 +115,7 @@ export async function listAudit(store: Store, filter: AuditFilter): Promise<Audi
     .sort({ seq: -1 })
     .limit(filter.limit)
     .toArray();
-  return found.reverse();
+  return found.map(auditEntryOf).reverse();
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -137,6 +141,16 @@ async function append<T>(store: Store, auditor: Auditor, work: AuditedWork<T>): 
 
 function entries(store: Store) {
   return store.db.collection<AuditEntry>(NAME);
+}
+
+/** An entry whose mac cannot even be computed is a fault of the chain like any other. */
+function unreadableEntry(entry: unknown, seq: number): ChainFault | undefined {
+  try {
+    auditEntryOf(entry);
+    return undefined;
+  } catch (thrown) {
+    return { seq, reason: messageOf(thrown) };
+  }
 }
 
 /** One entry under another secret would break the chain for good: it is not written, and neither is its change. */

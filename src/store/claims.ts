@@ -1,6 +1,8 @@
 import { randomUUID } from "node:crypto";
 import { crashPoint } from "../errors/crash_point.ts";
+import type { Claim } from "./documents.ts";
 import { isDuplicateKey } from "./failures.ts";
+import { claimOf } from "./shapes.ts";
 import type { Store } from "./store.ts";
 
 /**
@@ -8,14 +10,9 @@ import type { Store } from "./store.ts";
  * else leave two keys of one name in a token. A claim runs out by itself; what it cannot prevent is found by looking again.
  */
 
-export interface Claim {
-  _id: string;
-  owner: string;
-  expires_at: Date;
-}
-
-/** @returns undefined while somebody else has it. */
+/** @returns undefined while somebody else has it. @throws KekError `document_invalid`: a claim that says nothing. */
 export async function takeClaim(store: Store, name: string, forMs: number): Promise<Claim | undefined> {
+  await readClaim(store, name);
   await claims(store).deleteOne({ _id: name, $expr: { $lt: ["$expires_at", "$$NOW"] } });
   try {
     const claim = await claims(store).findOneAndUpdate(
@@ -29,6 +26,12 @@ export async function takeClaim(store: Store, name: string, forMs: number): Prom
     if (isDuplicateKey(thrown)) return undefined;
     throw thrown;
   }
+}
+
+/** Who has it now. @throws KekError `document_invalid`, `document_newer`. */
+export async function readClaim(store: Store, name: string): Promise<Claim | undefined> {
+  const doc = await claims(store).findOne({ _id: name });
+  return doc === null ? undefined : claimOf(doc);
 }
 
 export async function dropClaim(store: Store, { _id, owner }: Claim): Promise<void> {

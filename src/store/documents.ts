@@ -40,14 +40,16 @@ export interface FieldDoc {
   _id: string;
   collection: string;
   path: string;
-  registered_by: string;
+  /** Left out where an operator registered a field of a foreign writer. */
+  registered_by?: string;
 }
 
 export type Phase = 1 | 2 | 3;
 export type RotationState = "running" | "cancelled" | "completed" | "reverted";
 
 export interface Lease {
-  owner: string;
+  /** Null when it was given back. */
+  owner: string | null;
   /** The fencing token: grows with every owner. */
   token: number;
   expires_at: Date;
@@ -137,7 +139,8 @@ export interface Acked {
 
 export interface HeartbeatDoc {
   _id: string;
-  role: Role;
+  /** A `Role`, or one that a later release knows: nothing is decided by it. */
+  role: string;
   host: string;
   pid: number;
   instance_name: string;
@@ -152,4 +155,12 @@ export interface HeartbeatDoc {
   fleet?: AnnouncedTimes;
   started_at: Date;
   updated_at: Date;
+}
+
+/** Who is making the key of a version just now. */
+export interface Claim {
+  /** What is claimed. */
+  _id: string;
+  owner: string;
+  expires_at: Date;
 }

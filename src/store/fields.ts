@@ -1,5 +1,8 @@
 import type { FieldName } from "../config/config.ts";
+import { KekError } from "../errors/errors.ts";
 import type { FieldDoc } from "./documents.ts";
+import { fieldFault } from "./field_names.ts";
+import { fieldOf } from "./shapes.ts";
 import type { Session, Store } from "./store.ts";
 
 /** `kek_fields`: every field that holds envelopes, and its index. A field that is not here would be missed. */
@@ -12,8 +15,19 @@ export function versionKey(path: string): string {
   return `${path}.kek_version`;
 }
 
-/** Registers a field and makes its index. Done before the first envelope of the field is written. */
+/**
+ * Registers a field and makes its index. Done before the first envelope of the field is written.
+ * @throws KekError `usage` for a name that no field can have: one that is registered is there for every process.
+ */
 export async function registerField(store: Store, field: FieldName, registeredBy: string): Promise<void> {
+  const fault = fieldFault(field);
+  if (fault !== undefined) {
+    throw new KekError(
+      "usage",
+      `${JSON.stringify(fieldId(field))} cannot hold envelopes: ${fault}`,
+      "name a collection of the application's, and the path of a field in it",
+    );
+  }
   await fields(store).updateOne(
     { _id: fieldId(field) },
     { $setOnInsert: { collection: field.collection, path: field.path, registered_by: registeredBy } },
@@ -28,10 +42,11 @@ export async function ensureIndex(store: Store, field: FieldName): Promise<void>
 }
 
 export async function readFields(store: Store, session?: Session): Promise<FieldDoc[]> {
-  return await fields(store)
+  const found = await fields(store)
     .find({}, session === undefined ? {} : { session })
     .sort({ _id: 1 })
     .toArray();
+  return found.map(fieldOf);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

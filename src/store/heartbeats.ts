@@ -1,4 +1,5 @@
 import type { Acked, HeartbeatDoc } from "./documents.ts";
+import { heartbeatOf } from "./shapes.ts";
 import type { Session, Store } from "./store.ts";
 
 /** `process_heartbeats`: the roster. Times are the server's; a beat never recreates a document. */
@@ -52,13 +53,21 @@ export async function leave(store: Store, id: string): Promise<void> {
   await heartbeats(store).deleteOne({ _id: id });
 }
 
+/**
+ * Everybody in the fleet, with ages as the server tells them.
+ * @throws KekError `document_invalid`, `document_newer`: one that cannot be read may be a process that must be waited for.
+ */
 export async function readRoster(store: Store): Promise<Member[]> {
-  return await heartbeats(store)
-    .aggregate<Member>([
+  const found = await heartbeats(store)
+    .aggregate<{ doc: unknown; now: Date }>([
       { $sort: { started_at: 1, _id: 1 } },
-      { $addFields: { age_ms: { $toDouble: { $subtract: ["$$NOW", "$updated_at"] } } } },
+      { $project: { _id: 0, doc: "$$ROOT", now: "$$NOW" } },
     ])
     .toArray();
+  return found.map(({ doc, now }) => {
+    const member = heartbeatOf(doc);
+    return { ...member, age_ms: now.getTime() - member.updated_at.getTime() };
+  });
 }
 
 /** Takes a silent member off the roster, inside a transaction: only on the very beat that was seen. */

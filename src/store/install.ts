@@ -4,12 +4,14 @@ import { crashPoint } from "../errors/crash_point.ts";
 import { type Auditor, audited } from "./audit_log.ts";
 import type { InstallDoc } from "./documents.ts";
 import { isDuplicateKey } from "./failures.ts";
+import { installOf } from "./shapes.ts";
 import { type Store, serverNow } from "./store.ts";
 
 /** `kek_install`: the lock, inserted once, never updated. */
 
 export async function readInstall(store: Store): Promise<InstallDoc | undefined> {
-  return (await installs(store).findOne({ _id: "kek_install" })) ?? undefined;
+  const doc = await installs(store).findOne({ _id: "kek_install" });
+  return doc === null ? undefined : installOf(doc);
 }
 
 /** Locks a fresh database; on a locked one it returns the lock that is there. The caller compares providers. */

@@ -2,6 +2,7 @@ import { crashPoint } from "../errors/crash_point.ts";
 import { type Auditor, audited } from "./audit_log.ts";
 import type { RotationDoc } from "./documents.ts";
 import { type Held, leaseFree, rotations, stillHeld } from "./rotations.ts";
+import { rotationOf } from "./shapes.ts";
 import type { Store } from "./store.ts";
 
 /** The coordinator's lease: taken over, renewed, given back. */
@@ -45,6 +46,7 @@ export async function takeOver(
     );
     if (doc === null) return undefined;
     crashPoint("lease.taken_over");
+    rotationOf(doc);
     const data = { rotation: doc._id, from: doc.from, to: doc.to, phase: doc.phase, after: seen.state };
     return [{ event: "rotation.resumed", data, result: doc }];
   });

@@ -5,10 +5,14 @@ import { type Auditor, audited } from "./audit_log.ts";
 import type { Phase, RotationDoc } from "./documents.ts";
 import { isDuplicateKey } from "./failures.ts";
 import { type Held, leaseFree, newestRotation, rotations, stillHeld } from "./rotations.ts";
+import { rotationOf } from "./shapes.ts";
 import { type Store, serverNow } from "./store.ts";
 import { claimVersion, LIVING, switchActive } from "./versions.ts";
 
-/** What moves a rotation: start, next phase, completion, cancellation. Each with its audit event, in one transaction. */
+/**
+ * What moves a rotation: start, next phase, completion, cancellation. Each with its audit event, in one transaction, which
+ * is given up when the document that comes of it cannot be read: somebody else wrote into it.
+ */
 
 export interface NewRotation {
   from: number;
@@ -102,6 +106,7 @@ export async function advancePhase(
     );
     if (doc === null) return undefined;
     crashPoint("phase.written");
+    rotationOf(doc);
     return [{ event: "rotation.phase", data: { rotation: doc._id, phase: to, epoch: doc.epoch }, result: doc }];
   });
   return advanced?.[0];
@@ -113,7 +118,7 @@ export async function completeRotation(store: Store, auditor: Auditor, held: Hel
     const doc = await rotations(store).findOneAndUpdate(
       { ...stillHeld(held), phase: 3 },
       {
-        $set: { state: "completed", "lease.owner": null as unknown as string },
+        $set: { state: "completed", "lease.owner": null },
         $unset: { open: "" },
         $inc: { epoch: 1 },
         $currentDate: { ended_at: true },
@@ -122,6 +127,7 @@ export async function completeRotation(store: Store, auditor: Auditor, held: Hel
     );
     if (doc === null) return undefined;
     crashPoint("complete.closed");
+    rotationOf(doc);
     await switchActive(store, session, doc.from, doc.to);
     return [
       { event: "version.activated", data: { version: doc.to, rotation: doc._id }, result: doc },
@@ -154,6 +160,7 @@ export async function cancelRotation(
     );
     if (doc === null) return undefined;
     crashPoint("cancel.written");
+    rotationOf(doc);
     if (closes && doc.reverses !== undefined) {
       await rotations(store).updateOne(
         { _id: doc.reverses },

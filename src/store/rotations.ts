@@ -1,5 +1,7 @@
 import type { RotationDoc } from "./documents.ts";
-import type { Session, Store } from "./store.ts";
+import { rotationOf, unreadable } from "./shapes.ts";
+import { type Session, type Store, transact } from "./store.ts";
+import { uniqueIndex } from "./unique_index.ts";
 
 /**
  * `kek_rotations`: every change is conditional on what the caller believes: lease token, epoch, state.
@@ -14,25 +16,41 @@ export interface Held {
 }
 
 export async function ensureRotations(store: Store): Promise<void> {
-  await rotations(store).createIndex(
-    { open: 1 },
-    { name: "one_open", unique: true, partialFilterExpression: { open: true } },
-  );
+  const options = { name: "one_open", partialFilterExpression: { open: true } };
+  await uniqueIndex(rotations(store), "kek_rotations", { open: 1 }, options, "more than one rotation is open");
 }
 
-/** The open rotation if there is one, else the one that ended last. */
+/**
+ * The open rotation if there is one, else the one that ended last. With a session, it must be in a transaction: what is
+ * newest and what is open are looked at in one moment.
+ * @throws KekError `document_invalid`, `document_newer`: a document that cannot be read may be the newest.
+ */
 export async function newestRotation(store: Store, session?: Session): Promise<RotationDoc | undefined> {
-  const options = session === undefined ? {} : { session };
-  return (await rotations(store).findOne({}, { ...options, sort: { epoch: -1 } })) ?? undefined;
+  if (session === undefined) return await transact(store, (inner) => newestRotation(store, inner));
+  const two = await rotations(store).find({}, { session }).sort({ epoch: -1 }).limit(2).toArray();
+  const [newest, before] = two.map(rotationOf);
+  // Without a number for its epoch a document has no place in the order, and without one for its _id none can follow it.
+  const odd = await rotations(store)
+    .find({ $or: [{ open: { $exists: true } }, NO_NUMBER("epoch"), NO_NUMBER("_id")] } as never, { session })
+    .toArray();
+  for (const doc of odd.map(rotationOf)) {
+    if (doc._id !== newest?._id)
+      throw unreadable("kek_rotations", `document ${doc._id}: it is open, and not the newest`);
+  }
+  if (before !== undefined && before.epoch === newest?.epoch)
+    throw unreadable("kek_rotations", `documents ${before._id} and ${newest._id} have the same epoch, ${newest.epoch}`);
+  return newest;
 }
 
 export async function readRotation(store: Store, id: number): Promise<RotationDoc | undefined> {
-  return (await rotations(store).findOne({ _id: id })) ?? undefined;
+  const doc = await rotations(store).findOne({ _id: id });
+  return doc === null ? undefined : rotationOf(doc);
 }
 
 /** Newest first. */
 export async function rotationHistory(store: Store, limit: number): Promise<RotationDoc[]> {
-  return await rotations(store).find({}).sort({ _id: -1 }).limit(limit).toArray();
+  const found = await rotations(store).find({}).sort({ _id: -1 }).limit(limit).toArray();
+  return found.map(rotationOf);
 }
 
 /** For the other files about rotations in this folder. */
@@ -57,3 +75,7 @@ export function leaseFree(graceMs: number) {
   const ranOut = { $lt: [{ $add: ["$lease.expires_at", graceMs] }, "$$NOW"] };
   return { $expr: { $or: [{ $eq: ["$lease.owner", null] }, ranOut] } };
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+const NO_NUMBER = (member: string) => ({ [member]: { $not: { $type: ["int", "long", "double"] } } });

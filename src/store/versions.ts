@@ -6,22 +6,24 @@ import type { KeyDescription } from "../providers/provider.ts";
 import { type Auditor, audited } from "./audit_log.ts";
 import type { VersionDoc, VersionState } from "./documents.ts";
 import { isDuplicateKey } from "./failures.ts";
+import { versionOf } from "./shapes.ts";
 import { type Session, type Store, serverNow } from "./store.ts";
+import { uniqueIndex } from "./unique_index.ts";
 
 /** `kek_versions`: one document a version, its canary, its state. A number is never used again. */
 
 export async function ensureVersions(store: Store): Promise<void> {
-  await versions(store).createIndex(
-    { state: 1 },
-    { name: "one_active", unique: true, partialFilterExpression: { state: "active" } },
-  );
+  const options = { name: "one_active", partialFilterExpression: { state: "active" } };
+  await uniqueIndex(versions(store), "kek_versions", { state: 1 }, options, "more than one version is active");
 }
 
+/** @throws KekError `document_invalid`, `document_newer`: one that cannot be read may be the one that matters. */
 export async function readVersions(store: Store, session?: Session): Promise<VersionDoc[]> {
-  return await versions(store)
+  const found = await versions(store)
     .find({}, session === undefined ? {} : { session })
     .sort({ _id: 1 })
     .toArray();
+  return found.map(versionOf);
 }
 
 export function canaryOf(doc: VersionDoc): Canary {
