@@ -56,7 +56,16 @@ export default leaf({
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-function describe({ ready, target, active, processes, census, problems, capabilities }: Verification): string {
+function describe({
+  ready,
+  target,
+  active,
+  processes,
+  census,
+  problems,
+  warnings,
+  capabilities,
+}: Verification): string {
   const rows = processes.map((member) => [
     member.instance_name,
     member.role,
@@ -82,7 +91,10 @@ function describe({ ready, target, active, processes, census, problems, capabili
             census.map((row) => [row.field, row.version, String(row.count)]),
           ),
         ];
-  const found = problems.map((problem) => `problem: ${problem.message}\n   hint: ${problem.hint}`);
+  const found = [
+    ...warnings.map((warning) => `warning: ${warning.message}\n   hint: ${warning.hint}`),
+    ...problems.map((problem) => `problem: ${problem.message}\n   hint: ${problem.hint}`),
+  ];
   const subject = target === undefined ? "the install" : `the fleet for KEK version ${target}`;
   const verdict = ready
     ? target === undefined
@@ -104,7 +116,7 @@ function describe({ ready, target, active, processes, census, problems, capabili
   return [fleet, ...counted, ...abilities, "", ...found, verdict].join("\n");
 }
 
-function asData({ ready, target, active, processes, census, problems, capabilities }: Verification) {
+function asData({ ready, target, active, processes, census, problems, warnings, capabilities }: Verification) {
   return {
     ready,
     target: target ?? null,
@@ -124,6 +136,7 @@ function asData({ ready, target, active, processes, census, problems, capabiliti
     })),
     census,
     problems,
+    warnings,
     capabilities,
   };
 }

@@ -20,6 +20,7 @@ export type ProblemCode =
   | "own_key"
   | "stray"
   | "backup"
+  | "wraps"
   | "canary"
   | "fence"
   | "shell_declares";

@@ -1,10 +1,12 @@
 import type { FleetTimes, ProviderName } from "../config/config.ts";
 import type { KekError } from "../errors/errors.ts";
 import { fleetProblems, type Problem } from "../fleet/readiness.ts";
+import { wrapsLeft } from "../fleet/wrap_limit.ts";
 import { type CensusRow, isVersion } from "../store/census.ts";
 import type { VersionDoc } from "../store/documents.ts";
 import type { Member } from "../store/heartbeats.ts";
 import type { Plan } from "./plan.ts";
+import { reverseCommand } from "./ways_on.ts";
 
 /** Everything that must hold before a rotation starts, as one pure function over facts. */
 
@@ -63,6 +65,7 @@ export function preflight(facts: PreflightFacts): Problem[] {
     }
   }
   const target = versions.find((version) => version._id === plan.to);
+  if (target !== undefined) problems.push(...wrapRoom(plan, target, facts.census));
   if (facts.requireBackup && target?.backup_verified_at === undefined) {
     problems.push({
       code: "backup",
@@ -71,6 +74,21 @@ export function preflight(facts: PreflightFacts): Problem[] {
     });
   }
   return problems;
+}
+
+/** Each record that is moved takes a wrap under the target. */
+function wrapRoom({ kind, from, to }: PreflightFacts["plan"], target: VersionDoc, census: CensusRow[]): Problem[] {
+  const needed = census.filter((row) => row.version === String(from)).reduce((sum, row) => sum + row.count, 0);
+  const left = wrapsLeft(target);
+  if (needed <= left) return [];
+  const rest = "rotate to a version that has room: certautopilot kek status tells the wraps of each";
+  return [
+    {
+      code: "wraps",
+      message: `KEK version ${to} has room for ${left} more wraps (of 2^32, NIST SP 800-38D 8.3), and ${needed} envelopes are to be moved to it`,
+      hint: kind === "resume" ? `go back: ${reverseCommand({ from, to })}  then ${rest}` : rest,
+    },
+  ];
 }
 
 /** Envelopes at a version that is neither left nor reached would be forgotten by this rotation. */

@@ -13,6 +13,7 @@ import type { LeaseKeeper } from "./lease.ts";
 import { collectGarbage } from "./memory.ts";
 import { RateLimit } from "./rate_limit.ts";
 import { RewrapTally } from "./rewrap_tally.ts";
+import { reverseCommand } from "./ways_on.ts";
 
 export interface RewrapOptions {
   batchSize: number;
@@ -196,12 +197,24 @@ export class Rewrapper {
 
   /** Wraps are counted before they are made. */
   async #reserve(count: number): Promise<void> {
-    if (this.#reserved < count) {
-      const block = Math.max(WRAPS_BLOCK, count);
-      await reserveWraps(this.#context.store, this.#rotation.to, block);
-      this.#reserved += block;
+    try {
+      while (this.#reserved < count) {
+        const block = Math.max(WRAPS_BLOCK, count);
+        this.#reserved += await reserveWraps(this.#context.store, this.#rotation.to, block);
+      }
+    } catch (thrown) {
+      throw thrown instanceof KekError && thrown.code === "wraps_exhausted" ? this.#exhausted(thrown) : thrown;
     }
     this.#reserved -= count;
+  }
+
+  #exhausted({ code, message }: KekError): KekError {
+    const { from, to } = this.#rotation;
+    return new KekError(
+      code,
+      `${message}; the rotation ${from} → ${to} is unfinished, and every record opens`,
+      `go back: ${reverseCommand(this.#rotation)}  then rotate to a new version`,
+    );
   }
 
   async #tell(): Promise<void> {

@@ -120,7 +120,7 @@ async function stateOfFleet(context: Context, roster: Member[], { dryRun }: Rota
   if ((await proveOwnKeys(context, active)).size > 0) return state;
   if (dryRun) {
     const held = await unknownVersions(provider, state.versions);
-    const wouldBe = held.map((_id) => ({ _id, state: "staged", provider: provider.name }) as VersionDoc);
+    const wouldBe = held.map((_id) => ({ _id, state: "staged", provider: provider.name, wraps: 0 }) as VersionDoc);
     return { ...state, versions: [...state.versions, ...wouldBe] };
   }
   const staged = await stageUnknown(store, auditor, provider, install.install_id, state.versions);

@@ -3,6 +3,7 @@ import { unfencedCollections } from "../fleet/fence_keeper.ts";
 import { loadProved } from "../fleet/keystore.ts";
 import { fleetProblems, type Problem } from "../fleet/readiness.ts";
 import { isOpen, stanceOf } from "../fleet/stance.ts";
+import { wrapProblems, wrapWarnings, writable } from "../fleet/wrap_limit.ts";
 import type { Capability } from "../providers/provider.ts";
 import { audited } from "../store/audit_log.ts";
 import { type CensusRow, takeCensus } from "../store/census.ts";
@@ -25,6 +26,8 @@ export interface Verification {
   processes: Member[];
   census: CensusRow[];
   problems: Problem[];
+  /** What is no problem yet. */
+  warnings: Problem[];
   /** What the provider found when it tried itself out. */
   capabilities: Capability[];
 }
@@ -56,11 +59,21 @@ export async function verifyTarget(context: Context, target: number): Promise<Ve
       hint: "use a new number: none is ever used again",
     });
   }
+  const wanted = doc === undefined ? [] : [doc];
   problems.push(
     ...fleetProblems(roster, { provider: provider.name, active, target, declaredMatters: true, times: config.fleet }),
+    ...wrapProblems(wanted),
   );
-  const capabilities = await provider.probe();
-  return { ready: problems.length === 0, target, active, processes: roster, census: [], problems, capabilities };
+  return {
+    ready: problems.length === 0,
+    target,
+    active,
+    processes: roster,
+    census: [],
+    problems,
+    warnings: wrapWarnings(wanted),
+    capabilities: await provider.probe(),
+  };
 }
 
 /** The whole install's health: canaries, census, strays, drift, fences. */
@@ -79,6 +92,7 @@ export async function verifyInstall(context: Context): Promise<Verification> {
       times: config.fleet,
     }),
     ...driftProblems(roster, state),
+    ...wrapProblems(writable(state.versions, state.rotation)),
   ];
   if (stance === undefined) {
     problems.push({
@@ -109,6 +123,7 @@ export async function verifyInstall(context: Context): Promise<Verification> {
     processes: roster,
     census,
     problems,
+    warnings: wrapWarnings(writable(state.versions, state.rotation)),
     capabilities: await provider.probe(),
   };
 }

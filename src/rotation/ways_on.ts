@@ -8,7 +8,7 @@ export function resumeCommand({ to }: Open): string {
   return `certautopilot kek rotate --to-version=${to}`;
 }
 
-export function reverseCommand({ from, to }: Open): string {
+export function reverseCommand({ from, to }: Pick<Open, "from" | "to">): string {
   return `certautopilot kek rotate --to-version=${from} --from-version=${to}`;
 }
 
