@@ -101,8 +101,7 @@ export class Coordinator {
     const lanes = await Lanes.open(recipes, {
       database: config.database,
       installId: install.install_id,
-      from: laneKey(versions, from),
-      to: laneKey(versions, to),
+      keys: [laneKey(versions, from), laneKey(versions, to)],
     });
     const rewrapper = new Rewrapper(this.#context, this.#lease, lanes, this.#doc, this.#options, this.#reporter);
     try {

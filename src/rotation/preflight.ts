@@ -2,10 +2,11 @@ import type { FleetTimes, ProviderName } from "../config/config.ts";
 import type { KekError } from "../errors/errors.ts";
 import { fleetProblems, type Problem } from "../fleet/readiness.ts";
 import { wrapsLeft } from "../fleet/wrap_limit.ts";
-import { type CensusRow, isVersion } from "../store/census.ts";
+import type { CensusRow } from "../store/census.ts";
 import type { VersionDoc } from "../store/documents.ts";
 import type { Member } from "../store/heartbeats.ts";
 import type { Plan } from "./plan.ts";
+import { strayProblems } from "./strays.ts";
 import { reverseCommand } from "./ways_on.ts";
 
 /** Everything that must hold before a rotation starts, as one pure function over facts. */
@@ -50,7 +51,7 @@ export function preflight(facts: PreflightFacts): Problem[] {
         hint: `add --from-version=${plan.from}`,
       });
     }
-    problems.push(...strays(facts.census, plan.from, plan.to));
+    problems.push(...strayProblems(facts.census, versions, plan.from, plan.to, plan.from));
     if (
       !facts.explicitFrom &&
       facts.declared !== undefined &&
@@ -89,17 +90,4 @@ function wrapRoom({ kind, from, to }: PreflightFacts["plan"], target: VersionDoc
       hint: kind === "resume" ? `go back: ${reverseCommand({ from, to })}  then ${rest}` : rest,
     },
   ];
-}
-
-/** Envelopes at a version that is neither left nor reached would be forgotten by this rotation. */
-export function strays(census: CensusRow[], from: number, to: number): Problem[] {
-  return census
-    .filter((row) => row.version !== String(from) && row.version !== String(to))
-    .map((row) => ({
-      code: "stray" as const,
-      message: `${row.count} envelopes of ${row.field} are at version ${row.version}, which is neither ${from} nor ${to}`,
-      hint: isVersion(row)
-        ? `bring them back first: certautopilot kek rotate --to-version=${row.version} --from-version=${from}, then forward again`
-        : "these are no envelopes of format 1: find them by that kek_version, and restore the field from a backup",
-    }));
 }

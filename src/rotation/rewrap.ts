@@ -181,7 +181,7 @@ export class Rewrapper {
   async #batch(lane: Lane, { collection, path }: FieldDoc, bytes: Uint8Array): Promise<void> {
     const { from, to } = this.#rotation;
     const limitMs = batchLimitMs(this.#context.config);
-    const result = await lane.run({ field: { collection, path }, from, to, bytes, limitMs });
+    const result = await lane.run({ kind: "rewrap", field: { collection, path }, from, to, bytes, limitMs });
     this.#tally.moved({ collection, path }, result.done);
     for (const { id, reason } of result.failed) await this.#fail({ field: fieldId({ collection, path }), id, reason });
   }

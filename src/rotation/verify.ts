@@ -14,7 +14,7 @@ import { type KekState, readState } from "../store/state.ts";
 import { serverNow } from "../store/store.ts";
 import { markBackupVerified } from "../store/versions.ts";
 import type { Context } from "./context.ts";
-import { strays } from "./preflight.ts";
+import { strayProblems } from "./strays.ts";
 import { waysOn } from "./ways_on.ts";
 
 /** `kek verify`: reads everything, changes nothing (but the mark that a backup was proved). */
@@ -103,7 +103,8 @@ export async function verifyInstall(context: Context): Promise<Verification> {
   } else {
     const { rotation } = state;
     const open = rotation !== undefined && isOpen(rotation);
-    problems.push(...strays(census, open ? rotation.from : stance.write, open ? rotation.to : stance.write));
+    const [from, to] = open ? [rotation.from, rotation.to] : [stance.write, stance.write];
+    problems.push(...strayProblems(census, state.versions, from, to));
     problems.push(...unledRotation(rotation, await serverNow(store)));
   }
   for (const version of state.rotation?.fence.versions ?? []) {
