@@ -50,6 +50,7 @@ export function describePlan({ plan, roster, census }: Prepared): { text: string
   const records = census.filter((row) => row.version === String(from)).reduce((sum, row) => sum + row.count, 0);
   const what = {
     start: "rotate",
+    mend: "bring strays back",
     resume: "resume the rotation",
     reverse: "go back, replacing the unfinished rotation,",
   }[kind];

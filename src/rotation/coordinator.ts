@@ -107,15 +107,13 @@ export class Coordinator {
     try {
       const before = rewrapper.done;
       for (;;) {
+        await this.#lowerFence(rewrapper);
         await rewrapper.toZero();
         // A process that joined meanwhile must write under the new version as well before the fence goes up.
         await awaitAcknowledgements(this.#context, this.#lease, 2, this.#reporter);
         await this.#raiseFence();
         if (!this.#fenced) await this.#waitUnfenced();
         if ((await rewrapper.census()) === 0) break;
-        // Envelopes of a field that nobody had registered before: the fence must not keep them from being moved.
-        if (this.#options.fence === "auto")
-          await this.#fence((fence) => fence.versions.filter((version) => version !== from));
       }
       this.#rewrapped = rewrapper.done - before;
     } finally {
@@ -148,6 +146,15 @@ export class Coordinator {
     if (doc === undefined) return await this.#lease.refused();
     this.#doc = doc;
     this.#lease.moved(doc);
+  }
+
+  /** Strays, or envelopes of a field that nobody had registered before: the fence must not keep them from being moved. */
+  async #lowerFence(rewrapper: Rewrapper): Promise<void> {
+    if (this.#options.fence === "off") return;
+    const { _id, from } = this.#doc;
+    const doc = await readRotation(this.#context.store, _id);
+    if (doc?.fence.versions.includes(from) !== true || (await rewrapper.census()) === 0) return;
+    await this.#fence(({ versions }) => versions.filter((version) => version !== from));
   }
 
   async #raiseFence(): Promise<void> {

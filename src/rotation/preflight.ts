@@ -25,6 +25,8 @@ export interface PreflightFacts {
   explicitFrom: boolean;
   times: FleetTimes;
   requireBackup: boolean;
+  /** How a copy is proved with this provider. */
+  howToBackUp: string;
 }
 
 export function preflight(facts: PreflightFacts): Problem[] {
@@ -34,6 +36,12 @@ export function preflight(facts: PreflightFacts): Problem[] {
     problems.push({ code: "own_key", message: `this command: ${error.message}`, hint: error.hint });
   }
   // An open rotation has passed all this before, and its way on must not depend on a process that has died since.
+  if (plan.kind === "mend") {
+    const { provider, times } = facts;
+    // The strays' version is the one that processes must load besides their own; what they declare stays right.
+    const asked = { active: plan.to, target: plan.from, declaredMatters: false, rotatesTo: plan.to };
+    problems.push(...fleetProblems(facts.roster, { provider, times, ...asked }));
+  }
   if (plan.kind === "start") {
     problems.push(
       ...fleetProblems(facts.roster, {
@@ -71,7 +79,7 @@ export function preflight(facts: PreflightFacts): Problem[] {
     problems.push({
       code: "backup",
       message: `no copy of the secrets has been proved to hold KEK version ${plan.to}`,
-      hint: "copy the secrets to your secret store, fetch the copy, then run: certautopilot kek verify --backup=FILE",
+      hint: facts.howToBackUp,
     });
   }
   return problems;

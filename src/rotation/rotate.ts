@@ -44,13 +44,13 @@ export async function prepareRotation(context: Context, options: RotateOptions, 
   await ensureCollections(store);
   const roster = await rosterAfterEvictions(context, options);
   const state = await stateOfFleet(context, roster, options);
-  const plan = planRotation(state.versions, state.rotation, options.wanted);
+  const census = await takeCensus(store, await readFields(store));
+  const plan = planRotation(state.versions, state.rotation, options.wanted, census);
   if (plan.kind === "refuse") throw await refuse(context, options, [plan.problem]);
-  if (plan.kind !== "start") {
+  if (plan.kind === "resume" || plan.kind === "reverse") {
     const open = plan.kind === "resume" ? plan.rotation : plan.replaces;
     await awaitFreeLease(context, open, reporter);
   }
-  const census = await takeCensus(store, await readFields(store));
   const problems = preflight({
     plan,
     provider: provider.name,
@@ -65,6 +65,7 @@ export async function prepareRotation(context: Context, options: RotateOptions, 
     explicitFrom: options.wanted.from !== undefined,
     times: config.fleet,
     requireBackup: options.requireBackup,
+    howToBackUp: provider.howToBackUp(),
   });
   if (problems.length > 0) throw await refuse(context, options, problems);
   return { plan, versions: state.versions, roster, census };

@@ -59,6 +59,8 @@ export interface RotationView {
   fields: FieldCount[];
   failed: FailedRecord[];
   awaited: string[];
+  /** Present when it only brings strays back. */
+  mends?: true;
 }
 
 export interface ProcessView {
@@ -102,6 +104,7 @@ export async function statusView(store: Store, install: InstallDoc, leaseMs: num
     ended_at: doc.ended_at?.toISOString() ?? null,
     coordinator: doc.lease?.owner ?? null,
     lease_ran_out_ms: ranOut(doc, now),
+    ...(doc.mends === true ? { mends: true as const } : {}),
     fields: doc.fields,
     failed: doc.failed,
     awaited: doc === open ? roster.filter((member) => member.acked?.epoch !== doc.epoch).map(memberName) : [],

@@ -49,7 +49,7 @@ export interface RecordsReporter {
   progress(progress: OpeningProgress): void;
 }
 
-const BATCH = 200;
+const BATCH = 500;
 const SAVE_MS = 1000;
 const REPORT_MS = 500;
 const COLLECT_MS = 4000;
