@@ -42,19 +42,15 @@ export async function* envelopesOf(
   batchSize: number,
   after?: { id: unknown },
 ): AsyncGenerator<{ count: number; bytes: Uint8Array }> {
-  const from =
-    after === undefined
-      ? { filter: {}, options: {} }
-      : { filter: { $expr: { $gt: ["$_id", { $literal: after.id }] } }, options: { min: { _id: after.id } } };
+  const beyond = after === undefined ? {} : { $expr: { $gt: ["$_id", { $literal: after.id }] } };
   const cursor = store.db.collection(field.collection).find(
-    { [field.path]: { $exists: true }, ...from.filter },
+    { [field.path]: { $exists: true }, ...beyond },
     {
       projection: { _id: 1, [field.path]: 1 },
       hint: { _id: 1 },
       sort: { _id: 1 },
       batchSize,
       raw: true,
-      ...from.options,
     },
   );
   yield* batches(cursor as never, batchSize);
