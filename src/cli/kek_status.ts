@@ -33,12 +33,12 @@ function describe(view: StatusView): string {
     `phase ${view.phase}${view.phase === 0 ? " (steady)" : ""}, writing under KEK version ${view.write_version ?? "-"}`,
     "",
     table(
-      ["version", "state", "records", "wraps", "since"],
+      ["version", "state", "records", "wraps (of 2^32)", "since"],
       versions.map((entry) => [
         String(entry.version),
         entry.state,
         String(entry.records),
-        String(entry.wraps),
+        `${entry.wraps} (${entry.wraps_percent}%)`,
         entry.since,
       ]),
     ),
@@ -55,6 +55,7 @@ function describe(view: StatusView): string {
   if (rotation !== null) parts.push("", ...describeRotation(rotation));
   parts.push("", processes.length === 0 ? "no process is in the fleet" : fleetTable(view));
   for (const problem of drift) parts.push(`drift: ${problem.message}`, ` hint: ${problem.hint}`);
+  for (const warning of view.wraps) parts.push(`warning: ${warning.message}`, `   hint: ${warning.hint}`);
   if (history.length > 0) {
     parts.push(
       "",

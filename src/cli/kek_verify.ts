@@ -1,3 +1,4 @@
+import { availableParallelism } from "node:os";
 import { EXIT, KekError } from "../errors/errors.ts";
 import { seconds } from "../fleet/readiness.ts";
 import { type Verification, verifyBackup, verifyInstall, verifyTarget } from "../rotation/verify.ts";
@@ -6,6 +7,8 @@ import { memberName } from "../store/heartbeats.ts";
 import { version } from "./arguments.ts";
 import { leaf } from "./command.ts";
 import { table } from "./output.ts";
+import { progressLine } from "./progress_line.ts";
+import { complaintOf, describeRecords, openingLine } from "./records_report.ts";
 import { withInstall } from "./session.ts";
 
 /** `kek verify`: exit 0 only when ready, or healthy. */
@@ -14,6 +17,7 @@ export default leaf({
   args: {
     target: { type: "string", description: "The version that every process must hold and declare", valueHint: "N" },
     records: { type: "boolean", description: "Open every envelope of every field" },
+    anew: { type: "boolean", description: "With --records: do not go on where an interrupted run stopped" },
     backup: { type: "string", description: "Prove that a copy of the secrets opens the canaries", valueHint: "FILE" },
   },
   async run({ args, output }) {
@@ -25,6 +29,8 @@ export default leaf({
         "give one of them at a time",
       );
     }
+    if (args.anew === true && args.records !== true)
+      throw new KekError("usage", "--anew goes with --records only", "leave it out, or add --records");
     return await withInstall(args.config, { output }, async (context) => {
       if (args.backup !== undefined) {
         const proved = await verifyBackup(context, args.backup);
@@ -36,16 +42,16 @@ export default leaf({
         return EXIT.done;
       }
       if (args.records === true) {
-        const report = await verifyRecords(context, (line) => output.draw(line));
-        const text = [
-          `${report.opened} of ${report.records} envelopes open`,
-          ...report.bad.map((bad) => `${bad.field} ${bad.id}: ${bad.reason}`),
-          ...(report.bad.length < report.failed ? [`… and ${report.failed - report.bad.length} more`] : []),
-        ];
-        output.result(text.join("\n"), { ready: report.failed === 0, ...report });
-        if (report.failed === 0) return EXIT.done;
-        const what = report.failed === 1 ? "1 envelope does not open" : `${report.failed} envelopes do not open`;
-        return output.complain(new KekError("incomplete", what, "restore these fields from a backup"));
+        const concurrency = Math.min(4, availableParallelism());
+        const show = progressLine(output);
+        const report = await verifyRecords(
+          context,
+          { concurrency, anew: args.anew === true },
+          { note: (message) => output.log.info(message), progress: (progress) => show(openingLine(progress)) },
+        );
+        const complaint = complaintOf(report);
+        output.result(describeRecords(report), { ready: complaint === undefined, ...report });
+        return complaint === undefined ? EXIT.done : output.complain(complaint);
       }
       const verification = target === undefined ? await verifyInstall(context) : await verifyTarget(context, target);
       output.result(describe(verification), asData(verification));
@@ -56,7 +62,16 @@ export default leaf({
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-function describe({ ready, target, active, processes, census, problems, capabilities }: Verification): string {
+function describe({
+  ready,
+  target,
+  active,
+  processes,
+  census,
+  problems,
+  warnings,
+  capabilities,
+}: Verification): string {
   const rows = processes.map((member) => [
     member.instance_name,
     member.role,
@@ -82,7 +97,10 @@ function describe({ ready, target, active, processes, census, problems, capabili
             census.map((row) => [row.field, row.version, String(row.count)]),
           ),
         ];
-  const found = problems.map((problem) => `problem: ${problem.message}\n   hint: ${problem.hint}`);
+  const found = [
+    ...warnings.map((warning) => `warning: ${warning.message}\n   hint: ${warning.hint}`),
+    ...problems.map((problem) => `problem: ${problem.message}\n   hint: ${problem.hint}`),
+  ];
   const subject = target === undefined ? "the install" : `the fleet for KEK version ${target}`;
   const verdict = ready
     ? target === undefined
@@ -104,7 +122,7 @@ function describe({ ready, target, active, processes, census, problems, capabili
   return [fleet, ...counted, ...abilities, "", ...found, verdict].join("\n");
 }
 
-function asData({ ready, target, active, processes, census, problems, capabilities }: Verification) {
+function asData({ ready, target, active, processes, census, problems, warnings, capabilities }: Verification) {
   return {
     ready,
     target: target ?? null,
@@ -124,6 +142,7 @@ function asData({ ready, target, active, processes, census, problems, capabiliti
     })),
     census,
     problems,
+    warnings,
     capabilities,
   };
 }

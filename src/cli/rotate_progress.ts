@@ -2,11 +2,11 @@ import { seconds } from "../fleet/readiness.ts";
 import type { Progress, Reporter } from "../rotation/context.ts";
 import type { Prepared } from "../rotation/rotate.ts";
 import type { Output } from "./output.ts";
+import { progressLine } from "./progress_line.ts";
 
 /** What `kek rotate` shows: a line that is redrawn on a terminal, plain lines elsewhere. */
 export function progressReporter(output: Output): Reporter {
-  const PLAIN_MS = 5000;
-  let lastLine = 0;
+  const show = progressLine(output);
   let lastAwaited = "";
   return {
     note: (message) => output.log.info(message),
@@ -30,19 +30,11 @@ export function progressReporter(output: Output): Reporter {
       if (who !== lastAwaited) output.log.info(`${forWhat}: waiting for ${names.length}: ${shown}`);
       lastAwaited = who;
     },
-    progress(progress) {
-      const line = progressLine(progress);
-      if (output.live) {
-        output.draw(line);
-      } else if (performance.now() - lastLine > PLAIN_MS) {
-        lastLine = performance.now();
-        output.log.info(line);
-      }
-    },
+    progress: (progress) => show(rewrapLine(progress)),
   };
 }
 
-export function progressLine({ from, to, fields, rate, eta }: Progress): string {
+function rewrapLine({ from, to, fields, rate, eta }: Progress): string {
   const sum = (key: "done" | "remaining" | "failed") => fields.reduce((total, field) => total + field[key], 0);
   const done = sum("done");
   const left = sum("remaining");
@@ -58,6 +50,7 @@ export function describePlan({ plan, roster, census }: Prepared): { text: string
   const records = census.filter((row) => row.version === String(from)).reduce((sum, row) => sum + row.count, 0);
   const what = {
     start: "rotate",
+    mend: "bring strays back",
     resume: "resume the rotation",
     reverse: "go back, replacing the unfinished rotation,",
   }[kind];

@@ -43,6 +43,7 @@ export type ErrorCode =
   | "envelope_invalid"
   | "envelope_does_not_open"
   | "plaintext_too_large"
+  | "wraps_exhausted"
   | "fenced"
   | "closed"
   | "write_rejected"
@@ -82,6 +83,7 @@ const EXIT_OF: Record<ErrorCode, ExitName> = {
   envelope_invalid: "incomplete",
   envelope_does_not_open: "incomplete",
   plaintext_too_large: "usage",
+  wraps_exhausted: "incomplete",
   fenced: "refused",
   closed: "unexpected",
   write_rejected: "refused",

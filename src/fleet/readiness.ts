@@ -20,6 +20,7 @@ export type ProblemCode =
   | "own_key"
   | "stray"
   | "backup"
+  | "wraps"
   | "canary"
   | "fence"
   | "shell_declares";
@@ -40,6 +41,8 @@ export interface ReadinessQuestion {
   target: number | undefined;
   /** On a way back, explicitly asked for, what a process declares is not held against it. */
   declaredMatters: boolean;
+  /** What the operator rotates to, where that is not the target. */
+  rotatesTo?: number;
   /** This command's own times. */
   times: FleetTimes;
 }
@@ -66,7 +69,7 @@ export function memberProblems(member: Member, question: ReadinessQuestion): Pro
     add(
       "silent",
       `is silent: its last beat was ${seconds(member.age_ms)} ago`,
-      `start it again; if it is gone for good, evict it: certautopilot kek rotate --to-version=${question.target ?? "N"} --evict=${member._id}`,
+      `start it again; if it is gone for good, evict it: certautopilot kek rotate --to-version=${question.rotatesTo ?? question.target ?? "N"} --evict=${member._id}`,
     );
     return problems;
   }

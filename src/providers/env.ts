@@ -131,6 +131,10 @@ export class EnvProvider implements Provider {
       : `add a line ${SETTING}${version}=… (64 hex digits: openssl rand -hex 32) to ${secretsFile}`;
   }
 
+  howToBackUp(): string {
+    return "copy the secrets to your secret store, fetch the copy, then run: certautopilot kek verify --backup=FILE";
+  }
+
   recipes(threads: number): ProviderRecipe[] {
     return Array.from({ length: threads }, () => ({ provider: "env" as const, ...this.#source }));
   }

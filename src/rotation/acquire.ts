@@ -1,5 +1,6 @@
 import { KekError } from "../errors/errors.ts";
 import { seconds } from "../fleet/readiness.ts";
+import type { CensusRow } from "../store/census.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
 import { takeOver } from "../store/rotation_lease.ts";
 import { startRotation } from "../store/rotation_steps.ts";
@@ -20,7 +21,7 @@ import { refusal } from "./refusal.ts";
 export async function acquire(
   context: Context,
   wanted: Wanted,
-  { plan: checked, versions }: Checked,
+  { plan: checked, versions, census }: Checked,
   reporter: Reporter,
 ): Promise<RotationDoc> {
   const { store, auditor, config } = context;
@@ -30,10 +31,11 @@ export async function acquire(
   const canary = versions.find((version) => version._id === checked.to)?.canary;
   const common = { owner, leaseMs, graceMs, ...(canary === undefined ? {} : { canary }) };
   for (;;) {
-    const plan = await planNow(context, wanted, checked);
-    if (plan.kind === "start") {
-      const { from, to } = plan;
-      const doc = await startRotation(store, auditor, { from, to, ...common, replaces: undefined });
+    const plan = await planNow(context, wanted, checked, census);
+    if (plan.kind === "start" || plan.kind === "mend") {
+      const { from, to, kind } = plan;
+      const mends = kind === "mend";
+      const doc = await startRotation(store, auditor, { from, to, ...common, replaces: undefined, mends });
       if (doc !== undefined) return doc;
       // Another command was first, or the version was made anew: look at what became of the state.
       await refuseChanged(context, checked.to, canary);
@@ -41,7 +43,7 @@ export async function acquire(
     }
     const open = plan.kind === "resume" ? plan.rotation : plan.replaces;
     await awaitFreeLease(context, open, reporter);
-    const fresh = await planNow(context, wanted, checked);
+    const fresh = await planNow(context, wanted, checked, census);
     if (fresh.kind === "resume") {
       const doc = await takeOver(store, auditor, fresh.rotation, owner, leaseMs, graceMs);
       if (doc === undefined) continue;
@@ -64,6 +66,7 @@ interface Checked {
   plan: CheckedPlan;
   /** The versions as the preflight read and proved them. */
   versions: VersionDoc[];
+  census: CensusRow[];
 }
 
 /** @throws KekError `refused` when the version that was proved is not the one that is there. */
@@ -83,9 +86,14 @@ async function refuseChanged(
 }
 
 /** The plan in the state as it is now. What the preflight checked must still be what is about to happen. */
-async function planNow(context: Context, wanted: Wanted, checked: CheckedPlan): Promise<CheckedPlan> {
+async function planNow(
+  context: Context,
+  wanted: Wanted,
+  checked: CheckedPlan,
+  census: CensusRow[],
+): Promise<CheckedPlan> {
   const { versions, rotation } = await readState(context.store);
-  const plan = planRotation(versions, rotation, wanted);
+  const plan = planRotation(versions, rotation, wanted, census);
   if (plan.kind === "refuse") throw refusal([plan.problem]);
   if (plan.from === checked.from) return plan;
   throw new KekError(

@@ -102,22 +102,19 @@ export class Coordinator {
     const lanes = await Lanes.open(recipes, {
       database: config.database,
       installId: install.install_id,
-      from: laneKey(versions, from),
-      to: laneKey(versions, to),
+      keys: [laneKey(versions, from), laneKey(versions, to)],
     });
     const rewrapper = new Rewrapper(this.#context, this.#lease, lanes, this.#doc, this.#options, this.#reporter);
     try {
       const before = rewrapper.done;
       for (;;) {
+        await this.#lowerFence(rewrapper);
         await rewrapper.toZero();
         // A process that joined meanwhile must write under the new version as well before the fence goes up.
         await awaitAcknowledgements(this.#context, this.#lease, 2, this.#reporter);
         await this.#raiseFence();
         if (!this.#fenced) await this.#waitUnfenced();
         if ((await rewrapper.census()) === 0) break;
-        // Envelopes of a field that nobody had registered before: the fence must not keep them from being moved.
-        if (this.#options.fence === "auto")
-          await this.#fence((fence) => fence.versions.filter((version) => version !== from));
       }
       this.#rewrapped = rewrapper.done - before;
     } finally {
@@ -153,6 +150,15 @@ export class Coordinator {
     crashPoint("phase.advanced");
     this.#doc = doc;
     this.#lease.moved(doc);
+  }
+
+  /** Strays, or envelopes of a field that nobody had registered before: the fence must not keep them from being moved. */
+  async #lowerFence(rewrapper: Rewrapper): Promise<void> {
+    if (this.#options.fence === "off") return;
+    const { _id, from } = this.#doc;
+    const doc = await readRotation(this.#context.store, _id);
+    if (doc?.fence.versions.includes(from) !== true || (await rewrapper.census()) === 0) return;
+    await this.#fence(({ versions }) => versions.filter((version) => version !== from));
   }
 
   async #raiseFence(): Promise<void> {

@@ -4,17 +4,19 @@ import { threadEntry } from "../config/entry_points.ts";
 import { type ErrorCode, KekError } from "../errors/errors.ts";
 import type { Canary } from "../providers/canary.ts";
 import type { ProviderRecipe } from "../providers/provider.ts";
+import type { OpenJob } from "./open_batch.ts";
 import type { BatchJob, BatchResult } from "./rewrap_batch.ts";
 
-/** A fixed set of worker threads; each takes a few batches at a time. */
+/** A fixed set of worker threads, for rewrapping and for opening; each takes a few batches at a time. */
+
+export type LaneJob = BatchJob | OpenJob;
 
 export interface LaneData {
   database: Config["database"];
   provider: ProviderRecipe;
   installId: string;
   /** Each lane proves its own keys: it may read another secrets file than the preflight did. */
-  from: LaneKey;
-  to: LaneKey;
+  keys: LaneKey[];
 }
 
 export interface LaneKey extends Canary {
@@ -23,7 +25,7 @@ export interface LaneKey extends Canary {
 
 export interface LaneRequest {
   seq: number;
-  job: BatchJob;
+  job: LaneJob;
 }
 
 export type LaneReply =
@@ -91,7 +93,7 @@ export class Lane {
     this.#worker.on("exit", () => this.#die(new Error("the lane's thread ended")));
   }
 
-  async run(job: BatchJob): Promise<BatchResult> {
+  async run(job: LaneJob): Promise<BatchResult> {
     if (this.#dead !== undefined) throw this.#dead;
     this.#seq += 1;
     const request: LaneRequest = { seq: this.#seq, job };
@@ -128,9 +130,7 @@ export class Lane {
     else if ("result" in message) waiting?.resolve(message.result);
     else {
       const { message: text, code } = message.error;
-      waiting?.reject(
-        new KekError(code, `a rewrap lane failed: ${text}`, "run the same command again: it goes on from here"),
-      );
+      waiting?.reject(new KekError(code, `a lane failed: ${text}`, "run the same command again: it goes on from here"));
     }
   }
 

@@ -1,6 +1,8 @@
 import type { Problem } from "../fleet/readiness.ts";
 import { isOpen } from "../fleet/stance.ts";
+import type { CensusRow } from "../store/census.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
+import { movableStrays } from "./strays.ts";
 import { CANCEL_COMMAND, waysOn } from "./ways_on.ts";
 
 /** What `kek rotate --to-version=N` means in a given state: pure. */
@@ -9,6 +11,8 @@ export type Plan =
   | { kind: "start"; from: number; to: number; wayBack: boolean }
   /** The way back from an unfinished rotation, which it replaces. */
   | { kind: "reverse"; from: number; to: number; replaces: RotationDoc }
+  /** Brings strays back from a version that was left to the active one: nobody's write version changes. */
+  | { kind: "mend"; from: number; to: number }
   | { kind: "resume"; from: number; to: number; rotation: RotationDoc }
   | { kind: "refuse"; problem: Problem };
 
@@ -20,7 +24,12 @@ export interface Wanted {
   removeOld?: boolean;
 }
 
-export function planRotation(versions: VersionDoc[], rotation: RotationDoc | undefined, wanted: Wanted): Plan {
+export function planRotation(
+  versions: VersionDoc[],
+  rotation: RotationDoc | undefined,
+  wanted: Wanted,
+  census: CensusRow[] = [],
+): Plan {
   if (rotation !== undefined && isOpen(rotation)) return planWithOpen(rotation, wanted);
   const active = versions.find((version) => version.state === "active")?._id;
   const target = versions.find((version) => version._id === wanted.to);
@@ -32,6 +41,9 @@ export function planRotation(versions: VersionDoc[], rotation: RotationDoc | und
     );
   }
   if (wanted.to === active) {
+    const strays = movableStrays(census, { versions, rotation });
+    const stray = strays.find(({ version }) => wanted.from === undefined || wanted.from === version);
+    if (stray !== undefined) return { kind: "mend", from: stray.version, to: active };
     return refuse(
       "target",
       `KEK version ${active} is already the active one`,
@@ -78,6 +90,13 @@ function planWithOpen(open: RotationDoc, wanted: Wanted): Plan {
       "rotation",
       `the rotation ${from} → ${to} is in phase 1: no record has changed yet`,
       `cancel it: ${CANCEL_COMMAND}`,
+    );
+  }
+  if (open.mends === true) {
+    return refuse(
+      "rotation",
+      `the rotation ${from} → ${to} only brings strays of version ${from} back: there is no way back from it`,
+      waysOn(open),
     );
   }
   if (open.phase === 3) {

@@ -1,10 +1,13 @@
 import type { FleetTimes, ProviderName } from "../config/config.ts";
 import type { KekError } from "../errors/errors.ts";
 import { fleetProblems, type Problem } from "../fleet/readiness.ts";
-import { type CensusRow, isVersion } from "../store/census.ts";
+import { wrapsLeft } from "../fleet/wrap_limit.ts";
+import type { CensusRow } from "../store/census.ts";
 import type { VersionDoc } from "../store/documents.ts";
 import type { Member } from "../store/heartbeats.ts";
 import type { Plan } from "./plan.ts";
+import { strayProblems } from "./strays.ts";
+import { reverseCommand } from "./ways_on.ts";
 
 /** Everything that must hold before a rotation starts, as one pure function over facts. */
 
@@ -22,6 +25,8 @@ export interface PreflightFacts {
   explicitFrom: boolean;
   times: FleetTimes;
   requireBackup: boolean;
+  /** How a copy is proved with this provider. */
+  howToBackUp: string;
 }
 
 export function preflight(facts: PreflightFacts): Problem[] {
@@ -31,6 +36,12 @@ export function preflight(facts: PreflightFacts): Problem[] {
     problems.push({ code: "own_key", message: `this command: ${error.message}`, hint: error.hint });
   }
   // An open rotation has passed all this before, and its way on must not depend on a process that has died since.
+  if (plan.kind === "mend") {
+    const { provider, times } = facts;
+    // The strays' version is the one that processes must load besides their own; what they declare stays right.
+    const asked = { active: plan.to, target: plan.from, declaredMatters: false, rotatesTo: plan.to };
+    problems.push(...fleetProblems(facts.roster, { provider, times, ...asked }));
+  }
   if (plan.kind === "start") {
     problems.push(
       ...fleetProblems(facts.roster, {
@@ -48,7 +59,7 @@ export function preflight(facts: PreflightFacts): Problem[] {
         hint: `add --from-version=${plan.from}`,
       });
     }
-    problems.push(...strays(facts.census, plan.from, plan.to));
+    problems.push(...strayProblems(facts.census, versions, plan.from, plan.to, plan.from));
     if (
       !facts.explicitFrom &&
       facts.declared !== undefined &&
@@ -63,25 +74,28 @@ export function preflight(facts: PreflightFacts): Problem[] {
     }
   }
   const target = versions.find((version) => version._id === plan.to);
+  if (target !== undefined) problems.push(...wrapRoom(plan, target, facts.census));
   if (facts.requireBackup && target?.backup_verified_at === undefined) {
     problems.push({
       code: "backup",
       message: `no copy of the secrets has been proved to hold KEK version ${plan.to}`,
-      hint: "copy the secrets to your secret store, fetch the copy, then run: certautopilot kek verify --backup=FILE",
+      hint: facts.howToBackUp,
     });
   }
   return problems;
 }
 
-/** Envelopes at a version that is neither left nor reached would be forgotten by this rotation. */
-export function strays(census: CensusRow[], from: number, to: number): Problem[] {
-  return census
-    .filter((row) => row.version !== String(from) && row.version !== String(to))
-    .map((row) => ({
-      code: "stray" as const,
-      message: `${row.count} envelopes of ${row.field} are at version ${row.version}, which is neither ${from} nor ${to}`,
-      hint: isVersion(row)
-        ? `bring them back first: certautopilot kek rotate --to-version=${row.version} --from-version=${from}, then forward again`
-        : "these are no envelopes of format 1: find them by that kek_version, and restore the field from a backup",
-    }));
+/** Each record that is moved takes a wrap under the target. */
+function wrapRoom({ kind, from, to }: PreflightFacts["plan"], target: VersionDoc, census: CensusRow[]): Problem[] {
+  const needed = census.filter((row) => row.version === String(from)).reduce((sum, row) => sum + row.count, 0);
+  const left = wrapsLeft(target);
+  if (needed <= left) return [];
+  const rest = "rotate to a version that has room: certautopilot kek status tells the wraps of each";
+  return [
+    {
+      code: "wraps",
+      message: `KEK version ${to} has room for ${left} more wraps (of 2^32, NIST SP 800-38D 8.3), and ${needed} envelopes are to be moved to it`,
+      hint: kind === "resume" ? `go back: ${reverseCommand({ from, to })}  then ${rest}` : rest,
+    },
+  ];
 }

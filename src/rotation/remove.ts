@@ -10,7 +10,7 @@ import { ensureIndex, fieldId, readFields } from "../store/fields.ts";
 import { memberName, readRoster } from "../store/heartbeats.ts";
 import { fenceRecorder } from "../store/rotation_records.ts";
 import { newestRotation } from "../store/rotations.ts";
-import { readState } from "../store/state.ts";
+import { type KekState, readState } from "../store/state.ts";
 import type { Session } from "../store/store.ts";
 import { canaryOf, forgetStaged, markDestroyed } from "../store/versions.ts";
 import { batchLimitMs, type Context } from "./context.ts";
@@ -42,7 +42,7 @@ export async function checkRemoval(context: Context, version: number): Promise<V
     throw new KekError("refused", `KEK version ${version} is the active one`, "rotate to another version first");
   }
   refuseInRotation(state.rotation, version);
-  if (doc.state !== "destroyed") await refuseWhileUsed(context, doc);
+  if (doc.state !== "destroyed") await refuseWhileUsed(context, doc, state);
   return doc;
 }
 
@@ -106,8 +106,9 @@ function refuseInRotation(rotation: RotationDoc | undefined, version: number): v
   );
 }
 
-async function refuseWhileUsed(context: Context, doc: VersionDoc): Promise<void> {
+async function refuseWhileUsed(context: Context, doc: VersionDoc, { versions }: KekState): Promise<void> {
   const version = doc._id;
+  const active = versions.find(({ state }) => state === "active")?._id;
   const fields = await readFields(context.store);
   for (const field of fields) await ensureIndex(context.store, field);
   const unknown = (await takeCensus(context.store, fields)).find((row) => !isVersion(row));
@@ -124,7 +125,9 @@ async function refuseWhileUsed(context: Context, doc: VersionDoc): Promise<void>
     throw new KekError(
       "refused",
       `${count} envelopes of ${fieldId(field)} are at KEK version ${version}: without its key they could not be read`,
-      `bring them to another version first: certautopilot kek status`,
+      doc.state === "retired" && active !== undefined
+        ? `move them to the active version first: certautopilot kek rotate --to-version=${active}`
+        : "rotate to another version first: certautopilot kek status",
     );
   }
   if (doc.state === "staged") return;

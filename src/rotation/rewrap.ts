@@ -14,6 +14,7 @@ import type { LeaseKeeper } from "./lease.ts";
 import { collectGarbage } from "./memory.ts";
 import { RateLimit } from "./rate_limit.ts";
 import { RewrapTally } from "./rewrap_tally.ts";
+import { reverseCommand } from "./ways_on.ts";
 
 export interface RewrapOptions {
   batchSize: number;
@@ -181,7 +182,7 @@ export class Rewrapper {
   async #batch(lane: Lane, { collection, path }: FieldDoc, bytes: Uint8Array): Promise<void> {
     const { from, to } = this.#rotation;
     const limitMs = batchLimitMs(this.#context.config);
-    const result = await lane.run({ field: { collection, path }, from, to, bytes, limitMs });
+    const result = await lane.run({ kind: "rewrap", field: { collection, path }, from, to, bytes, limitMs });
     this.#tally.moved({ collection, path }, result.done);
     for (const { id, reason } of result.failed) await this.#fail({ field: fieldId({ collection, path }), id, reason });
   }
@@ -197,13 +198,25 @@ export class Rewrapper {
 
   /** Wraps are counted before they are made. */
   async #reserve(count: number): Promise<void> {
-    if (this.#reserved < count) {
-      const block = Math.max(WRAPS_BLOCK, count);
-      await reserveWraps(this.#context.store, this.#rotation.to, block);
-      crashPoint("wraps.reserved");
-      this.#reserved += block;
+    try {
+      while (this.#reserved < count) {
+        const block = Math.max(WRAPS_BLOCK, count);
+        this.#reserved += await reserveWraps(this.#context.store, this.#rotation.to, block);
+        crashPoint("wraps.reserved");
+      }
+    } catch (thrown) {
+      throw thrown instanceof KekError && thrown.code === "wraps_exhausted" ? this.#exhausted(thrown) : thrown;
     }
     this.#reserved -= count;
+  }
+
+  #exhausted({ code, message }: KekError): KekError {
+    const { from, to } = this.#rotation;
+    return new KekError(
+      code,
+      `${message}; the rotation ${from} → ${to} is unfinished, and every record opens`,
+      `go back: ${reverseCommand(this.#rotation)}  then rotate to a new version`,
+    );
   }
 
   async #tell(): Promise<void> {

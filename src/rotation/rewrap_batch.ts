@@ -11,6 +11,7 @@ import { isTheRecordsFault } from "./record_fault.ts";
 /** One batch of records: rewrap, one conditional update each. */
 
 export interface BatchJob {
+  kind: "rewrap";
   field: FieldName;
   from: number;
   to: number;
@@ -19,6 +20,7 @@ export interface BatchJob {
   limitMs: number;
 }
 
+/** What became of a batch, rewrapped or opened. */
 export interface BatchResult {
   done: number;
   /** Changed by somebody else meanwhile: the next pass finds them again. */

@@ -2,6 +2,7 @@ import type { FieldName } from "../config/config.ts";
 import type { FailedRecord, FieldCount, RotationDoc } from "../store/documents.ts";
 import { fieldId } from "../store/fields.ts";
 import type { Progress } from "./context.ts";
+import { RecentRate } from "./recent_rate.ts";
 
 /** Counts of a rewrap: done, left and failed by field, and how fast it goes. */
 export class RewrapTally {
@@ -9,7 +10,7 @@ export class RewrapTally {
   readonly #counts = new Map<string, FieldCount>();
   /** Records that this pass could not rewrap. */
   readonly #failed = new Map<string, FailedRecord>();
-  #recent: { at: number; done: number }[] = [];
+  readonly #rate = new RecentRate();
 
   constructor(rotation: RotationDoc) {
     this.#rotation = rotation;
@@ -39,7 +40,7 @@ export class RewrapTally {
     const count = this.of(field);
     count.done += done;
     count.remaining = Math.max(0, count.remaining - done);
-    this.#recent.push({ at: performance.now(), done });
+    this.#rate.add(done);
   }
 
   fail(record: FailedRecord): void {
@@ -60,12 +61,7 @@ export class RewrapTally {
   }
 
   progress(): Progress {
-    const WINDOW_MS = 5000;
-    const now = performance.now();
-    this.#recent = this.#recent.filter((entry) => now - entry.at < WINDOW_MS);
-    const since = this.#recent[0]?.at ?? now;
-    const rate =
-      now > since ? (this.#recent.reduce((total, entry) => total + entry.done, 0) / (now - since)) * 1000 : 0;
+    const rate = this.#rate.perSecond();
     const { _id: rotation, from, to } = this.#rotation;
     return { rotation, from, to, fields: this.rows(), rate, eta: rate > 0 ? this.remaining / rate : undefined };
   }

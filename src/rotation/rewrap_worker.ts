@@ -8,6 +8,7 @@ import { isTransient } from "../store/failures.ts";
 import { openStore } from "../store/store.ts";
 import type { LaneData, LaneReply, LaneRequest } from "./lanes.ts";
 import { collectGarbage } from "./memory.ts";
+import { openBatch } from "./open_batch.ts";
 import { rewrapBatch } from "./rewrap_batch.ts";
 
 /** A lane: a worker thread with a connection and a provider of its own. It does the batches it is given and never decides. */
@@ -15,16 +16,16 @@ import { rewrapBatch } from "./rewrap_batch.ts";
 const port = parentPort;
 if (port === null) throw new Error("rewrap_worker is started by lanes.ts, not by hand");
 armCrashPoint(crashPointAsked());
-const { database, provider: config, installId, from, to } = workerData as LaneData;
+const { database, provider: config, installId, keys } = workerData as LaneData;
 
 /** A batch has limits of its own in MongoDB, of at most 10 s each; a lane that waits for longer waits for nobody. */
 const LATE_MS = 30_000;
 const COLLECT_EVERY = 30;
 
 const opened = (async () => {
-  const store = await openStore(database, { appName: "certautopilot rewrap lane", poolSize: 2, socketMs: LATE_MS });
+  const store = await openStore(database, { appName: "certautopilot lane", poolSize: 2, socketMs: LATE_MS });
   const provider = makeProvider(config);
-  for (const key of [from, to]) {
+  for (const key of keys) {
     await provider.load(key.version, proofOf(key, installId, provider.name, key.version));
   }
   return { store, provider };
@@ -39,7 +40,8 @@ async function answer({ seq, job }: LaneRequest): Promise<LaneReply> {
   if (seq % COLLECT_EVERY === 0) collectGarbage();
   try {
     const { store, provider } = await opened;
-    return { seq, result: await rewrapBatch(store, provider, installId, job) };
+    const work = job.kind === "open" ? openBatch : rewrapBatch;
+    return { seq, result: await work(store, provider, installId, job as never) };
   } catch (thrown) {
     return { seq, error: told(thrown) };
   }

@@ -45,13 +45,13 @@ export async function prepareRotation(context: Context, options: RotateOptions, 
   await ensureCollections(store);
   const roster = await rosterAfterEvictions(context, options);
   const state = await stateOfFleet(context, roster, options);
-  const plan = planRotation(state.versions, state.rotation, options.wanted);
+  const census = await takeCensus(store, await readFields(store));
+  const plan = planRotation(state.versions, state.rotation, options.wanted, census);
   if (plan.kind === "refuse") throw await refuse(context, options, [plan.problem]);
-  if (plan.kind !== "start") {
+  if (plan.kind === "resume" || plan.kind === "reverse") {
     const open = plan.kind === "resume" ? plan.rotation : plan.replaces;
     await awaitFreeLease(context, open, reporter);
   }
-  const census = await takeCensus(store, await readFields(store));
   const problems = preflight({
     plan,
     provider: provider.name,
@@ -66,6 +66,7 @@ export async function prepareRotation(context: Context, options: RotateOptions, 
     explicitFrom: options.wanted.from !== undefined,
     times: config.fleet,
     requireBackup: options.requireBackup,
+    howToBackUp: provider.howToBackUp(),
   });
   if (problems.length > 0) throw await refuse(context, options, problems);
   return { plan, versions: state.versions, roster, census };
@@ -122,7 +123,7 @@ async function stateOfFleet(context: Context, roster: Member[], { dryRun }: Rota
   if ((await proveOwnKeys(context, active)).size > 0) return state;
   if (dryRun) {
     const held = await unknownVersions(provider, state.versions);
-    const wouldBe = held.map((_id) => ({ _id, state: "staged", provider: provider.name }) as VersionDoc);
+    const wouldBe = held.map((_id) => ({ _id, state: "staged", provider: provider.name, wraps: 0 }) as VersionDoc);
     return { ...state, versions: [...state.versions, ...wouldBe] };
   }
   const staged = await stageUnknown(store, auditor, provider, install.install_id, state.versions);

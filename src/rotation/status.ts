@@ -1,5 +1,6 @@
 import type { Problem } from "../fleet/readiness.ts";
 import { isOpen, stanceOf } from "../fleet/stance.ts";
+import { wrapProblems, wrapsPercent, wrapWarnings, writable } from "../fleet/wrap_limit.ts";
 import { type CensusRow, countVersions } from "../store/census.ts";
 import type {
   FailedRecord,
@@ -28,6 +29,8 @@ export interface StatusView {
     state: VersionState;
     records: number;
     wraps: number;
+    /** Of the 2^32 that one key may make. */
+    wraps_percent: number;
     since: string;
     backup_verified_at: string | null;
   }[];
@@ -36,6 +39,8 @@ export interface StatusView {
   history: RotationView[];
   processes: ProcessView[];
   drift: Problem[];
+  /** Versions whose wraps come to an end, or have. */
+  wraps: Problem[];
 }
 
 export interface RotationView {
@@ -54,6 +59,8 @@ export interface RotationView {
   fields: FieldCount[];
   failed: FailedRecord[];
   awaited: string[];
+  /** Present when it only brings strays back. */
+  mends?: true;
 }
 
 export interface ProcessView {
@@ -84,6 +91,7 @@ export async function statusView(store: Store, install: InstallDoc, leaseMs: num
   const census = await countVersions(store, fields);
   const stance = stanceOf(state.versions, state.rotation);
   const open = state.rotation !== undefined && isOpen(state.rotation) ? state.rotation : undefined;
+  const written = writable(state.versions, open);
   const view = (doc: NonNullable<typeof open>): RotationView => ({
     rotation: doc._id,
     from: doc.from,
@@ -96,6 +104,7 @@ export async function statusView(store: Store, install: InstallDoc, leaseMs: num
     ended_at: doc.ended_at?.toISOString() ?? null,
     coordinator: doc.lease?.owner ?? null,
     lease_ran_out_ms: ranOut(doc, now),
+    ...(doc.mends === true ? { mends: true as const } : {}),
     fields: doc.fields,
     failed: doc.failed,
     awaited: doc === open ? roster.filter((member) => member.acked?.epoch !== doc.epoch).map(memberName) : [],
@@ -114,6 +123,7 @@ export async function statusView(store: Store, install: InstallDoc, leaseMs: num
       state: doc.state,
       records: census.filter((row) => row.version === String(doc._id)).reduce((sum, row) => sum + row.count, 0),
       wraps: Number(doc.wraps),
+      wraps_percent: wrapsPercent(doc),
       since: (doc.destroyed_at ?? doc.retired_at ?? doc.activated_at ?? doc.staged_at).toISOString(),
       backup_verified_at: doc.backup_verified_at?.toISOString() ?? null,
     })),
@@ -135,6 +145,7 @@ export async function statusView(store: Store, install: InstallDoc, leaseMs: num
       silent: member.age_ms > (member.fleet?.lease_ms ?? leaseMs),
     })),
     drift: driftProblems(roster, state),
+    wraps: [...wrapProblems(written), ...wrapWarnings(written)],
   };
 }
 

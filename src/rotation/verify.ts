@@ -3,6 +3,7 @@ import { unfencedCollections } from "../fleet/fence_keeper.ts";
 import { loadProved } from "../fleet/keystore.ts";
 import { fleetProblems, type Problem } from "../fleet/readiness.ts";
 import { isOpen, stanceOf } from "../fleet/stance.ts";
+import { wrapProblems, wrapWarnings, writable } from "../fleet/wrap_limit.ts";
 import type { Capability } from "../providers/provider.ts";
 import { audited } from "../store/audit_log.ts";
 import { type CensusRow, takeCensus } from "../store/census.ts";
@@ -13,7 +14,7 @@ import { type KekState, readState } from "../store/state.ts";
 import { serverNow } from "../store/store.ts";
 import { markBackupVerified } from "../store/versions.ts";
 import type { Context } from "./context.ts";
-import { strays } from "./preflight.ts";
+import { strayProblems } from "./strays.ts";
 import { waysOn } from "./ways_on.ts";
 
 /** `kek verify`: reads everything, changes nothing (but the mark that a backup was proved). */
@@ -25,6 +26,8 @@ export interface Verification {
   processes: Member[];
   census: CensusRow[];
   problems: Problem[];
+  /** What is no problem yet. */
+  warnings: Problem[];
   /** What the provider found when it tried itself out. */
   capabilities: Capability[];
 }
@@ -56,11 +59,21 @@ export async function verifyTarget(context: Context, target: number): Promise<Ve
       hint: "use a new number: none is ever used again",
     });
   }
+  const wanted = doc === undefined ? [] : [doc];
   problems.push(
     ...fleetProblems(roster, { provider: provider.name, active, target, declaredMatters: true, times: config.fleet }),
+    ...wrapProblems(wanted),
   );
-  const capabilities = await provider.probe();
-  return { ready: problems.length === 0, target, active, processes: roster, census: [], problems, capabilities };
+  return {
+    ready: problems.length === 0,
+    target,
+    active,
+    processes: roster,
+    census: [],
+    problems,
+    warnings: wrapWarnings(wanted),
+    capabilities: await provider.probe(),
+  };
 }
 
 /** The whole install's health: canaries, census, strays, drift, fences. */
@@ -79,6 +92,7 @@ export async function verifyInstall(context: Context): Promise<Verification> {
       times: config.fleet,
     }),
     ...driftProblems(roster, state),
+    ...wrapProblems(writable(state.versions, state.rotation)),
   ];
   if (stance === undefined) {
     problems.push({
@@ -89,7 +103,8 @@ export async function verifyInstall(context: Context): Promise<Verification> {
   } else {
     const { rotation } = state;
     const open = rotation !== undefined && isOpen(rotation);
-    problems.push(...strays(census, open ? rotation.from : stance.write, open ? rotation.to : stance.write));
+    const [from, to] = open ? [rotation.from, rotation.to] : [stance.write, stance.write];
+    problems.push(...strayProblems(census, state.versions, from, to));
     problems.push(...unledRotation(rotation, await serverNow(store)));
   }
   for (const version of state.rotation?.fence.versions ?? []) {
@@ -109,6 +124,7 @@ export async function verifyInstall(context: Context): Promise<Verification> {
     processes: roster,
     census,
     problems,
+    warnings: wrapWarnings(writable(state.versions, state.rotation)),
     capabilities: await provider.probe(),
   };
 }
@@ -122,10 +138,13 @@ export async function verifyBackup(context: Context, file: string): Promise<numb
   const copy = provider.overCopy(file);
   const proved: number[] = [];
   try {
-    for (const doc of (await readState(store)).versions.filter(
-      (version) => version.state === "active" || version.state === "staged",
-    )) {
-      if (!(await copy.available()).includes(doc._id)) throw notInCopy(file, doc._id);
+    const { versions, rotation } = await readState(store);
+    const held = await copy.available();
+    const needed = writable(versions, rotation);
+    for (const doc of versions.filter(({ state }) => state !== "destroyed")) {
+      // A version that was left need not be in the copy; one that is there is proved, for the way back to it.
+      if (!held.includes(doc._id) && !needed.includes(doc)) continue;
+      if (!held.includes(doc._id)) throw notInCopy(file, doc._id);
       await loadProved(copy, install.install_id, doc);
       proved.push(doc._id);
     }

@@ -1,104 +1,241 @@
-import { deserialize } from "bson";
-import { dekAad } from "../envelope/aad.ts";
-import { readEnvelope } from "../envelope/envelope.ts";
-import { openField } from "../envelope/field_cipher.ts";
-import { exactId, idBsonOf, idText, splitDocuments } from "../envelope/raw_record.ts";
-import { KekError } from "../errors/errors.ts";
+import { exactId, idBsonOf, idTextOf, splitDocuments } from "../envelope/raw_record.ts";
+import { rfc3339 } from "../errors/errors.ts";
 import { loadProved } from "../fleet/keystore.ts";
 import { takeCensus } from "../store/census.ts";
-import type { FailedRecord, FieldDoc } from "../store/documents.ts";
+import type { FieldDoc, VersionDoc } from "../store/documents.ts";
 import { fieldId, readFields } from "../store/fields.ts";
-import { envelopesOf } from "../store/records.ts";
-import { readVersions } from "../store/versions.ts";
+import { envelopesOf, idsAt } from "../store/records.ts";
+import { type KekState, readState } from "../store/state.ts";
+import { serverNow } from "../store/store.ts";
+import {
+  type BadRecord,
+  dropVerification,
+  readVerification,
+  saveVerification,
+  type VerificationDoc,
+} from "../store/verifications.ts";
+import { canaryOf } from "../store/versions.ts";
 import type { Context } from "./context.ts";
-import { isTheRecordsFault } from "./record_fault.ts";
+import { type Lane, Lanes } from "./lanes.ts";
+import { collectGarbage } from "./memory.ts";
+import type { BatchResult } from "./rewrap_batch.ts";
+import { movableStrays, type StrayVersion } from "./strays.ts";
+import { LISTED, type OpeningProgress, VerifyTally } from "./verify_tally.ts";
 
-/**
- * `kek verify --records`: opens every envelope, DEK and ciphertext.
- * @throws KekError `key_missing`, `key_mismatch` when this command lacks the key of a version that records are at.
- */
+/** `kek verify --records`: opens every envelope, wrap and payload, in the lanes that a rotation uses. Changes no record. */
 
 export interface RecordsReport {
   records: number;
   opened: number;
   failed: number;
-  /** The first of them. */
-  bad: FailedRecord[];
+  /** The first of those that do not open. */
+  bad: BadRecord[];
+  /** Envelopes of versions that nothing is at any more: they open, and a rotation to the active version moves them. */
+  strays: StrayVersion[];
+  /** The first of them by name. */
+  stray_records: { collection: string; path: string; id: string; version: number }[];
+  /** When the run began whose findings these are, if this one went on with it; RFC 3339. */
+  resumed: string | null;
 }
 
-const LISTED = 1000;
-const BATCH = 200;
+export interface VerifyRecordsOptions {
+  concurrency: number;
+  /** Begin at the first record, whatever an earlier run had come to. */
+  anew: boolean;
+}
 
-export async function verifyRecords(context: Context, tell: (line: string) => void): Promise<RecordsReport> {
-  const { store } = context;
-  await loadWhatIsUsed(context);
-  const report: RecordsReport = { records: 0, opened: 0, failed: 0, bad: [] };
-  for (const field of await readFields(store)) {
-    for await (const { bytes } of envelopesOf(store, field, BATCH)) {
-      const openOne = async (raw: Uint8Array) => {
-        const idBson = idBsonOf(raw);
-        report.records += 1;
-        try {
-          await open(context, raw, idBson, field);
-          report.opened += 1;
-        } catch (thrown) {
-          if (!isTheRecordsFault(thrown)) throw thrown;
-          report.failed += 1;
-          const id = idText(exactId(idBson));
-          if (report.bad.length < LISTED) report.bad.push({ field: fieldId(field), id, reason: thrown.message });
-        }
-      };
-      await Promise.all([...splitDocuments(bytes)].map(openOne));
-      tell(`${fieldId(field)}: ${report.records} read, ${report.failed} do not open`);
-    }
+export interface RecordsReporter {
+  note(message: string): void;
+  progress(progress: OpeningProgress): void;
+}
+
+const BATCH = 500;
+const SAVE_MS = 1000;
+const REPORT_MS = 500;
+const COLLECT_MS = 4000;
+/** A position older than this is not gone on with: what lies before it was read too long ago. */
+const STALE_MS = 24 * 60 * 60 * 1000;
+
+/** @throws KekError `key_missing`, `key_mismatch` when this command lacks the key of a version that records are at. */
+export async function verifyRecords(
+  context: Context,
+  options: VerifyRecordsOptions,
+  reporter: RecordsReporter,
+): Promise<RecordsReport> {
+  const { store, config, install, provider } = context;
+  const [state, fields] = await Promise.all([readState(store), readFields(store)]);
+  const census = await takeCensus(store, fields);
+  const total = census.reduce((sum, row) => sum + row.count, 0);
+  // Without the key of every version that envelopes are at, nothing would be learnt about the records.
+  const used = state.versions.filter(
+    (doc) => doc.state !== "destroyed" && census.some((row) => row.version === String(doc._id)),
+  );
+  for (const doc of used) await loadProved(provider, install.install_id, doc);
+  const earlier = options.anew ? undefined : await goOn(context, basisOf(state), reporter);
+  const tally = new VerifyTally(earlier ?? (await fresh(context, basisOf(state))), total);
+  if (earlier !== undefined) {
+    const { records, started_at } = earlier;
+    reporter.note(
+      `resumed at ${records} of ${total} records: a verification that began at ${rfc3339(started_at)} had come so far (--anew begins at the first)`,
+    );
   }
-  return report;
+  const lanes = await Lanes.open(await provider.recipes(options.concurrency), {
+    database: config.database,
+    installId: install.install_id,
+    keys: used.map((doc: VersionDoc) => ({ version: doc._id, ...canaryOf(doc) })),
+  });
+  try {
+    await new Opener(context, lanes, tally, reporter).openAll(fields);
+  } finally {
+    await lanes.close();
+  }
+  await dropVerification(store);
+  const { records, opened, failed, bad } = tally.doc;
+  const resumed = earlier === undefined ? null : rfc3339(earlier.started_at);
+  return { records, opened, failed, bad, ...(await namedStrays(context, fields)), resumed };
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** A rotation at work may have moved the record to a version that was not in use when this began. */
-async function open(
-  context: Context,
-  raw: Uint8Array,
-  idBson: Uint8Array,
-  { collection, path }: FieldDoc,
-): Promise<void> {
-  const { provider, install } = context;
-  const envelope = readEnvelope(at(deserialize(raw, { promoteValues: false }), path), provider.name);
-  const place = { collection, idBson, path };
-  const aad = dekAad(install.install_id, provider.name, envelope.version, place);
-  const unwrap = async () => await provider.unwrap(envelope.wrappedDek, aad, envelope.version);
-  const dek = await unwrap().catch(async (thrown) => {
-    if (!(thrown instanceof KekError) || thrown.code !== "version_not_loaded") throw thrown;
-    const doc = (await readVersions(context.store)).find((version) => version._id === envelope.version);
-    if (doc === undefined || doc.state === "destroyed") {
-      throw new KekError("envelope_invalid", `no key of KEK version ${envelope.version} is left`, thrown.hint);
+class Opener {
+  readonly #context: Context;
+  readonly #lanes: Lanes;
+  readonly #tally: VerifyTally;
+  readonly #reporter: RecordsReporter;
+  #mayBeSaved = true;
+  #savedAt = performance.now();
+  #reportedAt = 0;
+  #collectedAt = performance.now();
+
+  constructor(context: Context, lanes: Lanes, tally: VerifyTally, reporter: RecordsReporter) {
+    this.#context = context;
+    this.#lanes = lanes;
+    this.#tally = tally;
+    this.#reporter = reporter;
+  }
+
+  async openAll(fields: FieldDoc[]): Promise<void> {
+    for (const field of fields) {
+      if (this.#tally.doc.done.includes(fieldId(field))) continue;
+      await this.#openField(field);
+      this.#tally.finished(field);
     }
-    await loadProved(provider, install.install_id, doc);
-    return await unwrap();
-  });
-  try {
-    openField(dek, envelope, install.install_id, place).fill(0);
-  } finally {
-    dek.fill(0);
+  }
+
+  /** Batches end in any order and are counted in the order of the records, so that what is saved is true up to its position. */
+  async #openField(field: FieldDoc): Promise<void> {
+    const flying: { lastId: Uint8Array; result?: BatchResult; ended: Promise<void> }[] = [];
+    let failure: unknown;
+    const count = () => {
+      while (flying[0]?.result !== undefined) {
+        const { lastId, result } = flying.shift() as { lastId: Uint8Array; result: BatchResult };
+        this.#tally.add(field, result, lastId);
+      }
+    };
+    const after = this.#tally.after(field);
+    const position = after === undefined ? undefined : { id: exactId(after) };
+    try {
+      for await (const { bytes } of envelopesOf(this.#context.store, field, BATCH, position)) {
+        const lane = await this.#lanes.take();
+        if (failure !== undefined) {
+          this.#lanes.give(lane);
+          break;
+        }
+        const batch: (typeof flying)[number] = { lastId: lastIdOf(bytes), ended: Promise.resolve() };
+        flying.push(batch);
+        batch.ended = this.#open(lane, field, bytes)
+          .then((result) => {
+            batch.result = result;
+          })
+          .catch((thrown) => {
+            failure ??= thrown;
+          })
+          .finally(() => {
+            this.#lanes.give(lane);
+            count();
+          });
+        await this.#tell();
+      }
+    } finally {
+      await Promise.all(flying.map((batch) => batch.ended));
+      count();
+    }
+    if (failure === undefined) return;
+    await this.#save();
+    throw failure;
+  }
+
+  async #open(lane: Lane, { collection, path }: FieldDoc, bytes: Uint8Array): Promise<BatchResult> {
+    return await lane.run({ kind: "open", field: { collection, path }, bytes });
+  }
+
+  async #tell(): Promise<void> {
+    const now = performance.now();
+    if (now - this.#reportedAt > REPORT_MS) {
+      this.#reportedAt = now;
+      this.#reporter.progress(this.#tally.progress());
+    }
+    if (now - this.#savedAt > SAVE_MS) await this.#save();
+    if (now - this.#collectedAt > COLLECT_MS) {
+      this.#collectedAt = now;
+      collectGarbage();
+    }
+  }
+
+  async #save(): Promise<void> {
+    this.#savedAt = performance.now();
+    if (!this.#mayBeSaved) return;
+    this.#mayBeSaved = await saveVerification(this.#context.store, this.#tally.doc);
+    if (!this.#mayBeSaved)
+      this.#reporter.note(
+        "MongoDB does not permit writing to kek_verifications: this run cannot be gone on with later",
+      );
   }
 }
 
-/** Every version under which there are envelopes must be at hand, else nothing was learnt about the records. */
-async function loadWhatIsUsed({ store, provider, install }: Context): Promise<void> {
-  const census = await takeCensus(store, await readFields(store));
-  for (const doc of await readVersions(store)) {
-    const used = census.some((row) => row.version === String(doc._id));
-    if (used && doc.state !== "destroyed") await loadProved(provider, install.install_id, doc);
-  }
+/** What an interrupted run had come to, unless keys or rotation have changed since. */
+async function goOn(
+  { store }: Context,
+  basis: string,
+  reporter: RecordsReporter,
+): Promise<VerificationDoc | undefined> {
+  const doc = await readVerification(store);
+  if (doc === undefined) return undefined;
+  const began = `an interrupted verification of ${rfc3339(doc.started_at)} is not gone on with`;
+  if (doc.basis !== basis) reporter.note(`${began}: a rotation has moved records, or versions have changed, since`);
+  else if ((await serverNow(store)).getTime() - doc.started_at.getTime() > STALE_MS)
+    reporter.note(`${began}: it is more than a day old`);
+  else return doc;
+  return undefined;
 }
 
-function at(document: Record<string, unknown>, path: string): unknown {
-  let value: unknown = document;
-  for (const name of path.split(".")) {
-    if (typeof value !== "object" || value === null) return undefined;
-    value = (value as Record<string, unknown>)[name];
+async function fresh({ store }: Context, basis: string): Promise<VerificationDoc> {
+  const counts = { records: 0, opened: 0, failed: 0 };
+  return { _id: "records", started_at: await serverNow(store), basis, done: [], at: null, ...counts, bad: [] };
+}
+
+/** With another one, records before a position may be at keys that the earlier run never tried. */
+function basisOf({ versions, rotation }: KekState): string {
+  const states = versions.map((doc) => `${doc._id} ${doc.state}`).join(", ");
+  return `epoch ${rotation?.epoch ?? 0}; versions ${states}`;
+}
+
+/** Looked for at the end, from the index: what a rotation moves while this runs is no stray. */
+async function namedStrays({ store }: Context, fields: FieldDoc[]) {
+  const strays = movableStrays(await takeCensus(store, fields), await readState(store));
+  const named: RecordsReport["stray_records"] = [];
+  for (const { field, version } of strays) {
+    const { collection, path } = fields.find((doc) => fieldId(doc) === field) as FieldDoc;
+    for (const raw of await idsAt(store, { collection, path }, version, LISTED - named.length)) {
+      named.push({ collection, path, id: idTextOf(idBsonOf(raw)), version });
+    }
+    if (named.length >= LISTED) break;
   }
-  return value;
+  return { strays, stray_records: named };
+}
+
+function lastIdOf(bytes: Uint8Array): Uint8Array {
+  let last: Uint8Array = bytes;
+  for (const document of splitDocuments(bytes)) last = document;
+  return idBsonOf(last);
 }

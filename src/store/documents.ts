@@ -114,6 +114,8 @@ export interface RotationDoc {
   fence: FenceRecord;
   /** The unfinished rotation whose way back this one is. */
   reverses?: number;
+  /** Present when it brings strays back to the active version: it begins in phase 2, since no write version changes. */
+  mends?: true;
 }
 
 /** The fleet's times as a process announces them. */

@@ -32,19 +32,40 @@ export async function* wrapsAt(
   yield* batches(cursor as never, batchSize);
 }
 
-/** Every record that has the field, whole envelopes, as raw BSON. */
+/**
+ * Every record that has the field, whole envelopes, as raw BSON, in the order of their `_id`s.
+ * @param after leaves out the records up to this `_id`. Of whatever types: plain `$gt` would compare within one type only.
+ */
 export async function* envelopesOf(
   store: Store,
   field: FieldName,
   batchSize: number,
+  after?: { id: unknown },
 ): AsyncGenerator<{ count: number; bytes: Uint8Array }> {
+  const beyond = after === undefined ? {} : { $expr: { $gt: ["$_id", { $literal: after.id }] } };
+  const cursor = store.db.collection(field.collection).find(
+    { [field.path]: { $exists: true }, ...beyond },
+    {
+      projection: { _id: 1, [field.path]: 1 },
+      hint: { _id: 1 },
+      sort: { _id: 1 },
+      batchSize,
+      raw: true,
+    },
+  );
+  yield* batches(cursor as never, batchSize);
+}
+
+/** The first `_id`s of a field's records at one version, each as the raw BSON of `{_id}`. */
+export async function idsAt(store: Store, field: FieldName, version: number, limit: number): Promise<Uint8Array[]> {
+  const key = versionKey(field.path);
   const cursor = store.db
     .collection(field.collection)
     .find(
-      { [field.path]: { $exists: true } },
-      { projection: { _id: 1, [field.path]: 1 }, sort: { _id: 1 }, batchSize, raw: true },
+      { [key]: version },
+      { projection: { _id: 1 }, hint: { [key]: 1, _id: 1 }, sort: { _id: 1 }, limit, raw: true },
     );
-  yield* batches(cursor as never, batchSize);
+  return (await cursor.toArray()) as unknown as Uint8Array[];
 }
 
 export interface Rewrap {

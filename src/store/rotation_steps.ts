@@ -14,6 +14,9 @@ import { claimVersion, LIVING, switchActive } from "./versions.ts";
  * is given up when the document that comes of it cannot be read: somebody else wrote into it.
  */
 
+const ACTIVE = ["active"] as const;
+const RETIRED = ["retired"] as const;
+
 export interface NewRotation {
   from: number;
   to: number;
@@ -25,6 +28,11 @@ export interface NewRotation {
   canary?: Binary;
   /** The open rotation that this one replaces, as it was read. */
   replaces: Pick<RotationDoc, "_id" | "epoch"> | undefined;
+  /**
+   * From a retired version to the active one: strays. It begins in phase 2, which is next to the steady state here, since
+   * every process goes on writing what it wrote.
+   */
+  mends?: boolean;
 }
 
 /** @returns undefined when another rotation was first, or what was read has changed since. */
@@ -39,22 +47,24 @@ export async function startRotation(
       const highest = await rotations(store).findOne({}, { session, sort: { _id: -1 } });
       const events: { event: AuditEvent; data: AuditData; result: RotationDoc }[] = [];
       const now = await serverNow(store, session);
+      const phase = wanted.mends ? 2 : 1;
       const doc: RotationDoc = {
         _id: (highest?._id ?? 0) + 1,
         open: true,
         from: wanted.from,
         to: wanted.to,
-        phase: 1,
+        phase,
         epoch: (last?.epoch ?? 0) + 1,
         state: "running",
         lease: { owner: wanted.owner, token: 1, expires_at: new Date(now.getTime() + wanted.leaseMs) },
         started_at: now,
         started_by: auditor.actor,
-        phase_times: { "1": now },
+        phase_times: { [String(phase)]: now },
         fields: [],
         failed: [],
         fence: last?.fence ?? { versions: [], collections: [] },
         ...(wanted.replaces === undefined ? {} : { reverses: wanted.replaces._id }),
+        ...(wanted.mends === true ? { mends: true as const } : {}),
       };
       if (wanted.replaces !== undefined) {
         const closed = await rotations(store).updateOne(
@@ -76,12 +86,14 @@ export async function startRotation(
         events.push({ event: "rotation.reverted", data: { rotation: wanted.replaces._id, by: doc._id }, result: doc });
       }
       // The version to leave is still the active one, unless the way back of an unfinished rotation says otherwise.
-      const leaving = wanted.replaces === undefined ? (["active"] as const) : LIVING;
+      const leaving = wanted.mends ? RETIRED : wanted.replaces === undefined ? ACTIVE : LIVING;
+      const reaching = wanted.mends ? ACTIVE : LIVING;
       if (!(await claimVersion(store, session, wanted.from, leaving))) return undefined;
-      if (!(await claimVersion(store, session, wanted.to, LIVING, wanted.canary))) return undefined;
+      if (!(await claimVersion(store, session, wanted.to, reaching, wanted.canary))) return undefined;
       await rotations(store).insertOne(doc, { session });
       crashPoint("rotation.inserted");
-      events.push({ event: "rotation.started", data: { rotation: doc._id, from: doc.from, to: doc.to }, result: doc });
+      const data = { rotation: doc._id, from: doc.from, to: doc.to, ...(wanted.mends ? { mends: true } : {}) };
+      events.push({ event: "rotation.started", data, result: doc });
       return events;
     });
     return started?.[0];
@@ -128,11 +140,15 @@ export async function completeRotation(store: Store, auditor: Auditor, held: Hel
     if (doc === null) return undefined;
     crashPoint("complete.closed");
     rotationOf(doc);
-    await switchActive(store, session, doc.from, doc.to);
+    const { from, to } = doc;
+    const ended = { event: "rotation.completed" as const, data: { rotation: doc._id, from, to }, result: doc };
+    // The versions were what they are before it began.
+    if (doc.mends === true) return [ended];
+    await switchActive(store, session, from, to);
     return [
       { event: "version.activated", data: { version: doc.to, rotation: doc._id }, result: doc },
       { event: "version.retired", data: { version: doc.from, rotation: doc._id }, result: doc },
-      { event: "rotation.completed", data: { rotation: doc._id, from: doc.from, to: doc.to }, result: doc },
+      ended,
     ];
   });
   return completed?.[0];

@@ -183,6 +183,7 @@ const ROTATION = v.pipe(
       unfenced: v.optional(list(text)),
     }),
     reverses: v.optional(whole(1)),
+    mends: v.optional(v.literal(true)),
   }),
   v.check(({ from, to }) => from !== to, "it leads from a version to the same one"),
   v.check((doc) => doc.state !== "completed" || doc.phase === 3, "it is completed, and its phase is not 3"),

@@ -1,6 +1,8 @@
-import { Binary } from "mongodb";
+import { Binary, Long } from "mongodb";
 import type { ProviderName } from "../config/config.ts";
+import { MAX_WRAPS } from "../envelope/gcm.ts";
 import { crashPoint } from "../errors/crash_point.ts";
+import { KekError } from "../errors/errors.ts";
 import type { Canary } from "../providers/canary.ts";
 import type { KeyDescription } from "../providers/provider.ts";
 import { type Auditor, audited } from "./audit_log.ts";
@@ -30,6 +32,9 @@ export function canaryOf(doc: VersionDoc): Canary {
   return { canary: doc.canary.buffer, digest: doc.canary_digest.buffer };
 }
 
+/** Each process that finds a version unknown at the same moment makes a canary, and one of them is kept. */
+const CANARY_WRAPS = 1000;
+
 /** Makes a version known. When another process was first, its canary stands and this call changes nothing. */
 export async function stageVersion(
   store: Store,
@@ -53,7 +58,7 @@ export async function stageVersion(
           ...(key === undefined
             ? {}
             : { key_label: key.label, key_id: new Binary(Buffer.from(key.id, "hex"), 0), mechanism: key.mechanism }),
-          wraps: 1,
+          wraps: CANARY_WRAPS,
           staged_at: await serverNow(store, session),
           staged_by: auditor.actor,
         },
@@ -146,9 +151,26 @@ export async function markBackupVerified(store: Store, session: Session, version
   await versions(store).updateOne({ _id: version }, { $currentDate: { backup_verified_at: true } }, { session });
 }
 
-/** Counts wraps before they are made. A crash loses the unused rest of a block: the count is never too low. */
-export async function reserveWraps(store: Store, version: number, count: number): Promise<void> {
-  await versions(store).updateOne({ _id: version }, { $inc: { wraps: count } });
+/**
+ * Counts wraps before they are made. A crash loses the unused rest of a block: the count is never too low.
+ * @returns how many of them there was room for, at least one.
+ * @throws KekError `wraps_exhausted` at 2^32 under one version, `version_unknown`.
+ */
+export async function reserveWraps(store: Store, version: number, count: number): Promise<number> {
+  const limit = Long.fromNumber(MAX_WRAPS);
+  const before = await versions(store).findOneAndUpdate(
+    { _id: version, wraps: { $lt: MAX_WRAPS } },
+    [{ $set: { wraps: { $min: [limit, { $add: ["$wraps", count] }] } } }],
+    { returnDocument: "before", projection: { wraps: 1 } },
+  );
+  if (before !== null) return Math.min(count, MAX_WRAPS - Number(before.wraps));
+  if ((await versions(store).countDocuments({ _id: version })) === 0)
+    throw new KekError("version_unknown", `KEK version ${version} is not known any more`, "certautopilot kek status");
+  throw new KekError(
+    "wraps_exhausted",
+    `KEK version ${version} has made 2^32 wraps: NIST SP 800-38D (8.3) allows no more under one key`,
+    "give every process a key of a new version N, then run: certautopilot kek rotate --to-version=N",
+  );
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -134,6 +134,9 @@ test("a copy in a file cannot be proved where keys never leave the token", async
     expect([ran.code, ran.json.error.code]).toEqual([2, "usage"]);
     expect(ran.json.error.message).toContain("never leave it");
   });
+  const rotated = await install.kek(["rotate", "--to-version=2", "--require-backup"], 2);
+  expect(rotated.code).toBe(3);
+  expect(rotated.json.error.hint).toContain("leave --require-backup out");
 });
 
 test("a number that was given up in one install is free in another that shares the token", async () => {

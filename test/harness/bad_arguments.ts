@@ -25,6 +25,7 @@ export const BAD_ARGUMENTS: [string[], RegExp][] = [
   [rotate("--cancel", "--to-version=2"), /--cancel and --to-version/],
   [["kek", "verify", "--target=0"], /--target=0 is not a whole number from 1/],
   [["kek", "verify", "--target=2", "--records"], /--target, --records/],
+  [["kek", "verify", "--anew"], /--anew goes with --records/],
   [["kek", "remove"], /--version is missing/],
   [["serve", "--role=boss"], /--role=boss/],
   [["audit", "list", "--since=yesterday"], /--since/],

@@ -105,6 +105,8 @@ test("pure rules do no input or output", () => {
     "fleet/readiness.ts",
     "fleet/fence.ts",
     "rotation/plan.ts",
+    "rotation/strays.ts",
+    "fleet/wrap_limit.ts",
     "rotation/preflight.ts",
     "audit/chain.ts",
   ];

@@ -86,6 +86,22 @@ describe("what `rotate --to-version` means", () => {
     }
   });
 
+  test("mends strays of a version that was left, when the active one is asked for", () => {
+    const versions = [version(1, "retired"), version(2, "active"), version(3, "staged"), version(4, "retired")];
+    const at = (...rows: number[]) => rows.map((row) => ({ field: "a:b", version: String(row), count: 2 }));
+    const mend = (census: ReturnType<typeof at>, from?: number) =>
+      planRotation(versions, rotation(1, 2, 3, "completed"), { to: 2, from }, census);
+    expect(mend(at(2, 1))).toEqual({ kind: "mend", from: 1, to: 2 });
+    expect(mend(at(1, 4), 4)).toEqual({ kind: "mend", from: 4, to: 2 });
+    // Nothing is stray, nobody holds its key, or it was never left.
+    for (const census of [at(2), at(9), at(3)]) expect(mend(census)).toMatchObject({ kind: "refuse" });
+    // It begins next to the steady state: whoever is late reads what others write, and the other way round.
+    const open = { ...rotation(1, 2, 2, "running"), mends: true as const };
+    expect(stanceOf(versions, open)).toMatchObject({ readable: [1, 2], write: 2 });
+    expect(plan(open, 2, undefined, versions)).toMatchObject({ kind: "resume" });
+    expect(plan(open, 1, 2, versions)).toMatchObject({ kind: "refuse" });
+  });
+
   test("reverses an unfinished rotation only when told where from", () => {
     expect(plan(rotation(1, 2, 2, "cancelled"), 1, 2)).toMatchObject({ kind: "reverse", from: 2, to: 1 });
     expect(plan(rotation(1, 2, 2, "running"), 1, 2)).toMatchObject({ kind: "reverse" });

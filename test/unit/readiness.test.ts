@@ -63,7 +63,10 @@ describe("preflight", () => {
   const facts = (over: Partial<PreflightFacts> = {}): PreflightFacts => ({
     plan: { kind: "start", from: 1, to: 2, wayBack: false },
     provider: "env",
-    versions: [{ _id: 1, state: "active" } as VersionDoc, { _id: 2, state: "staged" } as VersionDoc],
+    versions: [
+      { _id: 1, state: "active", wraps: 1000 } as VersionDoc,
+      { _id: 2, state: "staged", wraps: 1000 } as VersionDoc,
+    ],
     roster: [member()],
     census: [{ field: "a:b", version: "1", count: 5 }],
     ownKeys: new Map(),
@@ -71,6 +74,7 @@ describe("preflight", () => {
     explicitFrom: false,
     times: TIMES,
     requireBackup: false,
+    howToBackUp: "copy the secrets",
     ...over,
   });
   const found = (over: Partial<PreflightFacts>) => preflight(facts(over)).map((problem) => problem.code);
@@ -86,6 +90,18 @@ describe("preflight", () => {
     expect(found({ requireBackup: true })).toEqual(["backup"]);
     expect(found({ declared: 5 })).toEqual(["shell_declares"]);
     expect(found({ declared: 5, explicitFrom: true })).toEqual([]);
+  });
+
+  test("asks for room for a wrap a record under the target, for whatever kind of rotation", () => {
+    const target = (wraps: number) => [{ _id: 2, state: "staged", wraps } as VersionDoc];
+    const LIMIT = 4_294_967_296;
+    expect(found({ versions: target(LIMIT - 5) })).toEqual([]);
+    expect(found({ versions: target(LIMIT - 4) })).toEqual(["wraps"]);
+    expect(found({ versions: target(LIMIT + 1) })).toEqual(["wraps"]);
+    const plan = { kind: "resume", from: 1, to: 2, rotation: {} as never } as const;
+    expect(found({ plan, versions: target(LIMIT - 4) })).toEqual(["wraps"]);
+    // With nothing left to move, a version without room is no hindrance to settling.
+    expect(found({ plan, versions: target(LIMIT), census: [{ field: "a:b", version: "2", count: 5 }] })).toEqual([]);
   });
 
   test("a way back that is asked for does not ask what processes declare", () => {

@@ -130,6 +130,10 @@ export class Pkcs11Provider implements Provider {
     return `make it in the token: certautopilot kek pkcs11-init --version=${version}`;
   }
 
+  howToBackUp(): string {
+    return "a token's keys cannot be copied into a file: back the token up as its vendor says (docs/hsm), and leave --require-backup out";
+  }
+
   async recipes(): Promise<ProviderRecipe[]> {
     await this.#learnLimit();
     // One thread keeps any token busy, for its sessions are threads too. It gets all that this process may have.

@@ -1,0 +1,95 @@
+import { deserialize } from "bson";
+import type { FieldName } from "../config/config.ts";
+import { dekAad } from "../envelope/aad.ts";
+import { type Envelope, readEnvelope } from "../envelope/envelope.ts";
+import { openField } from "../envelope/field_cipher.ts";
+import { idBsonOf, idTextOf, splitDocuments } from "../envelope/raw_record.ts";
+import { KekError } from "../errors/errors.ts";
+import { loadProved } from "../fleet/keystore.ts";
+import type { Provider } from "../providers/provider.ts";
+import type { Store } from "../store/store.ts";
+import { readVersions } from "../store/versions.ts";
+import { isTheRecordsFault } from "./record_fault.ts";
+import type { BatchResult } from "./rewrap_batch.ts";
+
+/** One batch of whole envelopes: the wrap and the payload of each are opened, and what was in them is zeroed. */
+
+export interface OpenJob {
+  kind: "open";
+  field: FieldName;
+  /** Raw BSON documents, one behind the other. */
+  bytes: Uint8Array;
+}
+
+/** @throws KekError when the key of a version that a record is at cannot be had: that says nothing about the record. */
+export async function openBatch(
+  store: Store,
+  provider: Provider,
+  installId: string,
+  { field, bytes }: OpenJob,
+): Promise<BatchResult> {
+  const { collection, path } = field;
+  const failed: BatchResult["failed"] = [];
+  const late = new Map<number, Promise<void>>();
+  const unwrap = async ({ wrappedDek, version }: Envelope, aad: Uint8Array) => {
+    try {
+      return await provider.unwrap(wrappedDek, aad, version);
+    } catch (thrown) {
+      if (!(thrown instanceof KekError) || thrown.code !== "version_not_loaded") throw thrown;
+      const loading = late.get(version) ?? loadLate(store, provider, installId, version);
+      late.set(version, loading);
+      await loading;
+      return await provider.unwrap(wrappedDek, aad, version);
+    }
+  };
+  let done = 0;
+  const openOne = async (raw: Uint8Array) => {
+    const idBson = idBsonOf(raw);
+    try {
+      const envelope = readEnvelope(at(deserialize(raw, { promoteValues: false }), path), provider.name);
+      const place = { collection, idBson, path };
+      const dek = await unwrap(envelope, dekAad(installId, provider.name, envelope.version, place));
+      try {
+        openField(dek, envelope, installId, place).fill(0);
+      } finally {
+        dek.fill(0);
+      }
+      done += 1;
+    } catch (thrown) {
+      if (!isTheRecordsFault(thrown)) throw thrown;
+      failed.push({ id: cut(idTextOf(idBson)), reason: cut(thrown.message) });
+    }
+  };
+  const ended = await Promise.allSettled([...splitDocuments(bytes)].map(openOne));
+  const broken = ended.find((each) => each.status === "rejected");
+  if (broken !== undefined) throw broken.reason;
+  return { done, skipped: 0, failed };
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** A rotation at work may have moved the record to a version that was not in use when this began. */
+async function loadLate(store: Store, provider: Provider, installId: string, version: number): Promise<void> {
+  const doc = (await readVersions(store)).find((entry) => entry._id === version);
+  if (doc !== undefined && doc.state !== "destroyed") return await loadProved(provider, installId, doc);
+  throw new KekError(
+    "envelope_invalid",
+    doc === undefined ? `it is at KEK version ${version}, which is not known` : `KEK version ${version} was destroyed`,
+    "restore this field from a backup",
+  );
+}
+
+/** An `_id`, or a key that somebody put into an envelope, may be megabytes long. */
+function cut(text: string): string {
+  const LONGEST = 1000;
+  return text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text;
+}
+
+function at(document: Record<string, unknown>, path: string): unknown {
+  let value: unknown = document;
+  for (const name of path.split(".")) {
+    if (typeof value !== "object" || value === null) return undefined;
+    value = (value as Record<string, unknown>)[name];
+  }
+  return value;
+}

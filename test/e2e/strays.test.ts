@@ -1,0 +1,107 @@
+import { expect, test } from "bun:test";
+import { library, versionsOf } from "../harness/library.ts";
+import { stop, type TestInstall, until } from "../harness/program.ts";
+import {
+  CALM,
+  events,
+  kek,
+  newestRotation,
+  proveAll,
+  rotating,
+  seededInstall,
+  serveAll,
+  versionStates,
+} from "../harness/schedule.ts";
+
+/** Envelopes at a version that was left, as a restored backup brings them: found, named, and moved by the same `rotate`. */
+
+const STRAYS = [40, 41, 42, 43];
+
+/** Rotated to v2; then records with two fields at v1 are put back past the fence. */
+async function withStrays(): Promise<{ install: TestInstall; stopAll: () => Promise<void> }> {
+  const install = await seededInstall(40, CALM);
+  const writer = await library(install, [1, 2], 1, "writer");
+  const fields = ["value", "other"];
+  const old = await Promise.all(
+    STRAYS.map(async (id) => {
+      const place = (field: string) => ({ collection: "secrets", id, field });
+      const [value, other] = await Promise.all(fields.map((field) => writer.encrypt(`secret ${id}`, place(field))));
+      return { _id: id as never, value, other };
+    }),
+  );
+  await writer.close();
+  const fleet = await serveAll(install, "a");
+  expect((await rotating(install, "--to-version=2").exited).code).toBe(0);
+  await install.db.collection("secrets").insertMany(old, { bypassDocumentValidation: true });
+  return { install, stopAll: () => stop(...fleet) };
+}
+
+const activatedAt = async (install: TestInstall) =>
+  (await install.db.collection<{ _id: number }>("kek_versions").findOne({ _id: 2 }))?.["activated_at" as never];
+
+test("strays are named by verify, keep no rotation from being told what to do, and the same rotate mends them", async () => {
+  const { install, stopAll } = await withStrays();
+  const health = await kek(install, "verify");
+  expect(health.code).toBe(3);
+  const stray = health.json.problems.filter(({ code }: { code: string }) => code === "stray");
+  expect(stray).toHaveLength(2);
+  expect(stray[0].hint).toContain("certautopilot kek rotate --to-version=2");
+
+  const opened = await kek(install, "verify", "--records");
+  expect(opened.code).toBe(6);
+  expect(opened.json).toMatchObject({ ready: false, records: 48, opened: 48, failed: 0 });
+  expect(opened.json.strays).toEqual([
+    { field: "secrets:other", version: 1, count: 4 },
+    { field: "secrets:value", version: 1, count: 4 },
+  ]);
+  const named = ["other", "value"].flatMap((path) =>
+    STRAYS.map((id) => ({ collection: "secrets", path, id: `{"$numberInt":"${id}"}`, version: 1 })),
+  );
+  expect(opened.json.stray_records).toEqual(named);
+  expect(opened.stderr).toMatch(/^error: every envelope opens, but 8 of them .*\nhint: .*kek rotate/m);
+
+  const removal = await kek(install, "remove", "--version=1", "--yes");
+  expect([removal.code, removal.json.error.hint]).toEqual([3, expect.stringContaining("rotate --to-version=2")]);
+
+  const since = await activatedAt(install);
+  const mended = await rotating(install, "--to-version=2").exited;
+  expect({ code: mended.code, stderr: mended.stderr }).toMatchObject({ code: 0 });
+  expect(mended.json).toMatchObject({ from: 1, to: 2, state: "completed", rewrapped: 8, fenced: true });
+  expect(await versionsOf(install)).toEqual({ "2": 44 });
+  expect(await versionsOf(install, "secrets", "other")).toMatchObject({ "2": 4 });
+  // Versions are what they were, and the fence stands again.
+  expect(await versionStates(install)).toEqual({ "1": "retired", "2": "active" });
+  expect(await activatedAt(install)).toEqual(since as never);
+  expect(await newestRotation(install)).toMatchObject({ mends: true, state: "completed", fence: { versions: [1] } });
+  expect((await events(install, "rotation.started"))[1]).toEqual({ rotation: 2, from: 1, to: 2, mends: true });
+  expect((await kek(install, "verify")).json).toMatchObject({ ready: true });
+  expect((await kek(install, "verify", "--records")).json).toMatchObject({ ready: true, opened: 48, strays: [] });
+  const again = await rotating(install, "--to-version=2").exited;
+  expect([again.code, again.json.error.message]).toEqual([3, "KEK version 2 is already the active one"]);
+  await proveAll(install, [2], 44);
+  await stopAll();
+}, 60_000);
+
+test("mending that is cancelled, and one whose coordinator is killed, goes on by the same command; there is no way back", async () => {
+  const { install, stopAll } = await withStrays();
+  const slow = ["--to-version=2", "--max-rate=1", "--batch-size=1"];
+  const first = rotating(install, ...slow);
+  await until("a stray is moved", async () => ((await versionsOf(install, "secrets", "other"))["2"] ?? 0) > 0);
+  expect((await kek(install, "rotate", "--cancel")).code).toBe(0);
+  expect((await first.exited).code).toBe(5);
+  expect(await newestRotation(install)).toMatchObject({ state: "cancelled", phase: 2, from: 1, to: 2 });
+  const back = await rotating(install, "--to-version=1", "--from-version=2").exited;
+  expect([back.code, back.json.error.message]).toEqual([3, expect.stringContaining("no way back")]);
+
+  const moved = (await versionsOf(install, "secrets", "other"))["2"] ?? 0;
+  const second = rotating(install, ...slow);
+  await until("another is moved", async () => ((await versionsOf(install, "secrets", "other"))["2"] ?? 0) > moved);
+  second.kill("SIGKILL");
+  await second.exited;
+  await install.db.collection("kek_rotations").updateOne({ open: true }, { $set: { "lease.expires_at": new Date(0) } });
+  expect((await rotating(install, "--to-version=2").exited).code).toBe(0);
+  expect(await versionsOf(install)).toEqual({ "2": 44 });
+  expect(await versionStates(install)).toEqual({ "1": "retired", "2": "active" });
+  await proveAll(install, [2], 44);
+  await stopAll();
+}, 60_000);
