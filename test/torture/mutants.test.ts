@@ -9,11 +9,13 @@ import { runSchedule } from "./run.ts";
 /** Each guard, taken out of the product alone, is missed: the campaign finds what it had kept from happening. */
 
 const TRIES = 4;
+/** Long enough for a command to be done on a primary that nobody follows any more. */
+const ELECTION_MS = 4000;
 const directory = mkdtempSync(join(tmpdir(), "certautopilot-mutants-"));
 let set: ReplicaSet;
 
 beforeAll(async () => {
-  set = await ReplicaSet.start(mongodBinary(), directory);
+  set = await ReplicaSet.start(mongodBinary(), directory, ELECTION_MS);
 }, 60_000);
 
 afterAll(() => {

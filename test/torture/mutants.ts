@@ -29,6 +29,7 @@ interface Patch {
 const ROOT = join(import.meta.dir, "../..");
 
 const at = (atMs: number, act: Act): Timed => ({ atMs, act });
+const during = (inPhase: 1 | 2 | 3, atMs: number, act: Act): Timed => ({ atMs, act, inPhase });
 /** Two rotations there and back in the time of a schedule, with nothing in their way. */
 const ROTATIONS = [at(300, { act: "rotate", to: 2 }), at(5500, { act: "rotate", to: 1, from: 2 })];
 
@@ -45,13 +46,8 @@ export const MUTANTS: Mutant[] = [
     ],
     acts: [
       at(300, { act: "rotate", to: 2 }),
-      at(1500, { act: "isolate and kill primary", ms: 1300 }),
-      at(1700, { act: "cancel" }),
-      at(1900, { act: "cancel" }),
-      at(5000, { act: "rotate", to: 2 }),
-      at(6000, { act: "isolate and kill primary", ms: 1300 }),
-      at(6200, { act: "cancel" }),
-      at(6400, { act: "cancel" }),
+      during(2, 0, { act: "isolate and kill primary", ms: 3400 }),
+      during(2, 300, { act: "cancel" }),
     ],
     finding: /is not in the history|was lost|is lost|went back/,
   },
@@ -82,7 +78,7 @@ export const MUTANTS: Mutant[] = [
       },
     ],
     acts: ROTATIONS,
-    finding: /before .* had loaded it/,
+    finding: /acknowledged phase \d .* holding/,
     times: { leaseMs: 4000, evictionMs: 8000 },
   },
   {
@@ -102,9 +98,9 @@ export const MUTANTS: Mutant[] = [
     ],
     acts: [
       at(300, { act: "rotate", to: 2 }),
-      at(700, { act: "slow network", delayMs: 120, ms: 8000 }),
-      at(2500, { act: "pause coordinators", ms: 700 }),
-      at(4000, { act: "pause coordinators", ms: 700 }),
+      during(2, 0, { act: "slow network", delayMs: 120, ms: 6000 }),
+      during(2, 300, { act: "pause coordinators", ms: 700 }),
+      during(2, 1500, { act: "pause coordinators", ms: 700 }),
     ],
     finding: /envelope_does_not_open|does not open/,
     times: { leaseMs: 4000, evictionMs: 8000 },
@@ -134,15 +130,14 @@ export const MUTANTS: Mutant[] = [
       },
       {
         file: "src/rotation/lease.ts",
-        from: "if (this.#lost === undefined && msSince(this.#renewedAt) > this.#leaseMs) {",
-        to: "if (this.#lost === undefined && this.#renewedAt === undefined) {",
+        from: "return this.#renewedAt === undefined || msSince(this.#renewedAt) > this.#leaseMs;",
+        to: "return false;",
       },
     ],
     acts: [
       at(300, { act: "rotate", to: 2 }),
-      at(1800, { act: "pause coordinators", ms: 3600 }),
-      at(2000, { act: "rotate", to: 2 }),
-      at(2100, { act: "rotate", to: 2 }),
+      during(2, 300, { act: "pause coordinators", ms: 4500 }),
+      during(2, 100, { act: "rotate", to: 2 }),
     ],
     finding: /two coordinators|more than one|went on/,
   },
@@ -158,10 +153,9 @@ export const MUTANTS: Mutant[] = [
     ],
     acts: [
       at(300, { act: "rotate", to: 2 }),
-      at(1000, { act: "pause service", n: 0, ms: 1800 }),
-      at(1400, { act: "pause service", n: 1, ms: 1800 }),
-      at(4000, { act: "rotate", to: 1, from: 2 }),
-      at(4500, { act: "pause service", n: 0, ms: 1800 }),
+      at(600, { act: "pause service", n: 0, ms: 3000 }),
+      during(1, 0, { act: "pause service", n: 1, ms: 3000 }),
+      during(2, 0, { act: "pause service", n: 2, ms: 3000 }),
     ],
     finding: /evicted while its own lease still ran/,
     times: { leaseMs: 4000, evictionMs: 8000 },
@@ -203,7 +197,7 @@ export const MUTANTS: Mutant[] = [
         to: "      return;\n",
       },
     ],
-    acts: [at(300, { act: "rotate", to: 2 }), at(700, { act: "pause service", n: 0, ms: 1200 }), ...ROTATIONS.slice(1)],
+    acts: [at(300, { act: "pause service", n: 0, ms: 1400 }), at(400, { act: "rotate", to: 2 })],
     finding: /before .* had (acknowledged|loaded) it/,
   },
 ];

@@ -35,7 +35,8 @@ export class ReplicaSet {
     this.uri = `mongodb://${hosts}/?replicaSet=${NAME}`;
   }
 
-  static async start(binary: string, directory: string): Promise<ReplicaSet> {
+  /** @param electionMs how long a primary may be out of reach before another takes its place, and before it steps down itself. */
+  static async start(binary: string, directory: string, electionMs = ELECTION_MS): Promise<ReplicaSet> {
     const members: Mongod[] = [];
     for (const number of MEMBERS) {
       const port = await unusedPort();
@@ -46,7 +47,7 @@ export class ReplicaSet {
     }
     const set = new ReplicaSet(binary, members);
     for (const member of members) set.#spawn(member);
-    await set.#initiate();
+    await set.#initiate(electionMs);
     return set;
   }
 
@@ -145,9 +146,9 @@ export class ReplicaSet {
     member.child = spawn(this.#binary, options, { stdio: "ignore" });
   }
 
-  async #initiate(): Promise<void> {
+  async #initiate(electionMs: number): Promise<void> {
     const members = this.#members.map(({ proxy }, _id) => ({ _id, host: `127.0.0.1:${proxy.port}` }));
-    const settings = { electionTimeoutMillis: ELECTION_MS, heartbeatIntervalMillis: 300, catchUpTimeoutMillis: 2000 };
+    const settings = { electionTimeoutMillis: electionMs, heartbeatIntervalMillis: 300, catchUpTimeoutMillis: 2000 };
     const [first] = this.#members as [Mongod];
     const until = performance.now() + 30_000;
     for (;;) {

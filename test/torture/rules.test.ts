@@ -19,11 +19,24 @@ const secret = (version: number, revision = 0, payload = `p${revision}`): Change
   payload,
 });
 const version = (id: number, state: string): Change => ({ of: "version", id, at: when(), doc: { _id: id, state } });
-const beat = (acked: Document | null, loaded: number[], id = "a"): Change => ({
+const beat = (
+  acked: Document | null,
+  loaded: number[],
+  id = "a",
+  write = (acked?.["phase"] ?? 0) < 2 ? 1 : 2,
+): Change => ({
   of: "heartbeat",
   id,
   at: when(),
-  doc: { _id: id, instance_name: id, acked, loaded, updated_at: when(), fleet: { lease_ms: 1500 } },
+  doc: {
+    _id: id,
+    instance_name: id,
+    acked,
+    loaded,
+    write_version: write,
+    updated_at: when(),
+    fleet: { lease_ms: 1500 },
+  },
 });
 const rotation = (phase: number, epoch: number, more: Document = {}): Change => ({
   of: "rotation",

@@ -108,8 +108,24 @@ function leaseChanged(before: Document, doc: Document, at: Date, found: (what: s
 }
 
 function heartbeatChanged(state: State, { id, doc }: Change & { of: "heartbeat" }): void {
+  const open = openRotation(state);
+  if (doc !== undefined && open !== undefined && isOf(doc["acked"], open)) {
+    const { from, to, phase } = open;
+    const holds = phase === 3 ? [to] : [from, to];
+    const truth =
+      holds.every((version) => doc["loaded"].includes(version)) && doc["write_version"] === (phase === 1 ? from : to);
+    if (!truth || (phase === 3 && doc["loaded"].includes(from)))
+      state.findings.push(
+        `${doc["instance_name"]} acknowledged phase ${phase} of ${from} → ${to} holding ${doc["loaded"].join(", ")} and writing under ${doc["write_version"]}`,
+      );
+  }
   if (doc === undefined) state.heartbeats.delete(id);
   else state.heartbeats.set(id, doc);
+}
+
+/** Whether it acknowledges this very moment of the rotation. */
+function isOf(acked: Document | null | undefined, { _id, epoch, phase }: Document): boolean {
+  return acked?.["rotation"] === _id && acked?.["epoch"] === epoch && acked?.["phase"] === phase;
 }
 
 /** The audit log tells the same story as the documents, and nobody was evicted whose own lease still ran. */

@@ -74,6 +74,7 @@ class Running {
   readonly #under: Promise<void>[] = [];
   #ledgers = 0;
   #began = performance.now();
+  #beganAt = new Date();
 
   constructor(schedule: Schedule, { set, directory, tree, times = {} }: Conditions) {
     this.#schedule = schedule;
@@ -133,8 +134,11 @@ class Running {
 
   async torture(): Promise<void> {
     this.#began = performance.now();
-    for (const { atMs, act } of this.#schedule.acts) {
-      await Bun.sleep(Math.max(0, atMs - (performance.now() - this.#began)));
+    this.#beganAt = new Date();
+    for (const { atMs, act, inPhase } of this.#schedule.acts) {
+      const spent = performance.now() - this.#began;
+      if (inPhase === undefined) await Bun.sleep(Math.max(0, atMs - spent));
+      else await this.#phase(inPhase).then(() => Bun.sleep(atMs));
       this.#tell(inWords(act));
       this.#under.push(this.#do(act).catch((thrown) => this.#tell(`could not: ${inWords(act)}: ${thrown}`)));
     }
@@ -143,6 +147,16 @@ class Running {
     this.#tell("all is well again");
     this.#tokenVolume?.free();
     await this.#set.heal();
+  }
+
+  /** Waits for a rotation to be in a phase; not for ever, for it may never come to it. */
+  async #phase(phase: number): Promise<void> {
+    const until = performance.now() + 20_000;
+    const rotations = this.#db.collection("kek_rotations");
+    while (performance.now() < until) {
+      if ((await rotations.findOne({ open: true, phase }).catch(() => null)) !== null) return;
+      await Bun.sleep(20);
+    }
   }
 
   /** Left alone, an operator who runs the same command again gets it done; then everything is counted. */
@@ -174,10 +188,10 @@ class Running {
     if (audit.code !== 0) this.#findings.push(`the audit chain is not whole: ${audit.stderr}${audit.stdout}`);
     return {
       findings: [...new Set(this.#findings)],
-      timeline: [...this.#timeline, ...failuresOf(ledger)],
+      timeline: [...this.#timeline, ...this.#audited(), ...failuresOf(ledger)],
       writes: ledger.counts.writes,
       reads: ledger.counts.reads,
-      rotations: new Set(this.#rotationsThat("completed").map(({ _id }) => _id)).size,
+      rotations: this.#completed(),
       acts: this.#schedule.acts.map(({ act }) => act.act),
     };
   }
@@ -366,16 +380,12 @@ class Running {
 
   /** What a command reported as done is in the history: nothing that was promised was rolled back. */
   #promises(): string[] {
-    const since = (docs: Document[], { began }: Part) =>
-      docs.some((doc) => doc["at"] > new Date(began.getTime() - 1000));
-    const completed = this.#rotationsThat("completed");
-    const cancelled = this.#rotationsThat("cancelled");
-    const kept = (part: Part) => {
-      const to = Number(/--to-version=(\d+)/.exec(part.name)?.[1]);
-      if (part.name.includes("--cancel")) return since(cancelled, part);
-      return since(
-        completed.filter((doc) => doc["to"] === to),
-        part,
+    const events = this.#history.changes.flatMap((change) => (change.of === "audit" ? [change] : []));
+    const kept = ({ name, began }: Part) => {
+      const to = /--to-version=(\d+)/.exec(name)?.[1];
+      const event = name.includes("--cancel") ? "rotation.cancelled" : "rotation.completed";
+      return events.some(
+        (entry) => entry.event === event && entry.at > began && (to === undefined || entry.data["to"] === Number(to)),
       );
     };
     return [...this.#fleet.coordinators, ...this.#cancels]
@@ -383,11 +393,17 @@ class Running {
       .map(({ name }) => `${name} ended with exit code 0, and what it did is not in the history`);
   }
 
-  /** Each time that a rotation came to be so, with the time of the change. */
-  #rotationsThat(state: "completed" | "cancelled"): Document[] {
-    return this.#history.changes.flatMap((change) =>
-      change.of === "rotation" && change.doc["state"] === state ? [{ ...change.doc, at: change.at }] : [],
-    );
+  #completed(): number {
+    return this.#history.changes.filter((change) => change.of === "audit" && change.event === "rotation.completed")
+      .length;
+  }
+
+  #audited(): string[] {
+    return this.#history.changes.flatMap((change) => {
+      if (change.of !== "audit") return [];
+      const seconds = (change.at.getTime() - this.#beganAt.getTime()) / 1000;
+      return [`${seconds.toFixed(2)} s  audit: ${change.event} ${JSON.stringify(change.data)} by ${change.actor}`];
+    });
   }
 
   /** With the keys that the product says are needed, and no other. */

@@ -28,8 +28,10 @@ export type Act =
   | { act: "fill token's disk"; ms: number };
 
 export interface Timed {
+  /** From the beginning; or, with `inPhase`, after that phase of a rotation was seen. */
   atMs: number;
   act: Act;
+  inPhase?: 1 | 2 | 3;
 }
 
 export interface Schedule {
