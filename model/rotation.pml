@@ -19,7 +19,9 @@
  *     coordinator may end at any moment.
  *   - `sent` is the set of versions of which an envelope was ever made. Each may land on any record at any later moment and
  *     as often as it likes: inserts held across sleeps, requests of the dead, whole documents replaced with old envelopes.
- *   - A copy read from MongoDB is opened within the drain time, unless its process slept longer than its lease.
+ *   - A copy read from MongoDB is opened within the drain time. Its process may have to read again when its lease ran out
+    meanwhile, or when it was evicted and joins anew: then it drops what it may not hold without a drain
+    (-DCOPY_OUTLIVES_EVICTION shows what that spares).
  *   - A wrap is what it was when it was read (`same`) or not.
  *
  * Left out: staged versions (here a version is loaded only when the phase asks for it), keys that are lacking or wrong,
@@ -77,7 +79,6 @@ bool acked[PROCESSES];     /* the heartbeat acknowledges the epoch of now */
 
 byte age[PROCESSES];
 bool serving[PROCESSES];   /* has acknowledged since it joined (Heart.acked) */
-bool opened[PROCESSES];    /* has acknowledged since it started: the application runs */
 byte loaded[PROCESSES];
 byte write_version[PROCESSES];
 byte copy[PROCESSES];      /* version of a copy that was read and is not opened yet */
@@ -118,9 +119,15 @@ byte at_record[COORDINATORS];
 
 #ifdef NO_LEASE_CHECK
 #define lost(c) (false)
+#define may_lose(c) (trouble && held[c])
 #define still_held(c, ph) (phase == (ph) && to == target)
 #else
 #define lost(c) (!held[c])
+#ifdef LATE_COLLMOD
+#define may_lose(c) (trouble && held[c])
+#else
+#define may_lose(c) (trouble && held[c] && same[c])
+#endif
 #define still_held(c, ph) (held[c])
 #endif
 #if COORDINATORS == 1
@@ -187,7 +194,7 @@ ltl left_alone_it_completes { [] (alone -> <> (phase == STEADY)) }
 /* ---- one process: its sync ---------------------------------------------------------------------------------------- */
 
 inline dies(p) {
-  age[p] = OLD; serving[p] = false; opened[p] = false; loaded[p] = 0; write_version[p] = 0; copy[p] = 0;
+  age[p] = OLD; serving[p] = false; loaded[p] = 0; write_version[p] = 0; copy[p] = 0;
   forgets(p)
 }
 
@@ -211,23 +218,20 @@ inline read_state(p) {
 /* An acknowledgement never recreates a heartbeat. */
 inline acknowledge(p) {
   if
-  :: on_roster[p] -> acked[p] = seen[p]; serving[p] = true; opened[p] = true
+  :: on_roster[p] -> acked[p] = seen[p]; serving[p] = true
   :: else -> serving[p] = false
   fi
 }
 
-#ifdef NO_DRAIN_AFTER_EVICTION
-#define drains(p) (serving[p])
-#else
-#define drains(p) (opened[p])
-#endif
-
 inline synced(p) { if :: age[p] == YOUNG -> age[p] = FRESH :: else fi }
+
+/* Whether it dies here or a few steps later shows to nobody: what it did since the heartbeat is in its memory alone. */
+#define may_die :: atomic { trouble -> dies(p); goto start } :: true
 
 proctype Member(byte p) {
 start:
   /* The heartbeat of its former life is not waited for any more: fewer to wait for is the worse case. */
-  atomic { trouble -> on_roster[p] = false }
+  atomic { trouble -> on_roster[p] = false };
 beat:
 #ifdef READ_BEFORE_HEARTBEAT
   read_state(p);
@@ -235,7 +239,7 @@ beat:
   heartbeat(p);
 #endif
 read:
-  if :: atomic { trouble -> dies(p); goto start } :: true fi;
+  if may_die fi;
 #ifdef READ_BEFORE_HEARTBEAT
   heartbeat(p);
 #else
@@ -244,36 +248,34 @@ read:
 #ifdef ACKNOWLEDGE_BEFORE_APPLY
   atomic { if :: on_roster[p] -> acked[p] = seen[p] :: else fi };
 #endif
-load:
-  atomic {
-    if :: trouble -> dies(p); goto start :: true fi;
-    loaded[p] = loaded[p] | may_hold(seen_phase[p], seen_to[p])
-  };
 apply:
   atomic {
-    if :: trouble -> dies(p); goto start :: true fi;
+    loaded[p] = loaded[p] | may_hold(seen_phase[p], seen_to[p]);
     write_version[p] = writes(seen_phase[p], seen_to[p])
   };
 settle:
   atomic {
-    if :: trouble -> dies(p); goto start :: true fi;
 #ifndef NO_DRAIN
     if
-    :: drains(p) && copy[p] & loaded[p] & ~may_hold(seen_phase[p], seen_to[p]) ->
+    :: serving[p] && copy[p] & loaded[p] & ~may_hold(seen_phase[p], seen_to[p]) ->
       if :: trouble -> synced(p); forgets(p); goto beat :: !trouble -> copy[p] = 0 fi
     :: else
     fi;
 #endif
     loaded[p] = loaded[p] & may_hold(seen_phase[p], seen_to[p]);
+#ifndef COPY_OUTLIVES_EVICTION
+    if :: !serving[p] -> copy[p] = copy[p] & loaded[p] :: else fi;
+#endif
+    seen_phase[p] = 0; seen_to[p] = 0;
     every_record_opens()
   };
 tell:
   atomic {
-    if :: trouble -> dies(p); goto start :: true fi;
     acknowledge(p);
     if :: serving[p] -> synced(p) :: else fi;
-    forgets(p);
+    seen[p] = false;
     every_record_opens();
+    if may_die fi;
     goto beat
   }
 }
@@ -293,9 +295,10 @@ end:
   :: atomic { trouble && fit(p) && loaded[p] & write_version[p] ->
        all_know(write_version[p]);
        sent = sent | write_version[p] }
-  :: atomic { trouble && opened[p] && copy[p] == 0 -> reads(p, record[0]) }
+  /* One reader is enough: a copy holds up nobody but its own process. */
+  :: atomic { trouble && p == 0 && serving[p] && copy[p] == 0 -> reads(p, record[0]) }
 #if RECORDS == 2
-  :: atomic { trouble && opened[p] && copy[p] == 0 -> reads(p, record[1]) }
+  :: atomic { trouble && p == 0 && serving[p] && copy[p] == 0 -> reads(p, record[1]) }
 #endif
   /* Guarantee 2, for one read: what could be opened when it was read still can be. */
   :: atomic { copy[p] != 0 ->
@@ -306,12 +309,18 @@ end:
 
 /* ---- kek rotate --------------------------------------------------------------------------------------------------- */
 
+/*
+ * A coordinator that dies, or loses its lease, with nothing under way: no later step of it shows, so it is gone. One that
+ * loses it while a batch is in hand is a zombie whose batch lands late: see World.
+ */
+#define gone(c) (lost(c) || trouble) -> held[c] = false
+
 inline evict(p) { on_roster[p] = false; acked[p] = false }
 
 inline await_acknowledgements() {
   do
   :: atomic { !lost(c) && all_acknowledged -> break }
-  :: atomic { lost(c) -> goto acquire }
+  :: atomic { gone(c); goto acquire }
 #ifndef NO_EVICTION
   :: atomic { held[c] && silent(0) && !acked[0] -> evict(0) }
 #if PROCESSES > 1
@@ -329,7 +338,7 @@ inline advance_phase(next) {
   atomic {
     if
     :: still_held(c, next - 1) -> phase = next; epoch_grows()
-    :: else -> goto acquire
+    :: gone(c); goto acquire
     fi
   }
 }
@@ -339,7 +348,7 @@ inline advance_phase(next) {
  * already is put back by the guard; here at once.
  */
 inline set_fence(version) {
-  atomic { if :: !lost(c) -> fence_recorded = version :: else -> goto acquire fi };
+  atomic { if :: !lost(c) -> fence_recorded = version :: gone(c); goto acquire fi };
 #ifdef LATE_COLLMOD
   fence = version
 #else
@@ -347,16 +356,24 @@ inline set_fence(version) {
 #endif
 }
 
+/* The second one is there for what it does while the first is a zombie. */
+#ifdef LATE_COLLMOD
+#define successor (true)
+#else
+#define successor (c == 0 || same[0])
+#endif
+
 proctype Coordinator(byte c) {
   byte target;
-end:
 acquire:
+  target = 0;
+end:
   atomic {
     if
-    :: phase == STEADY && starts > 0 && trouble ->
+    :: successor && phase == STEADY && starts > 0 && trouble ->
       starts--; to = other(to); phase = 1; reverses = false
-    :: phase != STEADY && lease_free -> skip
-    :: phase == 2 && lease_free && starts > 0 && trouble ->
+    :: successor && phase != STEADY && lease_free -> skip
+    :: successor && phase == 2 && lease_free && starts > 0 && trouble ->
       starts--; to = other(to); phase = 1; reverses = true
     fi;
     running = true; held[c] = true; target = to;
@@ -372,7 +389,7 @@ rewrap:
 to_zero:
   atomic {
     if
-    :: lost(c) -> goto acquire
+    :: gone(c); goto acquire
     :: !lost(c) && record[0] == other(target) -> at_record[c] = 0
 #if RECORDS == 2
     :: !lost(c) && record[1] == other(target) -> at_record[c] = 1
@@ -423,7 +440,7 @@ complete:
   atomic {
     if
     :: still_held(c, 3) -> phase = STEADY; running = false; reverses = false; nobody_holds(); epoch_grows()
-    :: else -> skip
+    :: gone(c)
     fi;
     goto acquire
   }
@@ -435,13 +452,18 @@ inline lands(version, r) {
   record[r] = version; record_changes(r); every_record_opens()
 }
 
+#if COORDINATORS == 1
+#define read_by_lane (same[0])
+#else
+#define read_by_lane (same[0] || same[1])
+#endif
 #define may_land(version) (sent & (version) && fence != (version))
 
-/* A version that was never written is closed at once; one that was must be fenced before processes drop it. */
+/* Processes drop the target when a rotation closes in phase 1: its envelopes must not appear any more, or never have. */
 #ifdef CANCEL_LEAVES_FENCE_LIFTED
-#define closes_at_once (true)
+#define can_close (true)
 #else
-#define closes_at_once (!(sent & to))
+#define can_close (!(sent & to) || fence_recorded == to)
 #endif
 
 inline ages(p) { age[p] = OLD; copy[p] = 0 }
@@ -456,11 +478,11 @@ end:
 #endif
   :: atomic { trouble && may_land(1) && record[0] != 1 -> lands(1, 0) }
   :: atomic { trouble && may_land(2) && record[0] != 2 -> lands(2, 0) }
-  :: atomic { trouble && may_land(record[0]) -> record_changes(0) }
+  :: atomic { trouble && may_land(record[0]) && read_by_lane -> record_changes(0) }
 #if RECORDS == 2
   :: atomic { trouble && may_land(1) && record[1] != 1 -> lands(1, 1) }
   :: atomic { trouble && may_land(2) && record[1] != 2 -> lands(2, 1) }
-  :: atomic { trouble && may_land(record[1]) -> record_changes(1) }
+  :: atomic { trouble && may_land(record[1]) && read_by_lane -> record_changes(1) }
 #endif
   /* A process has not synced for as long as its lease. */
   :: atomic { trouble && age[0] != OLD -> ages(0) }
@@ -470,24 +492,13 @@ end:
 #if PROCESSES > 2
   :: atomic { trouble && age[2] != OLD -> ages(2) }
 #endif
-  /* A coordinator's lease ran out, or it died: whatever it still sends is late. */
-  :: atomic { trouble && held[0] -> held[0] = false }
-#if COORDINATORS == 2
-  :: atomic { trouble && held[1] -> held[1] = false }
-#endif
+  /* A coordinator's lease runs out, or it dies, with a batch under way. */
+  :: atomic { may_lose(0) -> held[0] = false }
   /* kek rotate --cancel */
   :: atomic { trouble && running && phase == 1 && reverses ->
        phase = 2; to = other(to); running = false; reverses = false; nobody_holds(); epoch_grows() }
-  :: atomic { trouble && running && phase == 1 && !reverses && closes_at_once ->
+  :: atomic { trouble && running && phase == 1 && !reverses && can_close ->
        phase = STEADY; to = other(to); running = false; nobody_holds(); epoch_grows() }
-#ifndef CANCEL_LEAVES_FENCE_LIFTED
-  :: atomic { trouble && running && phase == 1 && !reverses && !closes_at_once ->
-       running = false; nobody_holds(); epoch_grows() }
-  :: atomic { trouble && !running && phase == 1 && (fence_recorded != to || fence != to) ->
-       fence_recorded = to; fence = to }
-  :: atomic { trouble && !running && phase == 1 && fence_recorded == to && fence == to && !census(to) ->
-       phase = STEADY; to = other(to); epoch_grows() }
-#endif
   :: atomic { trouble && running && phase == 2 ->
        running = false; nobody_holds(); epoch_grows(); just_cancelled = other(to) }
   :: atomic { just_cancelled != 0 ->
