@@ -94,3 +94,16 @@ setup_faketime() {
   fi
   say "note: libfaketime is not installed (Debian: libfaketime); no clock is moved"
 }
+
+# The model checker, and the C compiler that its output needs.
+setup_spin() {
+  if command -v spin >/dev/null 2>&1 && command -v cc >/dev/null 2>&1; then return; fi
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    say "installing spin and a C compiler"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends spin gcc libc6-dev; } >&2
+  else
+    say "error: spin or a C compiler is not installed"
+    say "hint: install spin 6.5 and a C compiler (Debian: spin gcc libc6-dev)"
+    exit 1
+  fi
+}

@@ -6,10 +6,13 @@ import type { RotationDoc } from "../store/documents.ts";
 import { readFields } from "../store/fields.ts";
 import { fenceRecorder } from "../store/rotation_records.ts";
 import { cancelRotation } from "../store/rotation_steps.ts";
-import { newestRotation } from "../store/rotations.ts";
+import { hasLiftedItsFence, newestRotation } from "../store/rotations.ts";
 import { readState } from "../store/state.ts";
 import type { Context } from "./context.ts";
-import { waysOn } from "./ways_on.ts";
+import { resumeCommand, waysOn } from "./ways_on.ts";
+
+/** How long a coordinator that has lifted the fence is given to reach phase 2. */
+const PATIENCE_MS = 3000;
 
 export interface Cancelled {
   rotation: RotationDoc;
@@ -20,10 +23,11 @@ export interface Cancelled {
 /**
  * `kek rotate --cancel`, from any shell, whether the coordinator lives or not. The state changes at once; a coordinator
  * that lives sees it and stops after the batch in hand.
- * @throws KekError `nothing_to_cancel`, or `refused` in phase 3 with the way back.
+ * @throws KekError `nothing_to_cancel`, or `refused` with the way on: in phase 3, and in phase 1 of a way back that lifted the fence.
  */
 export async function cancel(context: Context): Promise<Cancelled> {
   const { store, auditor } = context;
+  const until = performance.now() + PATIENCE_MS;
   for (;;) {
     const { rotation: seen } = await readState(store);
     if (seen === undefined || !isOpen(seen)) {
@@ -44,22 +48,38 @@ export async function cancel(context: Context): Promise<Cancelled> {
         waysOn(seen),
       );
     }
+    if (phase === 1 && seen.reverses === undefined && (await hasLiftedItsFence(store, seen))) {
+      // A coordinator that lives goes on to phase 2 at once, and there it can be cancelled.
+      if (performance.now() < until) {
+        await new Promise((resolve) => setTimeout(resolve, 50));
+        continue;
+      }
+      throw new KekError(
+        "refused",
+        `the way back ${from} → ${to} cannot be cancelled in phase 1 any more: MongoDB accepts writes under version ${to} again, and no process would read them`,
+        `go on: ${resumeCommand(seen)}  and cancel it in phase 2, or let it complete`,
+      );
+    }
     const cancelled = await cancelRotation(store, auditor, seen);
     if (cancelled === undefined) continue;
     crashPoint("cancel.done");
-    await liftFence(context, from);
+    await liftFenceOfCancelled(context, from);
     const newest = await newestRotation(store);
     return { rotation: cancelled, open: newest !== undefined && isOpen(newest) ? newest : undefined };
   }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-
-/** The version that was being left may be written again by a rotation back. */
-async function liftFence(context: Context, version: number): Promise<void> {
+/**
+ * The version that was being left may be written again by a rotation back. Whoever has resumed the rotation meanwhile may
+ * have set the fence for good, and processes may give the version up behind it: then it stays.
+ */
+export async function liftFenceOfCancelled(
+  context: Pick<Context, "store" | "auditor">,
+  version: number,
+): Promise<void> {
   const { store, auditor } = context;
   const doc = await newestRotation(store);
-  if (doc === undefined || !doc.fence.versions.includes(version)) return;
+  if (doc?.state !== "cancelled" || !doc.fence.versions.includes(version)) return;
   const versions = doc.fence.versions.filter((entry) => entry !== version);
   await setFence(store, await readFields(store), doc.fence, versions, fenceRecorder(store, auditor, doc));
 }

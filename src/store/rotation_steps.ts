@@ -166,7 +166,15 @@ export async function cancelRotation(
   const cancelled = await audited(store, auditor, async (session) => {
     const closes = seen.phase === 1;
     const doc = await rotations(store).findOneAndUpdate(
-      { _id: seen._id, epoch: seen.epoch, state: "running", open: true, phase: { $lt: 3 } as never },
+      {
+        _id: seen._id,
+        epoch: seen.epoch,
+        state: "running",
+        open: true,
+        phase: { $lt: 3 } as never,
+        // Its coordinator may be lifting the fence against the version that processes are about to drop.
+        ...(closes ? { fence: seen.fence } : {}),
+      },
       {
         $set: { state: "cancelled" },
         $inc: { epoch: 1 },

@@ -47,6 +47,16 @@ export async function readRotation(store: Store, id: number): Promise<RotationDo
   return doc === null ? undefined : rotationOf(doc);
 }
 
+/**
+ * Whether this rotation has lifted the fence against its own target: the one before it still rejected that version.
+ * From then on a write held back since long ago may arrive, so processes must not give the version up.
+ */
+export async function hasLiftedItsFence(store: Store, { epoch, to, fence }: RotationDoc): Promise<boolean> {
+  if (fence.versions.includes(to)) return false;
+  const before = await rotations(store).findOne({ epoch: { $lt: epoch } }, { sort: { epoch: -1 } });
+  return before?.fence.versions.includes(to) ?? false;
+}
+
 /** Newest first. */
 export async function rotationHistory(store: Store, limit: number): Promise<RotationDoc[]> {
   const found = await rotations(store).find({}).sort({ _id: -1 }).limit(limit).toArray();

@@ -1,0 +1,84 @@
+import { expect, test } from "bun:test";
+import { ensureCollections } from "../../src/fleet/install_start.ts";
+import { cancel, liftFenceOfCancelled } from "../../src/rotation/cancel.ts";
+import type { Context } from "../../src/rotation/context.ts";
+import type { Auditor } from "../../src/store/audit_log.ts";
+import type { RotationDoc } from "../../src/store/documents.ts";
+import { takeOver } from "../../src/store/rotation_lease.ts";
+import { advancePhase, cancelRotation, completeRotation, startRotation } from "../../src/store/rotation_steps.ts";
+import { newestRotation } from "../../src/store/rotations.ts";
+import { closeStore, openStore, type Store } from "../../src/store/store.ts";
+import { codeOf } from "../harness/codes.ts";
+import { freshDatabase } from "../harness/mongo.ts";
+
+/** What a cancel may do to the fence, in two races that the model found. Against a real mongod. */
+
+const AUDITOR: Auditor = { secret: "s", actor: "test", file: undefined };
+
+async function start(store: Store, from: number, to: number): Promise<RotationDoc> {
+  const wanted = { from, to, owner: "me", leaseMs: 60_000, graceMs: 0, replaces: undefined };
+  return there(await startRotation(store, AUDITOR, wanted));
+}
+
+const advance = async (store: Store, doc: RotationDoc, phase: 2 | 3) =>
+  there(await advancePhase(store, AUDITOR, heldOf(doc), phase));
+const heldOf = (doc: RotationDoc) => ({ rotation: doc._id, epoch: doc.epoch, token: doc.lease?.token ?? 0 });
+
+function there<T>(doc: T | undefined): T {
+  if (doc === undefined) throw new Error("the step was refused");
+  return doc;
+}
+
+async function install(): Promise<Store> {
+  const { uri, name, db } = await freshDatabase();
+  const store = await openStore({ uri, name }, { appName: "test" });
+  await ensureCollections(store);
+  await db.collection("kek_versions").insertMany([
+    { _id: 1 as never, state: "active", provider: "env" },
+    { _id: 2 as never, state: "staged", provider: "env" },
+  ]);
+  return store;
+}
+
+async function fenced(store: Store, versions: number[]): Promise<void> {
+  const newest = there(await newestRotation(store));
+  await store.db
+    .collection("kek_rotations")
+    .updateOne({ _id: newest._id as never }, { $set: { fence: { versions, collections: [] } } });
+}
+
+test("a way back is cancelled in phase 1 while its target is fenced, and not once the fence is lifted", async () => {
+  const store = await install();
+  const context = { store, auditor: AUDITOR } as Context;
+  const first = await advance(store, await advance(store, await start(store, 1, 2), 2), 3);
+  await fenced(store, [1]);
+  there(await completeRotation(store, AUDITOR, heldOf(first)));
+
+  await start(store, 2, 1);
+  expect((await cancel(context)).rotation).toMatchObject({ state: "cancelled", phase: 1 });
+
+  const back = await start(store, 2, 1);
+  await fenced(store, []);
+  expect(await codeOf(() => cancel(context))).toBe("refused");
+  expect(await newestRotation(store)).toMatchObject({ _id: back._id, state: "running", open: true, phase: 1 });
+  // What was read before the fence was lifted cancels nothing either.
+  expect(await cancelRotation(store, AUDITOR, back)).toBeUndefined();
+  await advance(store, back, 2);
+  expect((await cancel(context)).rotation).toMatchObject({ state: "cancelled", phase: 2 });
+  await closeStore(store);
+});
+
+test("a cancel that was slow leaves the fence of whoever resumed the rotation", async () => {
+  const store = await install();
+  const two = await advance(store, await start(store, 1, 2), 2);
+  const cancelled = there(await cancelRotation(store, AUDITOR, two));
+  await store.db.collection("kek_rotations").updateOne({}, { $set: { "lease.owner": null } });
+  there(await takeOver(store, AUDITOR, cancelled, "other", 60_000, 0));
+  await fenced(store, [1]);
+  await liftFenceOfCancelled({ store, auditor: AUDITOR }, 1);
+  expect((await newestRotation(store))?.fence.versions).toEqual([1]);
+  there(await cancelRotation(store, AUDITOR, there(await newestRotation(store))));
+  await liftFenceOfCancelled({ store, auditor: AUDITOR }, 1);
+  expect((await newestRotation(store))?.fence.versions).toEqual([]);
+  await closeStore(store);
+});
