@@ -225,6 +225,7 @@ async function seed(db: ReturnType<MongoClient["db"]>, env: boolean, modulePath:
     modulePath,
     tokenLabel: LABEL,
     pin: PIN,
+    pinFrom: "this run",
     ownIvs: false,
     gate: new Gate().memory,
     login: new LoginMemory().memory,

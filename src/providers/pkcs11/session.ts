@@ -9,6 +9,8 @@ export interface TokenSettings {
   modulePath: string;
   tokenLabel: string;
   pin: string | undefined;
+  /** Where it is from, in words. */
+  pinFrom: string;
   /** The token makes the IVs of GCM itself, and takes none (`use_gcm_iv_from_hsm`). */
   ownIvs: boolean;
   /** Shared by all threads of the process that use the module. */
@@ -164,8 +166,8 @@ export class TokenSession {
 
   /** Once a process, and never after a refusal: a token locks after a few wrong PINs. */
   #login(module: Cryptoki, handle: Handle, token: Token): void {
-    const { pin, tokenLabel } = this.#settings;
-    const restart = "set the right PIN, then start this process again: a PIN is tried once";
+    const { pin, pinFrom, tokenLabel } = this.#settings;
+    const restart = `the PIN is from ${pinFrom}: mend it, then start this process again; a process tries a PIN once, but one that a supervisor restarts tries it each time, and may lock the token`;
     const refuse = (what: string, hint: string) => new KekError("hsm_pin", `token "${tokenLabel}": ${what}`, hint);
     const before = this.#memory.refused;
     if (before !== 0)
