@@ -25,6 +25,8 @@ export interface Verification {
   processes: Member[];
   census: CensusRow[];
   problems: Problem[];
+  /** The rotation that is open. */
+  rotation: RotationDoc | undefined;
   /** What the provider found when it tried itself out. */
   capabilities: Capability[];
 }
@@ -59,8 +61,16 @@ export async function verifyTarget(context: Context, target: number): Promise<Ve
   problems.push(
     ...fleetProblems(roster, { provider: provider.name, active, target, declaredMatters: true, times: config.fleet }),
   );
-  const capabilities = await provider.probe();
-  return { ready: problems.length === 0, target, active, processes: roster, census: [], problems, capabilities };
+  return {
+    ready: problems.length === 0,
+    target,
+    active,
+    processes: roster,
+    census: [],
+    problems,
+    rotation: openOf(state),
+    capabilities: await provider.probe(),
+  };
 }
 
 /** The whole install's health: canaries, census, strays, drift, fences. */
@@ -109,6 +119,7 @@ export async function verifyInstall(context: Context): Promise<Verification> {
     processes: roster,
     census,
     problems,
+    rotation: openOf(state),
     capabilities: await provider.probe(),
   };
 }
@@ -185,6 +196,10 @@ function unledRotation(rotation: RotationDoc | undefined, now: Date): Problem[] 
   if (led) return [];
   const message = `the rotation ${from} → ${to} is unfinished (phase ${phase}, ${state}) and nobody leads it`;
   return [{ code: "rotation", message, hint: waysOn(rotation) }];
+}
+
+function openOf({ rotation }: KekState): RotationDoc | undefined {
+  return rotation !== undefined && isOpen(rotation) ? rotation : undefined;
 }
 
 function activeOf(state: KekState): number | undefined {
