@@ -94,7 +94,7 @@ async function rotation(kind: "env" | "bare" | "slow", orders: Orders) {
     ...(process.env as Record<string, string>),
     CERTAUTOPILOT_DATABASE_URI: mongod.uri,
     CERTAUTOPILOT_DATABASE_NAME: name,
-    CERTAUTOPILOT_AUDIT_SECRET: "speed",
+    CERTAUTOPILOT_AUDIT_SECRET: "audit-secret-of-this-run",
     CERTAUTOPILOT_SERVER_LISTEN: "127.0.0.1:0",
     CERTAUTOPILOT_FIELDS: "secrets:value",
     CERTAUTOPILOT_FLEET_DRAIN_MS: "0",
