@@ -124,6 +124,10 @@ export class EnvProvider implements Provider {
     return new EnvProvider({ keks: {}, secretsFile: file });
   }
 
+  howToBackUp(): string {
+    return "copy the secrets to your secret store, fetch the copy, then run: certautopilot kek verify --backup=FILE";
+  }
+
   howToGive(version: number): string {
     const { secretsFile } = this.#source;
     return secretsFile === undefined

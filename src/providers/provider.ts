@@ -63,6 +63,9 @@ export interface Provider {
   /** How an operator gives a process the key of a version: the hint of many errors. */
   howToGive(version: number): string;
 
+  /** How an operator makes sure that keys outlive this place: the hint of `--require-backup`. */
+  howToBackUp(): string;
+
   /** What threads make instances of their own from: plain data, one for each of at most so many threads. */
   recipes(threads: number): Awaitable<ProviderRecipe[]>;
 

@@ -85,7 +85,7 @@ async function refuseChanged(
 /** The plan in the state as it is now. What the preflight checked must still be what is about to happen. */
 async function planNow(context: Context, wanted: Wanted, checked: CheckedPlan): Promise<CheckedPlan> {
   const { versions, rotation } = await readState(context.store);
-  const plan = planRotation(versions, rotation, wanted);
+  const plan = planRotation(versions, rotation, wanted, context.provider);
   if (plan.kind === "refuse") throw refusal([plan.problem]);
   if (plan.from === checked.from) return plan;
   throw new KekError(

@@ -1,5 +1,6 @@
 import type { Problem } from "../fleet/readiness.ts";
 import { isOpen } from "../fleet/stance.ts";
+import type { Provider } from "../providers/provider.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
 import { CANCEL_COMMAND, waysOn } from "./ways_on.ts";
 
@@ -18,7 +19,13 @@ export interface Wanted {
   from: number | undefined;
 }
 
-export function planRotation(versions: VersionDoc[], rotation: RotationDoc | undefined, wanted: Wanted): Plan {
+/** @param keys says how a version that nobody knows is made known. */
+export function planRotation(
+  versions: VersionDoc[],
+  rotation: RotationDoc | undefined,
+  wanted: Wanted,
+  keys: Pick<Provider, "howToGive">,
+): Plan {
   if (rotation !== undefined && isOpen(rotation)) return planWithOpen(rotation, wanted);
   const active = versions.find((version) => version.state === "active")?._id;
   const target = versions.find((version) => version._id === wanted.to);
@@ -47,7 +54,7 @@ export function planRotation(versions: VersionDoc[], rotation: RotationDoc | und
     return refuse(
       "target",
       `KEK version ${wanted.to} is not known: no process of the fleet holds it`,
-      `give every process its key, then run: certautopilot kek verify --target=${wanted.to}`,
+      `${keys.howToGive(wanted.to)}; then run: certautopilot kek verify --target=${wanted.to}`,
     );
   }
   if (target.state === "destroyed") {

@@ -22,6 +22,8 @@ export interface PreflightFacts {
   explicitFrom: boolean;
   times: FleetTimes;
   requireBackup: boolean;
+  /** As the provider says. */
+  howToBackUp: string;
 }
 
 export function preflight(facts: PreflightFacts): Problem[] {
@@ -66,8 +68,8 @@ export function preflight(facts: PreflightFacts): Problem[] {
   if (facts.requireBackup && target?.backup_verified_at === undefined) {
     problems.push({
       code: "backup",
-      message: `no copy of the secrets has been proved to hold KEK version ${plan.to}`,
-      hint: "copy the secrets to your secret store, fetch the copy, then run: certautopilot kek verify --backup=FILE",
+      message: `no backup has been proved to hold KEK version ${plan.to}`,
+      hint: facts.howToBackUp,
     });
   }
   return problems;

@@ -48,7 +48,7 @@ export async function prepareRotation(context: Context, options: RotateOptions, 
   const named = namedEvictions(everybody, options.evict, config.fleet);
   const roster = everybody.filter((member) => !named.silent.includes(member));
   const state = await stateOfFleet(context, roster, options);
-  const plan = planRotation(state.versions, state.rotation, options.wanted);
+  const plan = planRotation(state.versions, state.rotation, options.wanted, provider);
   if (plan.kind === "refuse") throw await refuse(context, options, [plan.problem]);
   const [unmet] = named.unmet;
   if (plan.kind === "start") {
@@ -73,6 +73,7 @@ export async function prepareRotation(context: Context, options: RotateOptions, 
     explicitFrom: options.wanted.from !== undefined,
     times: config.fleet,
     requireBackup: options.requireBackup,
+    howToBackUp: provider.howToBackUp(),
   });
   if (problems.length > 0) throw await refuse(context, options, problems);
   return { plan, versions: state.versions, roster, evict: named.silent, census };

@@ -70,7 +70,7 @@ describe("what a process holds and writes", () => {
 
 describe("what `rotate --to-version` means", () => {
   const plan = (doc: RotationDoc | undefined, to: number, from?: number, versions = VERSIONS) =>
-    planRotation(versions, doc, { to, from });
+    planRotation(versions, doc, { to, from }, { howToGive: (number) => `give it ${number}` });
 
   test("starts from the active version", () => {
     expect(plan(undefined, 2)).toEqual({ kind: "start", from: 1, to: 2, wayBack: false });

@@ -71,6 +71,7 @@ describe("preflight", () => {
     explicitFrom: false,
     times: TIMES,
     requireBackup: false,
+    howToBackUp: "copy the secrets",
     ...over,
   });
   const found = (over: Partial<PreflightFacts>) => preflight(facts(over)).map((problem) => problem.code);

@@ -130,6 +130,10 @@ export class Pkcs11Provider implements Provider {
     return `make it in the token: certautopilot kek pkcs11-init --version=${version}`;
   }
 
+  howToBackUp(): string {
+    return "keys in a token are saved by the token's own backup (docs/hsm): make one, restore it elsewhere and prove it, then leave --require-backup out, which is for the env provider";
+  }
+
   async recipes(): Promise<ProviderRecipe[]> {
     await this.#learnLimit();
     // One thread keeps any token busy, for its sessions are threads too. It gets all that this process may have.

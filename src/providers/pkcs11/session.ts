@@ -152,15 +152,17 @@ export class TokenSession {
         "give each token a label of its own, or leave one of them out of the module's configuration",
       );
     }
-    const there = list(tokens.filter(({ flags }) => (flags & CKF.tokenInitialized) !== 0));
+    const there = tokens.filter(({ flags }) => (flags & CKF.tokenInitialized) !== 0);
     // A token that was there before has been pulled, and may come back. One never seen may be in the middle of a write of
     // another process (SoftHSM hides it meanwhile), or its daemon may be starting: it is looked for a few times.
     if (this.#memory.met || this.#memory.miss() % LOOKS !== 0)
       throw new TokenFault(TOKEN_NOT_PRESENT, "C_GetSlotList", `token "${tokenLabel}" is gone`);
     throw new KekError(
       "hsm_token",
-      `no token is labelled "${tokenLabel}"; the module shows ${there}`,
-      "set CERTAUTOPILOT_ENCRYPTION_PKCS11_TOKEN_LABEL to one of them, or see why the module does not show the token",
+      `no token is labelled "${tokenLabel}"; the module shows ${list(there)}`,
+      there.length === 0
+        ? "see the module's own configuration (SoftHSM: SOFTHSM2_CONF in this process's environment; others: docs/hsm), and that this user may read all that it names"
+        : "set CERTAUTOPILOT_ENCRYPTION_PKCS11_TOKEN_LABEL to one of them, or see why the module does not show the token",
     );
   }
 
