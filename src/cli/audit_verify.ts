@@ -17,7 +17,9 @@ export default leaf({
       const text =
         faults.length === 0
           ? `whole: ${report.entries} entries; the last mac is ${report.lastMac ?? "-"} (note it elsewhere: a chain cut off at its end shows nothing)`
-          : faults.join("\n");
+          : noneFits(report)
+            ? "no entry fits the secret that was given"
+            : faults.join("\n");
       output.result(text, { whole: faults.length === 0, ...report });
       if (faults.length === 0) return EXIT.done;
       return output.complain(broken(report));
@@ -28,9 +30,14 @@ export default leaf({
 // ---------------------------------------------------------------------------------------------------------------------
 
 /** When not one entry fits, it is more likely the secret than the log. */
-function broken({ entries, faults }: ChainReport): KekError {
+function noneFits({ entries, faults }: ChainReport): boolean {
+  return entries > 1 && faults.length === Math.min(entries, FAULTS_LISTED);
+}
+
+function broken(report: ChainReport): KekError {
+  const { faults } = report;
   const first = `entry ${faults[0]?.seq}: ${faults[0]?.reason}`;
-  if (entries > 1 && faults.length === Math.min(entries, FAULTS_LISTED)) {
+  if (noneFits(report)) {
     return new KekError(
       "audit_broken",
       `no entry of the audit chain fits: ${first}`,

@@ -3,6 +3,7 @@ import { EXIT, KekError } from "../errors/errors.ts";
 import { seconds } from "../fleet/readiness.ts";
 import { type Verification, verifyBackup, verifyInstall, verifyTarget } from "../rotation/verify.ts";
 import { verifyRecords } from "../rotation/verify_records.ts";
+import type { RotationDoc } from "../store/documents.ts";
 import { memberName } from "../store/heartbeats.ts";
 import { version } from "./arguments.ts";
 import { leaf } from "./command.ts";
@@ -62,16 +63,8 @@ export default leaf({
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-function describe({
-  ready,
-  target,
-  active,
-  processes,
-  census,
-  problems,
-  warnings,
-  capabilities,
-}: Verification): string {
+function describe(verification: Verification): string {
+  const { ready, target, active, processes, census, problems, warnings, rotation, capabilities } = verification;
   const rows = processes.map((member) => [
     member.instance_name,
     member.role,
@@ -119,10 +112,17 @@ function describe({
             capabilities.map((row) => [row.what, row.found, row.ok ? "ok" : "lacking"]),
           ),
         ];
-  return [fleet, ...counted, ...abilities, "", ...found, verdict].join("\n");
+  const note =
+    rotation === undefined ? [] : [`note: rotation ${rotation.from} → ${rotation.to} is in phase ${rotation.phase}`];
+  return [fleet, ...counted, ...abilities, "", ...found, ...note, verdict].join("\n");
 }
 
-function asData({ ready, target, active, processes, census, problems, warnings, capabilities }: Verification) {
+function openRotation({ _id, from, to, phase, state }: RotationDoc) {
+  return { rotation: _id, from, to, phase, state };
+}
+
+function asData(verification: Verification) {
+  const { ready, target, active, processes, census, problems, warnings, rotation, capabilities } = verification;
   return {
     ready,
     target: target ?? null,
@@ -143,6 +143,7 @@ function asData({ ready, target, active, processes, census, problems, warnings, 
     census,
     problems,
     warnings,
+    rotation: rotation === undefined ? null : openRotation(rotation),
     capabilities,
   };
 }

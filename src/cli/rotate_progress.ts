@@ -1,6 +1,7 @@
 import { seconds } from "../fleet/readiness.ts";
 import type { Progress, Reporter } from "../rotation/context.ts";
 import type { Prepared } from "../rotation/rotate.ts";
+import { memberName } from "../store/heartbeats.ts";
 import type { Output } from "./output.ts";
 import { progressLine } from "./progress_line.ts";
 
@@ -45,7 +46,10 @@ function rewrapLine({ from, to, fields, rate, eta }: Progress): string {
 }
 
 /** What will be done, before it is done. */
-export function describePlan({ plan, roster, census }: Prepared): { text: string; data: Record<string, unknown> } {
+export function describePlan({ plan, roster, evict, census }: Prepared): {
+  text: string;
+  data: Record<string, unknown>;
+} {
   const { kind, from, to } = plan;
   const records = census.filter((row) => row.version === String(from)).reduce((sum, row) => sum + row.count, 0);
   const what = {
@@ -54,6 +58,8 @@ export function describePlan({ plan, roster, census }: Prepared): { text: string
     resume: "resume the rotation",
     reverse: "go back, replacing the unfinished rotation,",
   }[kind];
-  const text = `${what} from KEK version ${from} to ${to}: ${records} records in ${new Set(census.map((row) => row.field)).size} fields, ${roster.length} processes must acknowledge each of 3 phases`;
-  return { text, data: { plan: kind, from, to, records, processes: roster.length } };
+  const first = evict.length === 0 ? "" : `evict ${evict.map(memberName).join(", ")}, then `;
+  const text = `${first}${what} from KEK version ${from} to ${to}: ${records} records in ${new Set(census.map((row) => row.field)).size} fields, ${roster.length} processes must acknowledge each of 3 phases`;
+  const evicted = evict.map(({ _id }) => _id);
+  return { text, data: { plan: kind, from, to, records, processes: roster.length, evict: evicted } };
 }

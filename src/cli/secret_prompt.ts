@@ -1,42 +1,71 @@
 import process from "node:process";
+import { StringDecoder } from "node:string_decoder";
 import { KekError } from "../errors/errors.ts";
 
 /**
  * Reads a line from the terminal without echo. consola's prompts show what is typed.
+ * A line with a control key in it that means nothing here is asked for again: nobody can see what became of it, and a
+ * token counts the tries.
  * @returns undefined when nothing was typed. @throws KekError `cancelled` on Ctrl-C.
  */
 export async function readSecret(question: string): Promise<string | undefined> {
   const { stdin, stderr } = process;
-  stderr.write(question);
   stdin.setRawMode(true);
   stdin.resume();
   try {
-    const typed = await new Promise<string>((resolve, reject) => {
-      let text = "";
-      const listen = (chunk: Buffer | string) => {
-        for (const key of String(chunk)) {
-          if (key === "\r" || key === "\n" || key === END_OF_INPUT) {
-            stdin.off("data", listen);
-            return resolve(text);
-          }
-          if (key === INTERRUPT) {
-            stdin.off("data", listen);
-            return reject(new KekError("cancelled", "no PIN was given", "run it again when you have it"));
-          }
-          if (key === BACKSPACE || key === "\b") text = text.slice(0, -1);
-          else if (key >= " ") text += key;
-        }
-      };
-      stdin.on("data", listen);
-    });
-    return typed === "" ? undefined : typed;
+    for (;;) {
+      stderr.write(question);
+      const typed = await readLine();
+      stderr.write("\n");
+      if (!CONTROL.test(typed)) return typed === "" ? undefined : typed;
+      stderr.write("a control key was typed, and nothing was tried: type it again (Ctrl-U clears the line)\n");
+    }
   } finally {
     stdin.setRawMode(false);
     stdin.pause();
-    stderr.write("\n");
   }
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
 
 const INTERRUPT = "\x03";
 const END_OF_INPUT = "\x04";
 const BACKSPACE = "\x7f";
+const ERASE_WORD = "\x17";
+const ERASE_LINE = "\x15";
+const ESCAPE = "\x1b";
+/** Arrow and function keys, which come in one piece. One that does not stays in the line, and spoils it. */
+const KEY_SEQUENCE = new RegExp(`${ESCAPE}(?:\\[[0-?]*[ -/]*[@-~]|O[@-~])`, "g");
+const CONTROL = /\p{Cc}/u;
+
+/** One line as it is after its corrections. Control keys that correct nothing are left in it. */
+async function readLine(): Promise<string> {
+  const { stdin } = process;
+  const decoder = new StringDecoder("utf8");
+  return await new Promise<string>((resolve, reject) => {
+    let text = "";
+    const listen = (chunk: Buffer | string) => {
+      const keys = typeof chunk === "string" ? chunk : decoder.write(chunk);
+      for (const key of keys.replaceAll(KEY_SEQUENCE, "")) {
+        if (key === "\r" || key === "\n" || key === END_OF_INPUT) {
+          stdin.off("data", listen);
+          return resolve(text);
+        }
+        if (key === INTERRUPT) {
+          stdin.off("data", listen);
+          process.stderr.write("\n");
+          return reject(new KekError("cancelled", "no PIN was given", "run it again when you have it"));
+        }
+        text = corrected(text, key);
+      }
+    };
+    stdin.on("data", listen);
+  });
+}
+
+function corrected(text: string, key: string): string {
+  if (key === BACKSPACE || key === "\b") return [...text].slice(0, -1).join("");
+  if (key === ERASE_LINE) return "";
+  if (key === ERASE_WORD) return text.replace(/\S*\s*$/, "");
+  return text + key;
+}

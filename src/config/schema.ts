@@ -18,6 +18,14 @@ const text = v.pipe(v.string("is not text"), v.nonEmpty("is empty"));
 const version = number(1, MAX_INT32);
 /** YAML reads a PIN of digits as a number, which would lose its leading zeros. */
 const pin = v.pipe(v.string("must be text: put the PIN in quotes"), v.nonEmpty("is empty"));
+/** It keys the audit chain: a word that can be guessed would let the chain be forged. */
+const auditSecret = v.pipe(
+  text,
+  v.check(
+    (secret) => Buffer.byteLength(secret) >= 16,
+    "must be at least 16 bytes: make one with `openssl rand -hex 32`",
+  ),
+);
 const flag = v.union(
   [
     v.boolean(),
@@ -74,7 +82,7 @@ export const settingsSchema = v.strictObject({
   secrets_file: v.optional(text),
   instance_name: v.optional(text),
   server: v.optional(v.strictObject({ listen: v.optional(listen, "127.0.0.1:8181") }), {}),
-  audit: v.optional(v.strictObject({ secret: v.optional(text), file: v.optional(text) }), {}),
+  audit: v.optional(v.strictObject({ secret: v.optional(auditSecret), file: v.optional(text) }), {}),
   fleet: v.optional(
     v.strictObject({
       beat_ms: v.optional(milliseconds, 5000),

@@ -40,7 +40,7 @@ export function readPrivateFile(path: string, what: string): string {
       throw new KekError(
         "secrets_file_exposed",
         `${what} ${path} has mode 0${mode.toString(8)}: others can read it`,
-        `run: chmod 600 ${path}  (and consider the keys in it as seen by whoever had access)`,
+        `run: chmod 600 ${path}  (and consider what is in it as seen by whoever had access)`,
       );
     }
     return readFileSync(descriptor, "utf8");

@@ -2,7 +2,14 @@ import type { Config } from "../config/config.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
 import type { Provider } from "../providers/provider.ts";
-import { type AskPin, buildRegistry, checkLock, type Lock, type RegistryOptions } from "../providers/registry.ts";
+import {
+  type AskPin,
+  buildRegistry,
+  checkLock,
+  howToBegin,
+  type Lock,
+  type RegistryOptions,
+} from "../providers/registry.ts";
 import { type Auditor, ensureAuditLog } from "../store/audit_log.ts";
 import type { InstallDoc } from "../store/documents.ts";
 import { ensureHeartbeats } from "../store/heartbeats.ts";
@@ -50,7 +57,7 @@ export async function openInstall(store: Store, config: Config, options: Registr
     throw new KekError(
       "not_installed",
       `database "${config.database.name}" holds no install: kek_install is empty`,
-      "start the service first (`certautopilot serve`), or set CERTAUTOPILOT_DATABASE_NAME to the right database",
+      `${howToBegin(config.encryption.provider)}, or set CERTAUTOPILOT_DATABASE_NAME to the right database`,
     );
   }
   const provider = await buildRegistry(config, lockOf(install), options);

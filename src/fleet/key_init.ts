@@ -4,7 +4,7 @@ import { KekError, rfc3339 } from "../errors/errors.ts";
 import { makeCanary, proofOf } from "../providers/canary.ts";
 import type { KeyDescription } from "../providers/provider.ts";
 import { type AskPin, checkLock, openToken, type Token } from "../providers/registry.ts";
-import type { Auditor } from "../store/audit_log.ts";
+import { type Auditor, checkSecret } from "../store/audit_log.ts";
 import { dropClaim, readClaim, takeClaim } from "../store/claims.ts";
 import type { Claim, InstallDoc, VersionDoc } from "../store/documents.ts";
 import { lockInstall, readInstall } from "../store/install.ts";
@@ -78,13 +78,14 @@ async function makeOrProve(
 ): Promise<Made> {
   const { install_id: installId } = install;
   const doc = await known(store, version);
-  if (doc !== undefined) return await prove(token, installId, doc);
+  if (doc !== undefined) return await prove(store, token, installId, doc);
+  await checkSecret(store, auditor);
   const claim = await waitForClaim(store, `pkcs11-init ${version}`, config.fleet.leaseMs, tell);
   crashPoint("claim.taken");
   let late = false;
   try {
     const meanwhile = await known(store, version);
-    if (meanwhile !== undefined) return await prove(token, installId, meanwhile);
+    if (meanwhile !== undefined) return await prove(store, token, installId, meanwhile);
     const key = await token.make(version, installId).catch((thrown) => {
       // The token may still do what it was asked: nobody else begins before the claim has run out.
       late = thrown instanceof KekError && thrown.code === "hsm_away";
@@ -99,20 +100,21 @@ async function makeOrProve(
     const staged = await known(store, version);
     if (staged === undefined)
       throw new KekError("refused", `KEK version ${version} was removed meanwhile`, "run it again");
-    return { ...(await prove(token, installId, staged)), already: false };
+    return { ...(await prove(store, token, installId, staged)), already: false };
   } finally {
     if (!late) await dropClaim(store, claim);
   }
 }
 
 /** A version that MongoDB knows: its key must be there, and the only one of its name. */
-async function prove(token: Token, installId: string, doc: VersionDoc): Promise<Made> {
+async function prove(store: Store, token: Token, installId: string, doc: VersionDoc): Promise<Made> {
   const version = doc._id;
   if (doc.state === "destroyed") {
+    const next = Math.max(...(await readVersions(store)).map(({ _id }) => _id)) + 1;
     throw new KekError(
       "refused",
       `KEK version ${version} was destroyed: a number is never used again`,
-      `make the next one: certautopilot kek pkcs11-init --version=${version + 1}`,
+      `make the next one: certautopilot kek pkcs11-init --version=${next}`,
     );
   }
   const recorded = doc.key_id === undefined ? undefined : Buffer.from(doc.key_id.buffer).toString("hex");

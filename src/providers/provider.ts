@@ -63,7 +63,7 @@ export interface Provider {
   /** How an operator gives a process the key of a version: the hint of many errors. */
   howToGive(version: number): string;
 
-  /** How an operator proves that a version's key has a copy: the hint of `--require-backup`. */
+  /** How an operator makes sure that keys outlive this place: the hint of `--require-backup`. */
   howToBackUp(): string;
 
   /** What threads make instances of their own from: plain data, one for each of at most so many threads. */

@@ -25,6 +25,16 @@ export function checkLock(lock: Lock, configured: ProviderName): void {
   );
 }
 
+/** What makes an install on a fresh database: the hint of every command that finds none. */
+export function howToBegin(configured: ProviderName): string {
+  switch (configured) {
+    case "env":
+      return "start the service first (`certautopilot serve`)";
+    case "pkcs11":
+      return "make the first key (`certautopilot kek pkcs11-init --version=1`), then start the service (`certautopilot serve`)";
+  }
+}
+
 export type { AskPin, Token };
 
 /** What a provider is made from. */

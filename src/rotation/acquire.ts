@@ -93,7 +93,7 @@ async function planNow(
   census: CensusRow[],
 ): Promise<CheckedPlan> {
   const { versions, rotation } = await readState(context.store);
-  const plan = planRotation(versions, rotation, wanted, census);
+  const plan = planRotation(versions, rotation, wanted, context.provider, census);
   if (plan.kind === "refuse") throw refusal([plan.problem]);
   if (plan.from === checked.from) return plan;
   throw new KekError(

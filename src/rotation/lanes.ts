@@ -1,11 +1,11 @@
 import { Worker } from "node:worker_threads";
 import type { Config } from "../config/config.ts";
 import { threadEntry } from "../config/entry_points.ts";
-import { type ErrorCode, KekError } from "../errors/errors.ts";
+import { KekError } from "../errors/errors.ts";
 import type { Canary } from "../providers/canary.ts";
 import type { ProviderRecipe } from "../providers/provider.ts";
 import type { OpenJob } from "./open_batch.ts";
-import type { BatchJob, BatchResult } from "./rewrap_batch.ts";
+import type { BatchFault, BatchJob, BatchResult } from "./rewrap_batch.ts";
 
 /** A fixed set of worker threads, for rewrapping and for opening; each takes a few batches at a time. */
 
@@ -28,9 +28,7 @@ export interface LaneRequest {
   job: LaneJob;
 }
 
-export type LaneReply =
-  | { seq: number; result: BatchResult }
-  | { seq: number; error: { message: string; code: ErrorCode } };
+export type LaneReply = { seq: number; result: BatchResult } | { seq: number; error: BatchFault };
 
 const WORKER = threadEntry("rotation/rewrap_worker.ts", import.meta.url);
 /** A lane reads the next batch's keys while MongoDB is at work on the one before. */
@@ -126,12 +124,9 @@ export class Lane {
     const seq = message === "ready" ? 0 : message.seq;
     const waiting = this.#pending.get(seq);
     this.#pending.delete(seq);
-    if (message === "ready") waiting?.resolve({ done: 0, skipped: 0, failed: [] });
+    if (message === "ready") waiting?.resolve({ done: 0, skipped: 0, failed: [], fault: undefined });
     else if ("result" in message) waiting?.resolve(message.result);
-    else {
-      const { message: text, code } = message.error;
-      waiting?.reject(new KekError(code, `a lane failed: ${text}`, "run the same command again: it goes on from here"));
-    }
+    else waiting?.reject(laneError(message.error));
   }
 
   #die(error: Error): void {
@@ -140,4 +135,11 @@ export class Lane {
     this.#pending.clear();
     this.#closed?.();
   }
+}
+
+/** A fault of a lane as this thread's error. */
+export function laneError({ message, code }: BatchFault): KekError {
+  // Of a token that is away it is of no interest who met it.
+  const told = code === "hsm_away" ? message : `a rewrap lane failed: ${message}`;
+  return new KekError(code, told, "run the same command again: it goes on from here");
 }

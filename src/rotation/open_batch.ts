@@ -63,7 +63,7 @@ export async function openBatch(
   const ended = await Promise.allSettled([...splitDocuments(bytes)].map(openOne));
   const broken = ended.find((each) => each.status === "rejected");
   if (broken !== undefined) throw broken.reason;
-  return { done, skipped: 0, failed };
+  return { done, skipped: 0, failed, fault: undefined };
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 import type { Problem } from "../fleet/readiness.ts";
 import { isOpen } from "../fleet/stance.ts";
+import type { Provider } from "../providers/provider.ts";
 import type { CensusRow } from "../store/census.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
 import { movableStrays } from "./strays.ts";
@@ -24,10 +25,12 @@ export interface Wanted {
   removeOld?: boolean;
 }
 
+/** @param keys says how a version that nobody knows is made known. */
 export function planRotation(
   versions: VersionDoc[],
   rotation: RotationDoc | undefined,
   wanted: Wanted,
+  keys: Pick<Provider, "howToGive">,
   census: CensusRow[] = [],
 ): Plan {
   if (rotation !== undefined && isOpen(rotation)) return planWithOpen(rotation, wanted);
@@ -63,7 +66,7 @@ export function planRotation(
     return refuse(
       "target",
       `KEK version ${wanted.to} is not known: no process of the fleet holds it`,
-      `give every process its key, then run: certautopilot kek verify --target=${wanted.to}`,
+      `${keys.howToGive(wanted.to)}; then run: certautopilot kek verify --target=${wanted.to}`,
     );
   }
   if (target.state === "destroyed") {

@@ -78,7 +78,7 @@ export function preflight(facts: PreflightFacts): Problem[] {
   if (facts.requireBackup && target?.backup_verified_at === undefined) {
     problems.push({
       code: "backup",
-      message: `no copy of the secrets has been proved to hold KEK version ${plan.to}`,
+      message: `no backup has been proved to hold KEK version ${plan.to}`,
       hint: facts.howToBackUp,
     });
   }

@@ -9,7 +9,7 @@ import { wrapsAt } from "../store/records.ts";
 import { saveProgress } from "../store/rotation_records.ts";
 import { reserveWraps } from "../store/versions.ts";
 import { batchLimitMs, type Context, type Reporter } from "./context.ts";
-import type { Lane, Lanes } from "./lanes.ts";
+import { type Lane, type Lanes, laneError } from "./lanes.ts";
 import type { LeaseKeeper } from "./lease.ts";
 import { collectGarbage } from "./memory.ts";
 import { RateLimit } from "./rate_limit.ts";
@@ -31,6 +31,7 @@ const LISTED_FAILURES = 1000;
 const BACKOFF_MS = 250;
 /** How long a rotation waits for an HSM that does nothing at all. It can be resumed after that, as after any other end. */
 const HSM_PATIENCE_MS = 120_000;
+const TELL_AWAY_MS = 15_000;
 
 /** Passes over the index until no envelope is left at the old version. */
 export class Rewrapper {
@@ -52,6 +53,7 @@ export class Rewrapper {
   #summaryDone: number;
   #awaySince: number | undefined;
   #doneBeforeAway = 0;
+  #toldAwayAt = Number.NEGATIVE_INFINITY;
 
   constructor(
     context: Context,
@@ -131,7 +133,10 @@ export class Rewrapper {
       this.#awaySince ??= now;
       const left = HSM_PATIENCE_MS - (now - this.#awaySince);
       if (left <= 0) throw thrown;
-      this.#reporter.note(`${thrown.message}; trying again for ${Math.ceil(left / 1000)} s more`);
+      if (now - this.#toldAwayAt >= TELL_AWAY_MS) {
+        this.#toldAwayAt = now;
+        this.#reporter.note(`${thrown.message}; trying again for ${Math.ceil(left / 1000)} s more`);
+      }
     } else if (isTransient(thrown)) this.#reporter.note("MongoDB did not answer: trying again while the lease holds");
     else throw thrown;
     await pause(BACKOFF_MS * 4);
@@ -185,6 +190,7 @@ export class Rewrapper {
     const result = await lane.run({ kind: "rewrap", field: { collection, path }, from, to, bytes, limitMs });
     this.#tally.moved({ collection, path }, result.done);
     for (const { id, reason } of result.failed) await this.#fail({ field: fieldId({ collection, path }), id, reason });
+    if (result.fault !== undefined) throw laneError(result.fault);
   }
 
   async #fail(record: FailedRecord): Promise<void> {

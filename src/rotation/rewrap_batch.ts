@@ -2,8 +2,9 @@ import type { FieldName } from "../config/config.ts";
 import { dekAadOf } from "../envelope/aad.ts";
 import { exactId, idBsonOf, idText, idTextOf, readWrap, splitDocuments } from "../envelope/raw_record.ts";
 import { crashPoint } from "../errors/crash_point.ts";
-import { KekError, messageOf } from "../errors/errors.ts";
+import { type ErrorCode, KekError, messageOf } from "../errors/errors.ts";
 import type { Provider } from "../providers/provider.ts";
+import { isTransient } from "../store/failures.ts";
 import { applyRewraps, type Rewrap } from "../store/records.ts";
 import type { Store } from "../store/store.ts";
 import { isTheRecordsFault } from "./record_fault.ts";
@@ -26,6 +27,14 @@ export interface BatchResult {
   /** Changed by somebody else meanwhile: the next pass finds them again. */
   skipped: number;
   failed: { id: string; reason: string }[];
+  /** Why the rest of the batch was not tried. What is counted above was done all the same. */
+  fault: BatchFault | undefined;
+}
+
+/** What was thrown, as it goes from thread to thread. */
+export interface BatchFault {
+  message: string;
+  code: ErrorCode;
 }
 
 export async function rewrapBatch(
@@ -56,18 +65,20 @@ export async function rewrapBatch(
   // became of the rest.
   const ended = await Promise.allSettled([...splitDocuments(job.bytes)].map(rewrapOne));
   const broken = ended.find((each) => each.status === "rejected");
-  if (rewraps.length === 0) {
-    if (broken !== undefined) throw broken.reason;
-    return { done: 0, skipped: 0, failed };
-  }
+  const fault = broken && batchFault(broken.reason);
+  if (rewraps.length === 0) return { done: 0, skipped: 0, failed, fault };
   crashPoint("batch.wrapped");
   const outcome = await applyRewraps(store, field, from, to, rewraps, job.limitMs);
   crashPoint("batch.written");
-  if (broken !== undefined) throw broken.reason;
   for (const { index, reason } of outcome.rejected) {
     failed.push({ id: idText(rewraps[index]?.id), reason });
   }
-  return { done: outcome.done, skipped: rewraps.length - outcome.done - outcome.rejected.length, failed };
+  return { done: outcome.done, skipped: rewraps.length - outcome.done - outcome.rejected.length, failed, fault };
+}
+
+export function batchFault(thrown: unknown): BatchFault {
+  const code = isTransient(thrown) ? "mongodb_away" : thrown instanceof KekError ? thrown.code : "unexpected";
+  return { message: messageOf(thrown), code };
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -1,15 +1,13 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { crashPointAsked } from "../config/environment.ts";
 import { armCrashPoint } from "../errors/crash_point.ts";
-import { type ErrorCode, KekError, messageOf } from "../errors/errors.ts";
 import { proofOf } from "../providers/canary.ts";
 import { makeProvider } from "../providers/registry.ts";
-import { isTransient } from "../store/failures.ts";
 import { openStore } from "../store/store.ts";
 import type { LaneData, LaneReply, LaneRequest } from "./lanes.ts";
 import { collectGarbage } from "./memory.ts";
 import { openBatch } from "./open_batch.ts";
-import { rewrapBatch } from "./rewrap_batch.ts";
+import { batchFault, rewrapBatch } from "./rewrap_batch.ts";
 
 /** A lane: a worker thread with a connection and a provider of its own. It does the batches it is given and never decides. */
 
@@ -31,11 +29,6 @@ const opened = (async () => {
   return { store, provider };
 })();
 
-function told(thrown: unknown): { message: string; code: ErrorCode } {
-  const code = isTransient(thrown) ? "mongodb_away" : thrown instanceof KekError ? thrown.code : "unexpected";
-  return { message: messageOf(thrown), code };
-}
-
 async function answer({ seq, job }: LaneRequest): Promise<LaneReply> {
   if (seq % COLLECT_EVERY === 0) collectGarbage();
   try {
@@ -43,7 +36,7 @@ async function answer({ seq, job }: LaneRequest): Promise<LaneReply> {
     const work = job.kind === "open" ? openBatch : rewrapBatch;
     return { seq, result: await work(store, provider, installId, job as never) };
   } catch (thrown) {
-    return { seq, error: told(thrown) };
+    return { seq, error: batchFault(thrown) };
   }
 }
 
@@ -55,7 +48,7 @@ async function close(): Promise<void> {
 
 opened.then(
   () => port.postMessage("ready"),
-  (thrown) => port.postMessage({ seq: 0, error: told(thrown) }),
+  (thrown) => port.postMessage({ seq: 0, error: batchFault(thrown) }),
 );
 port.on("message", (request: LaneRequest | "close") => {
   if (request === "close") {

@@ -1,19 +1,18 @@
-import type { Config } from "../config/config.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
 import { ensureCollections } from "../fleet/install_start.ts";
 import { loadProved, stageUnknown, unknownVersions } from "../fleet/keystore.ts";
-import { evictionMsOf, type Problem, seconds } from "../fleet/readiness.ts";
+import type { Problem } from "../fleet/readiness.ts";
 import { note } from "../store/audit_log.ts";
 import { type CensusRow, takeCensus } from "../store/census.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
-import { evictIdle } from "../store/evictions.ts";
 import { readFields } from "../store/fields.ts";
-import { type Member, memberName, readRoster } from "../store/heartbeats.ts";
+import { type Member, readRoster } from "../store/heartbeats.ts";
 import { type KekState, readState } from "../store/state.ts";
 import { acquire, awaitFreeLease } from "./acquire.ts";
 import type { Context, Reporter } from "./context.ts";
 import { Coordinator, type CoordinatorOptions, type RotationSummary } from "./coordinator.ts";
+import { evictNamed, namedEvictions, nobodyToEvict, notEvicted } from "./named_evictions.ts";
 import { type Plan, planRotation, type Wanted } from "./plan.ts";
 import { preflight } from "./preflight.ts";
 import { refusal } from "./refusal.ts";
@@ -32,7 +31,10 @@ export interface RotateOptions extends CoordinatorOptions {
 export interface Prepared {
   plan: Exclude<Plan, { kind: "refuse" }>;
   versions: VersionDoc[];
+  /** Without those that are to be evicted. */
   roster: Member[];
+  /** Whom `runRotation` takes off the roster first. */
+  evict: Member[];
   census: CensusRow[];
 }
 
@@ -43,12 +45,18 @@ export interface Prepared {
 export async function prepareRotation(context: Context, options: RotateOptions, reporter: Reporter): Promise<Prepared> {
   const { store, config, provider } = context;
   await ensureCollections(store);
-  const roster = await rosterAfterEvictions(context, options);
+  const everybody = await readRoster(store);
+  const named = namedEvictions(everybody, options.evict, config.fleet);
+  const roster = everybody.filter((member) => !named.silent.includes(member));
   const state = await stateOfFleet(context, roster, options);
   const census = await takeCensus(store, await readFields(store));
-  const plan = planRotation(state.versions, state.rotation, options.wanted, census);
+  const plan = planRotation(state.versions, state.rotation, options.wanted, provider, census);
   if (plan.kind === "refuse") throw await refuse(context, options, [plan.problem]);
-  if (plan.kind === "resume" || plan.kind === "reverse") {
+  const [unmet] = named.unmet;
+  if (plan.kind === "start" || plan.kind === "mend") {
+    if (unmet !== undefined) throw await refuse(context, options, [notEvicted(unmet, config.fleet)]);
+  } else {
+    for (const each of named.unmet) reporter.note(nobodyToEvict(each));
     const open = plan.kind === "resume" ? plan.rotation : plan.replaces;
     await awaitFreeLease(context, open, reporter);
   }
@@ -69,11 +77,11 @@ export async function prepareRotation(context: Context, options: RotateOptions, 
     howToBackUp: provider.howToBackUp(),
   });
   if (problems.length > 0) throw await refuse(context, options, problems);
-  return { plan, versions: state.versions, roster, census };
+  return { plan, versions: state.versions, roster, evict: named.silent, census };
 }
 
 /**
- * Starts, resumes or reverses, and leads the rotation to its end.
+ * Evicts whom it was told to, starts, resumes or reverses, and leads the rotation to its end.
  * @param onStarted gets the rotation as soon as this command coordinates it, so that it can be cancelled.
  */
 export async function runRotation(
@@ -83,6 +91,8 @@ export async function runRotation(
   reporter: Reporter,
   onStarted: (doc: RotationDoc) => void,
 ): Promise<RotationSummary> {
+  const awake = await evictNamed(context, prepared.evict);
+  if (awake !== undefined) throw await refuse(context, options, [awake]);
   const doc = await acquire(context, options.wanted, prepared, reporter).catch(async (thrown) => {
     if (!(thrown instanceof KekError) || thrown.code !== "refused") throw thrown;
     await refuse(context, options, [{ code: "rotation", message: thrown.message, hint: thrown.hint }]);
@@ -128,41 +138,6 @@ async function stateOfFleet(context: Context, roster: Member[], { dryRun }: Rota
   }
   const staged = await stageUnknown(store, auditor, provider, install.install_id, state.versions);
   return staged ? await readState(store) : state;
-}
-
-/** A name may be a dead process's and its successor's: the silent ones are meant. */
-async function rosterAfterEvictions(context: Context, options: RotateOptions): Promise<Member[]> {
-  const { store, auditor, config } = context;
-  const roster = await readRoster(store);
-  const gone = new Set<string>();
-  for (const name of options.evict) {
-    const named = roster.filter((member) => member._id === name || member.instance_name === name);
-    for (const member of named) {
-      const silentMs = evictionMsOf(member, config.fleet);
-      const evicted = options.dryRun ? member.age_ms > silentMs : await evictIdle(store, auditor, member, silentMs);
-      if (evicted) gone.add(member._id);
-    }
-    if (!named.some((member) => gone.has(member._id)))
-      throw await refuse(context, options, [notEvicted(name, named, config)]);
-  }
-  return roster.filter((member) => !gone.has(member._id));
-}
-
-function notEvicted(name: string, named: Member[], config: Config): Problem {
-  const [member] = named;
-  if (member === undefined) {
-    return {
-      code: "silent",
-      message: `no process is called ${name}`,
-      hint: "certautopilot kek status lists the fleet",
-    };
-  }
-  const needed = seconds(evictionMsOf(member, config.fleet));
-  return {
-    code: "silent",
-    message: `${memberName(member)} is not evicted: its last beat was ${seconds(member.age_ms)} ago, and only a process silent for ${needed} is`,
-    hint: "stop it, or wait until it has been silent that long",
-  };
 }
 
 /** The refusal is an audit event too. */

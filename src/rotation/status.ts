@@ -9,6 +9,7 @@ import type {
   Phase,
   RotationDoc,
   RotationState,
+  VersionDoc,
   VersionState,
 } from "../store/documents.ts";
 import { readFields } from "../store/fields.ts";
@@ -124,7 +125,7 @@ export async function statusView(store: Store, install: InstallDoc, leaseMs: num
       records: census.filter((row) => row.version === String(doc._id)).reduce((sum, row) => sum + row.count, 0),
       wraps: Number(doc.wraps),
       wraps_percent: wrapsPercent(doc),
-      since: (doc.destroyed_at ?? doc.retired_at ?? doc.activated_at ?? doc.staged_at).toISOString(),
+      since: sinceOf(doc).toISOString(),
       backup_verified_at: doc.backup_verified_at?.toISOString() ?? null,
     })),
     census,
@@ -150,6 +151,12 @@ export async function statusView(store: Store, install: InstallDoc, leaseMs: num
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+/** Since when it is in the state it is in. A version that is used again has been retired before, and a retired one active. */
+function sinceOf({ state, staged_at, activated_at, retired_at, destroyed_at }: VersionDoc): Date {
+  const times = { staged: staged_at, active: activated_at, retired: retired_at, destroyed: destroyed_at };
+  return times[state] ?? staged_at;
+}
 
 function ranOut({ state, lease }: RotationDoc, now: Date): number | null {
   if (state !== "running" || lease === null || lease.owner === null) return null;

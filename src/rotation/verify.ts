@@ -28,6 +28,8 @@ export interface Verification {
   problems: Problem[];
   /** What is no problem yet. */
   warnings: Problem[];
+  /** The rotation that is open. */
+  rotation: RotationDoc | undefined;
   /** What the provider found when it tried itself out. */
   capabilities: Capability[];
 }
@@ -72,6 +74,7 @@ export async function verifyTarget(context: Context, target: number): Promise<Ve
     census: [],
     problems,
     warnings: wrapWarnings(wanted),
+    rotation: openOf(state),
     capabilities: await provider.probe(),
   };
 }
@@ -125,6 +128,7 @@ export async function verifyInstall(context: Context): Promise<Verification> {
     census,
     problems,
     warnings: wrapWarnings(writable(state.versions, state.rotation)),
+    rotation: openOf(state),
     capabilities: await provider.probe(),
   };
 }
@@ -204,6 +208,10 @@ function unledRotation(rotation: RotationDoc | undefined, now: Date): Problem[] 
   if (led) return [];
   const message = `the rotation ${from} → ${to} is unfinished (phase ${phase}, ${state}) and nobody leads it`;
   return [{ code: "rotation", message, hint: waysOn(rotation) }];
+}
+
+function openOf({ rotation }: KekState): RotationDoc | undefined {
+  return rotation !== undefined && isOpen(rotation) ? rotation : undefined;
 }
 
 function activeOf(state: KekState): number | undefined {

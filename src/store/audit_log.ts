@@ -40,13 +40,26 @@ export async function appendAudit(
   data: AuditData,
 ): Promise<AuditEntry> {
   const at = await serverNow(store, session);
-  const [last] = await entries(store).find({}, { session }).sort({ seq: -1 }).limit(1).toArray();
-  if (last !== undefined) auditEntryOf(last);
-  if (last !== undefined && !isMadeWith(auditor.secret, last)) throw otherSecret(auditor.secret);
+  const last = await checkSecret(store, auditor, session);
   const entry = link(auditor.secret, last, { at, actor: auditor.actor, event, data });
   await entries(store).insertOne({ ...entry }, { session });
   crashPoint("audit.appended");
   return entry;
+}
+
+/**
+ * Whether this auditor could append: asked before anything is done that no transaction undoes.
+ * @returns the last entry. @throws KekError `audit_secret`.
+ */
+export async function checkSecret(store: Store, auditor: Auditor, session?: Session): Promise<AuditEntry | undefined> {
+  const [last] = await entries(store)
+    .find({}, session === undefined ? {} : { session })
+    .sort({ seq: -1 })
+    .limit(1)
+    .toArray();
+  if (last !== undefined) auditEntryOf(last);
+  if (last !== undefined && !isMadeWith(auditor.secret, last)) throw otherSecret(auditor.secret);
+  return last;
 }
 
 type AuditedWork<T> = (session: Session) => Promise<{ event: AuditEvent; data: AuditData; result: T }[] | undefined>;

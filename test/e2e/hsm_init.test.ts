@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Document } from "mongodb";
 import { type HsmInstall, hsmInstall, keksIn, keysIn, made } from "../harness/hsm_install.ts";
@@ -299,7 +299,7 @@ test("a token that wants to make its IVs itself is told apart, and served when c
     await made(install, ivMode, own);
   }
   install.token.shim.set({ ivMode: 0, ivStrict: 0 });
-  await refusesInit(install, { exit: 8, code: "hsm_unfit", error: /IVs none is made by the HSM/ }, own);
+  await refusesInit(install, { exit: 8, code: "hsm_unfit", error: /IVs are not made by the HSM/ }, own);
   // The wraps that the token made its IVs for open without it.
   await made(install, 1);
   await expectMade(install, [1, 2]);
@@ -390,4 +390,50 @@ test("with two calls of a hundred failing every command does its work", async ()
   expect(failed).toEqual([]);
   expect(keksIn(install.token)).toEqual([3, 4, 5, 6].map((version) => `certautopilot-kek-v${version}`));
   expect(shim.get("overlaps")).toBe(0);
+});
+
+test("another audit secret is refused before a key is made: it could not be written down", async () => {
+  const install = await hsmInstall();
+  await made(install, 1);
+  const other = { CERTAUTOPILOT_AUDIT_SECRET: "another-secret-altogether" };
+  const refusal = { exit: 2, code: "audit_secret", error: /AUDIT_SECRET is another one/, hint: /the fleet's/ };
+  await refusesInit(install, refusal, other, ["kek", "pkcs11-init", "--version=2"]);
+  expect(keksIn(install.token)).toEqual(["certautopilot-kek-v1"]);
+  const verified = await run(["audit", "verify"], install.variables(undefined, other));
+  expect([verified.code, verified.stdout]).toEqual([3, expect.stringMatching(/^no entry fits the secret[^\n]*\n$/)]);
+});
+
+test("hints name the step that helps: a free number, the first key, the module's configuration", async () => {
+  const install = await hsmInstall();
+  for (const words of [
+    ["kek", "verify"],
+    ["kek", "status"],
+    ["kek", "rotate", "--to-version=2"],
+  ]) {
+    const fresh = await run(words, install.variables(1));
+    const hint = /pkcs11-init --version=1.*certautopilot serve/;
+    expectRefusal(fresh, { exit: 3, code: "not_installed", error: /holds no install/, hint }, false);
+  }
+  const empty = join(scratch, "empty.conf");
+  mkdirSync(join(scratch, "no-tokens"));
+  writeFileSync(empty, `directories.tokendir = ${join(scratch, "no-tokens")}\nlog.level = ERROR\n`);
+  const none = { exit: 8, code: "hsm_token", error: /shows no token at all/, hint: /SOFTHSM2_CONF/ };
+  await refusesInit(install, none, { SOFTHSM2_CONF: empty });
+
+  for (const version of [1, 2, 3]) await made(install, version);
+  await stop(await install.serve("api", 1));
+  const rotate = ["kek", "rotate"];
+  const unknown = await run([...rotate, "--to-version=9"], install.variables(1));
+  expectRefusal(unknown, { exit: 3, code: "refused", error: /9 is not known/, hint: /pkcs11-init --version=9/ }, false);
+  const backup = await run([...rotate, "--to-version=2", "--require-backup"], install.variables(1));
+  const own = /the token's own backup.*leave --require-backup out/;
+  expectRefusal(backup, { exit: 3, code: "refused", error: /no backup has been proved/, hint: own }, false);
+
+  await install.db.collection("kek_versions").updateOne({ _id: 2 as never }, { $set: { state: "destroyed" } });
+  const destroyed = { exit: 3, code: "refused", error: /version 2 was destroyed/, hint: /pkcs11-init --version=4$/ };
+  await refusesInit(install, destroyed, {}, ["kek", "pkcs11-init", "--version=2"]);
+  // A key that was made once is never told to be made again.
+  install.token.tool("--delete-object", "--type", "secrkey", "--label", "certautopilot-kek-v1");
+  const serve = await run(["serve"], install.variables(1));
+  expectRefusal(serve, { exit: 2, code: "key_missing", error: /holds no key/, hint: /never made twice/ }, false);
 });

@@ -82,7 +82,13 @@ for (const code of ["TOKEN_NOT_PRESENT", "DEVICE_REMOVED", "GENERAL_ERROR"] as c
     await Bun.sleep(3000);
     // Its sessions are gone with it.
     shim.set({ away: 0, drops: shim.get("drops") + 1 });
-    expect(ended(await running.exited)).toEqual(DONE);
+    const ran = await running.exited;
+    expect(ended(ran)).toEqual(DONE);
+    // Every record that was moved is counted, and the outage is told in a line, not in one a second.
+    expect(ran.json.rewrapped).toBe(800);
+    const moved = (await events(install, "rotation.progress")).map((event) => Number(event["rewrapped"]));
+    expect(moved.reduce((sum, each) => sum + each, 0)).toBe(800);
+    expect(ran.stderr.match(/trying again/g)?.length ?? 0).toBeLessThan(2);
     expect(await evicted(install)).toEqual([]);
     await until("the fleet is ready", async () => (await readyz(fleet[0])).status === 200);
     await stop(...fleet);

@@ -7,13 +7,13 @@ import { BINARY, type Ran, run, start, stop, until, type Variables } from "../ha
 import { changesNothing, dump, expectRefusal } from "../harness/refusal.ts";
 import { movedTo } from "../harness/schedule.ts";
 import { scratchDirectory } from "../harness/scratch.ts";
+import { onTerminal } from "../harness/terminal.ts";
 import { PIN } from "../harness/token.ts";
 
 /** A token's PIN: where it may come from, and that it is nowhere to be seen. */
 
 const scratch = scratchDirectory();
 const INIT = ["kek", "pkcs11-init", "--version=1"];
-const PYTHON = process.env["CERTAUTOPILOT_TEST_PYTHON"] ?? "python3";
 let files = 0;
 
 /** A file with this content and mode. */
@@ -55,7 +55,8 @@ test("from a file of mode 0600 that holds one line, from the secrets file, from 
   // The environment comes before a file.
   install.token.shim.set({ logins: 0 });
   const wrong = withoutPin(install, undefined, { CERTAUTOPILOT_ENCRYPTION_PKCS11_PIN: "wrong-pin-99999" });
-  expect((await run(INIT, { ...wrong, ...pinFile(fileOf(PIN)) })).code).toBe(8);
+  const refusedPin = await run(INIT, { ...wrong, ...pinFile(fileOf(PIN)) });
+  expectRefusal(refusedPin, { exit: 8, code: "hsm_pin", error: /refused/, hint: /from CERTAUTOPILOT_.*_PIN / }, false);
   expect(install.token.shim.get("logins")).toBe(1);
 });
 
@@ -84,27 +85,24 @@ test("a file that others can read, cannot be read, or is no PIN is refused befor
   await refused(pinFile(fileOf("")), 2, "secret_unreadable", /does not hold one line/);
   await refused(pinFile(fileOf("\n")), 2, "secret_unreadable", /does not hold one line/);
   await refused(pinFile(fileOf(`${PIN}\nanother line\n`)), 2, "secret_unreadable", /does not hold one line/);
+  // What an editor or a shell leaves behind would cost a try at the token.
+  const SPOILT: [string, RegExp][] = [
+    [`\uFEFF${PIN}\n`, /begins with a byte order mark/],
+    [`"${PIN}"\n`, /holds the PIN in quotes/],
+    [`'${PIN}'`, /holds the PIN in quotes/],
+    [` ${PIN}`, /has a blank before or after/],
+    [`${PIN} \n`, /has a blank before or after/],
+    [`${PIN}\x15`, /has a control character in it/],
+    [`\x1b[A${PIN}\n`, /has a control character in it/],
+  ];
+  for (const [content, error] of SPOILT) await refused(pinFile(fileOf(content)), 2, "secret_unreadable", error);
+  for (const [pin, error] of [SPOILT[0], SPOILT[3], SPOILT[5]] as typeof SPOILT)
+    await refused({ CERTAUTOPILOT_ENCRYPTION_PKCS11_PIN: pin.trimEnd() }, 2, "config_invalid", error);
   const open = fileOf(`encryption: { pkcs11: { pin: "${PIN}" } }\n`, 0o644);
   await refused({}, 2, "secrets_file_exposed", /has mode 0644/, [...INIT, `--config=${open}`]);
   const digits = fileOf("encryption: { pkcs11: { pin: 0123456789 } }\n");
   await refused({}, 2, "config_invalid", /put the PIN in quotes/, [...INIT, `--config=${digits}`]);
 });
-
-interface Shown {
-  code: number;
-  shown: string;
-  typed: boolean;
-  echo_while_asked: boolean[];
-  echo_after: boolean | null;
-}
-
-/** Runs the program on a terminal and types at it. @param script pairs of what to wait for and what to type then. */
-async function onTerminal(words: string[], variables: Variables, script: [string, string][]): Promise<Shown> {
-  const env = { PATH: process.env["PATH"] ?? "", HOME: process.env["HOME"] ?? "", TERM: "xterm", ...variables };
-  const program = [join(import.meta.dir, "../harness/on_terminal.py"), JSON.stringify(script), "--", BINARY, ...words];
-  const child = Bun.spawn([PYTHON, ...program], { env, stdout: "pipe", stderr: "inherit", cwd: "/" });
-  return JSON.parse(await new Response(child.stdout).text());
-}
 
 test("typed on a terminal it is asked for once and shown nowhere", async () => {
   const install = await hsmInstall();
@@ -122,11 +120,27 @@ test("typed on a terminal it is asked for once and shown nowhere", async () => {
   const corrected = await ask([...INIT, "--debug", "--json"], `xy\x7f\x7f${PIN}\r`);
   expect(corrected).toMatchObject({ code: 0, echo_while_asked: [false] });
   expectNoPin("terminal", corrected.shown);
+  // Keys that correct, and keys that mean nothing: never a part of the PIN, and no try at the token.
+  for (const keys of [`wrong\x15${PIN}`, `wrong words\x17\x17${PIN}`, `\x1b[A\x1bOB${PIN}\x1b[3~\x1b[1;5C`]) {
+    const mended = await ask(INIT, `${keys}\r`);
+    expect({ keys, code: mended.code, asked: mended.shown.split(ASKED).length }).toEqual({ keys, code: 0, asked: 2 });
+  }
+  for (const key of ["\x1a", "\x1b", "\t", "\0"]) {
+    shim.set({ logins: 0 });
+    const again = await onTerminal(INIT, withoutPin(install), [
+      [ASKED, `${PIN}${key}\r`],
+      [ASKED, `${PIN}\r`],
+    ]);
+    expect({ key, code: again.code, tries: shim.get("logins") }).toEqual({ key, code: 0, tries: 1 });
+    expect(again.shown).toContain("a control key was typed, and nothing was tried");
+    expectNoPin("terminal", again.shown);
+  }
   // A wrong one is tried once and not asked for again; nothing typed is no PIN; Ctrl-C ends it.
   shim.set({ logins: 0 });
   const wrong = await ask(INIT, "wrong-pin-99999\r");
   expect([wrong.code, shim.get("logins"), wrong.shown.includes("wrong-pin")]).toEqual([8, 1, false]);
   expect(wrong.shown.split(ASKED)).toHaveLength(2);
+  expect(wrong.shown).toMatch(/hint: the PIN is from what was typed at the prompt.*supervisor/);
   const nothing = await ask(INIT, "\r");
   expect([nothing.code, nothing.shown.includes("no PIN is given")]).toEqual([8, true]);
   const interrupted = await ask(INIT, `${PIN.slice(0, 5)}\x03`);

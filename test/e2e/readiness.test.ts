@@ -1,6 +1,10 @@
 import { expect, test } from "bun:test";
 import { appendFileSync, chmodSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import type { Context } from "../../src/rotation/context.ts";
+import { evictNamed, namedEvictions } from "../../src/rotation/named_evictions.ts";
+import { readRoster } from "../../src/store/heartbeats.ts";
+import { closeStore, openStore } from "../../src/store/store.ts";
 import {
   FAST,
   kekHex,
@@ -16,6 +20,7 @@ import {
 import { eventsAfter, expectRefusal, expectSilentAbout, lastSeq } from "../harness/refusal.ts";
 import { evicted, heartbeat, kek, movedTo, proveAll, rotating, seededInstall, serveAll } from "../harness/schedule.ts";
 import { scratchDirectory } from "../harness/scratch.ts";
+import { onTerminal } from "../harness/terminal.ts";
 import { among, beating, expectUnready, forge } from "../harness/unready.ts";
 
 /** Who keeps a rotation from starting, and who may not even serve: each is named, with what to do about it. */
@@ -112,6 +117,59 @@ test("a name that nobody has, and a living process, are not evicted: a refused r
     }
     expect(await other.db.collection("process_heartbeats").distinct("instance_name")).toEqual(["dead", "lives"]);
     expect(await eventsAfter(other.db, seq)).toEqual(["rotation.refused", "rotation.refused"]);
+  });
+});
+
+test("nobody is evicted before the question is answered", async () => {
+  await withDead(async (other) => {
+    const rotate = ["kek", "rotate", "--to-version=2", "--evict=dead"];
+    const declined = await onTerminal(rotate, other.variables([1, 2], 2), [["●", "n"]]);
+    expect(declined.code).toBe(5);
+    expect(declined.shown).toMatch(/evict dead \(.*, then rotate from KEK version 1 to 2/);
+    expect(declined.shown).toContain("nothing was changed");
+    expect(await evicted(other)).toEqual([]);
+    expect(await other.db.collection("process_heartbeats").distinct("instance_name")).toEqual(["dead", "lives"]);
+    const confirmed = await onTerminal(rotate, other.variables([1, 2], 2), [["●", "y"]]);
+    expect([confirmed.code, await evicted(other)]).toEqual([0, ["dead"]]);
+  });
+});
+
+test("the same command resumes a rotation after its eviction: a note, no refusal", async () => {
+  await withDead(async (other) => {
+    const words = ["--to-version=2", "--evict=dead", "--evict=lives", "--max-rate=10", "--batch-size=2"];
+    const refused = await kek(other, "rotate", ...words);
+    expectRefusal(refused, { exit: 3, code: "refused", error: /lives/ }, true);
+    const first = rotating(other, "--evict=dead", ...words.filter((word) => !word.startsWith("--evict")));
+    await movedTo(other, 2, 4);
+    expect([(await kek(other, "rotate", "--cancel")).code, (await first.exited).code]).toEqual([0, 5]);
+    const resumed = await run(["kek", "rotate", ...words], other.variables([1, 2], 2));
+    expect(resumed.code).toBe(0);
+    expect(resumed.stderr).toMatch(/^--evict=dead: no process of that name .* leave --evict out$/m);
+    expect(resumed.stderr).toMatch(/^--evict=lives: lives \(.* stays; .* leave --evict out$/m);
+    expect(await evicted(other)).toEqual(["dead"]);
+    await proveAll(other, [2], 30);
+  });
+});
+
+test("two commands that evict the same process: who comes second finds it gone, and blames nobody", async () => {
+  await withDead(async (other) => {
+    const store = await openStore({ uri: other.uri, name: other.name }, { appName: "test" });
+    const context = {
+      store,
+      auditor: { secret: "audit-secret-of-the-tests", actor: "test", file: undefined },
+      config: { fleet: TIMES },
+    } as unknown as Context;
+    const roster = await readRoster(store);
+    const { silent } = namedEvictions(roster, ["dead"], TIMES);
+    expect(await Promise.all([evictNamed(context, silent), evictNamed(context, silent)])).toEqual([
+      undefined,
+      undefined,
+    ]);
+    expect(await evicted(other)).toEqual(["dead"]);
+    // One that has woken up since it was seen is named with its new age.
+    const woken = roster.filter(({ instance_name }) => instance_name === "lives");
+    expect((await evictNamed(context, woken))?.message).toMatch(/lives .* is not evicted: its last beat was \d/);
+    await closeStore(store);
   });
 });
 

@@ -26,6 +26,11 @@ test("reversed from a cancelled phase 2: every record at v1 again, the first rot
   const fleet = await serveAll(install, "a", "b");
   const rotate = rotating(install, "--to-version=2", ...SLOWLY);
   await movedTo(install, 2, 30);
+  const verified = await run(["kek", "verify"], install.variables([1, 2], 2));
+  expect([verified.code, verified.stdout]).toEqual([
+    0,
+    expect.stringContaining("\nnote: rotation 1 → 2 is in phase 2\nhealthy: "),
+  ]);
   // In good hands it is left alone.
   const meanwhile = rotating(install, ...BACK);
   const refused = await meanwhile.exited;
@@ -55,6 +60,10 @@ test("reversed from a cancelled phase 2: every record at v1 again, the first rot
   for (const [id, wrap] of untouched) expect(after.get(id)).toBe(wrap);
   expect(await versionStates(install)).toEqual({ "1": "active", "2": "retired" });
   expect(await events(install, "rotation.reverted")).toMatchObject([{ rotation: 1, by: 2 }]);
+  // Each version is in its state since it came into it this time, not since it was in another one.
+  const { versions } = (await kek(install, "status")).json;
+  const ended = rotations[1]?.["ended_at"].getTime();
+  for (const { since } of versions) expect(Math.abs(Date.parse(since) - ended)).toBeLessThan(1000);
   await proveAll(install, [1], 300);
   await stop(...fleet);
 });

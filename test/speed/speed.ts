@@ -29,7 +29,7 @@ try {
   const variables = (current: number) => ({
     CERTAUTOPILOT_DATABASE_URI: mongod.uri,
     CERTAUTOPILOT_DATABASE_NAME: DATABASE,
-    CERTAUTOPILOT_AUDIT_SECRET: "speed",
+    CERTAUTOPILOT_AUDIT_SECRET: "audit-secret-of-this-run",
     CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION: String(current),
     CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V1: keks[1].toString("hex"),
     CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V2: keks[2].toString("hex"),

@@ -2,6 +2,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { chmodSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { loadConfig } from "../../src/config/load.ts";
 import { kekVersionOf } from "../../src/config/schema.ts";
 import { parseSecrets, readSecretsFile, removeSecret } from "../../src/config/secrets_file.ts";
 import { EnvProvider } from "../../src/providers/env.ts";
@@ -47,6 +48,27 @@ describe("the secrets file", () => {
     expect(readFileSync(path, "utf8")).toBe("# keep\nA=1\nAB=3\n");
     expect(statSync(path).mode & 0o777).toBe(0o600);
     expect(removeSecret(path, "B")).toBe(false);
+  });
+});
+
+describe("the audit secret", () => {
+  const variables = { CERTAUTOPILOT_DATABASE_URI: "mongodb://localhost/", CERTAUTOPILOT_AUDIT_SECRET: "" };
+  const withSecret = (secret: string) => {
+    Object.assign(process.env, variables, { CERTAUTOPILOT_AUDIT_SECRET: secret });
+    try {
+      return loadConfig().audit.secret;
+    } finally {
+      for (const name of Object.keys(variables)) delete process.env[name];
+    }
+  };
+
+  test("is none, or too long to be guessed: a placeholder of the documentation is refused, and not shown", () => {
+    expect(withSecret("")).toBe("");
+    expect(withSecret("0123456789abcdef")).toBe("0123456789abcdef");
+    for (const short of ["<64 hex digits>", "…", "0123456789abcde"]) {
+      expect(() => withSecret(short)).toThrow(/AUDIT_SECRET .* must be at least 16 bytes: .*openssl rand -hex 32/);
+      expect(() => withSecret(short)).not.toThrow(short);
+    }
   });
 });
 

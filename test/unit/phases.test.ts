@@ -6,6 +6,8 @@ import { planRotation } from "../../src/rotation/plan.ts";
 import type { Phase, RotationDoc, RotationState, VersionDoc, VersionState } from "../../src/store/documents.ts";
 import { member } from "../harness/facts.ts";
 
+const KEYS = { howToGive: (number: number) => `give it ${number}` };
+
 const version = (_id: number, state: VersionState) => ({ _id, state }) as VersionDoc;
 const rotation = (from: number, to: number, phase: Phase, state: RotationState, epoch = 7) =>
   ({ _id: 1, from, to, phase, state, epoch, open: true }) as RotationDoc;
@@ -70,7 +72,7 @@ describe("what a process holds and writes", () => {
 
 describe("what `rotate --to-version` means", () => {
   const plan = (doc: RotationDoc | undefined, to: number, from?: number, versions = VERSIONS) =>
-    planRotation(versions, doc, { to, from });
+    planRotation(versions, doc, { to, from }, KEYS);
 
   test("starts from the active version", () => {
     expect(plan(undefined, 2)).toEqual({ kind: "start", from: 1, to: 2, wayBack: false });
@@ -90,7 +92,7 @@ describe("what `rotate --to-version` means", () => {
     const versions = [version(1, "retired"), version(2, "active"), version(3, "staged"), version(4, "retired")];
     const at = (...rows: number[]) => rows.map((row) => ({ field: "a:b", version: String(row), count: 2 }));
     const mend = (census: ReturnType<typeof at>, from?: number) =>
-      planRotation(versions, rotation(1, 2, 3, "completed"), { to: 2, from }, census);
+      planRotation(versions, rotation(1, 2, 3, "completed"), { to: 2, from }, KEYS, census);
     expect(mend(at(2, 1))).toEqual({ kind: "mend", from: 1, to: 2 });
     expect(mend(at(1, 4), 4)).toEqual({ kind: "mend", from: 4, to: 2 });
     // Nothing is stray, nobody holds its key, or it was never left.

@@ -137,7 +137,7 @@ function roundTrip({ module, handle }: OpenSession, key: Handle, ownIvs: boolean
   const rows: Capability[] = [];
   const made = !iv.equals(given);
   if (iv.every((byte) => byte === 0)) {
-    return [lacks("IVs", "none is made by the HSM", "take use_gcm_iv_from_hsm out of the configuration")];
+    return [lacks("IVs", "are not made by the HSM", "take use_gcm_iv_from_hsm out of the configuration")];
   }
   rows.push(ok("IVs", made ? "made by the HSM" : "taken from this program, 96 random bits each"));
   if (sealed.length !== KEY_BYTES + TAG_BYTES) {

@@ -45,7 +45,7 @@ export class HeldKeys {
         "run `certautopilot kek status` to see which versions the install uses",
       );
     }
-    const key = find(open, version);
+    const key = find(open, version, this.#proofs.get(version) !== undefined);
     this.#prove(open, key, version);
     this.#handles.set(version, key);
     return key;
@@ -81,8 +81,8 @@ export class HeldKeys {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** Exactly one key may have the label. */
-function find({ module, handle, token }: OpenSession, version: number): Handle {
+/** Exactly one key may have the label. @param wasMade whether the install knows a key of this version: no other will do. */
+function find({ module, handle, token }: OpenSession, version: number, wasMade: boolean): Handle {
   const label = keyLabel(version);
   const found = module.find(handle, searchTemplate(label));
   const [key] = found;
@@ -90,7 +90,9 @@ function find({ module, handle, token }: OpenSession, version: number): Handle {
     throw new KeyAbsent(
       "key_missing",
       `token "${token.label}" holds no key ${label}`,
-      `make it: certautopilot kek pkcs11-init --version=${version}, or name the token that holds it`,
+      wasMade
+        ? "name the token that holds it, or restore it into this one as its vendor says; a version's key is never made twice"
+        : `make it: certautopilot kek pkcs11-init --version=${version}, or name the token that holds it`,
     );
   }
   if (found.length > 1) {

@@ -21,10 +21,10 @@ export async function tokenSettings(
   const { ownIvs = false } = config;
   const modulePath = required(config.modulePath, "MODULE_PATH", "module_path", "the vendor's PKCS#11 library (.so)");
   const tokenLabel = required(config.tokenLabel, "TOKEN_LABEL", "token_label", "the label of the token to use");
-  const pin = config.pin ?? pinOfFile(config.pinFile) ?? (await askPin?.(tokenLabel));
+  const { pin, from: pinFrom } = await pinOf(config, tokenLabel, askPin);
   const gate = shared(gates, modulePath, () => new Gate().memory);
   const login = shared(logins, JSON.stringify([modulePath, tokenLabel, digestOf(pin)]), () => new LoginMemory().memory);
-  const token = { modulePath, tokenLabel, pin, ownIvs, gate, login };
+  const token = { modulePath, tokenLabel, pin, pinFrom, ownIvs, gate, login };
   return { token, sessions: config.sessions ?? DEFAULT_SESSIONS };
 }
 
@@ -45,15 +45,44 @@ function digestOf(pin: string | undefined): string | undefined {
   return pin && createHash("sha256").update(pin).digest("hex");
 }
 
-function pinOfFile(path: string | undefined): string | undefined {
-  if (path === undefined) return undefined;
+/** The PIN, and where it is from, for an operator who has to mend it. */
+interface Pin {
+  pin: string | undefined;
+  from: string;
+}
+
+/** @throws KekError where a PIN cannot have been meant as it stands: it would cost a try at the token. */
+async function pinOf(config: Pkcs11Config, tokenLabel: string, askPin: AskPin | undefined): Promise<Pin> {
+  if (config.pin !== undefined) {
+    const fault = faultOf(config.pin);
+    if (fault === undefined) return { pin: config.pin, from: VARIABLE };
+    throw new KekError("config_invalid", `${VARIABLE} ${fault}`, "set it to the PIN and nothing else");
+  }
+  if (config.pinFile !== undefined) return { pin: pinOfFile(config.pinFile), from: `the PIN file ${config.pinFile}` };
+  return { pin: await askPin?.(tokenLabel), from: "what was typed at the prompt" };
+}
+
+const VARIABLE = "CERTAUTOPILOT_ENCRYPTION_PKCS11_PIN (encryption.pkcs11.pin)";
+
+function pinOfFile(path: string): string {
   const pin = readPrivateFile(path, "PIN file").replace(/\r?\n$/, "");
-  if (pin !== "" && !pin.includes("\n")) return pin;
-  throw new KekError(
-    "secret_unreadable",
-    `PIN file ${path} does not hold one line with the PIN`,
-    "write the PIN, and nothing else, into it",
-  );
+  const oneLine = pin !== "" && !pin.includes("\n");
+  const fault = !oneLine
+    ? "does not hold one line with the PIN"
+    : /^(["']).*\1$/.test(pin)
+      ? "holds the PIN in quotes, which would be taken for a part of it"
+      : faultOf(pin);
+  if (fault === undefined) return pin;
+  throw new KekError("secret_unreadable", `PIN file ${path} ${fault}`, "write the PIN, and nothing else, into it");
+}
+
+/** What an editor or a shell has left in it. Says nothing of the PIN itself. */
+function faultOf(pin: string): string | undefined {
+  if (pin.startsWith("\uFEFF")) return "begins with a byte order mark (BOM)";
+  if (pin.includes("\uFFFD")) return "is not UTF-8";
+  if (/\p{Cc}/u.test(pin)) return "has a control character in it";
+  if (pin !== pin.trim()) return "has a blank before or after the PIN";
+  return undefined;
 }
 
 function required(value: string | undefined, variable: string, key: string, what: string): string {

@@ -131,7 +131,7 @@ export class Pkcs11Provider implements Provider {
   }
 
   howToBackUp(): string {
-    return "a token's keys cannot be copied into a file: back the token up as its vendor says (docs/hsm), and leave --require-backup out";
+    return "keys in a token are saved by the token's own backup (docs/hsm): make one, restore it elsewhere and prove it, then leave --require-backup out, which is for the env provider";
   }
 
   async recipes(): Promise<ProviderRecipe[]> {

@@ -9,6 +9,8 @@ export interface TokenSettings {
   modulePath: string;
   tokenLabel: string;
   pin: string | undefined;
+  /** Where it is from, in words. */
+  pinFrom: string;
   /** The token makes the IVs of GCM itself, and takes none (`use_gcm_iv_from_hsm`). */
   ownIvs: boolean;
   /** Shared by all threads of the process that use the module. */
@@ -150,22 +152,24 @@ export class TokenSession {
         "give each token a label of its own, or leave one of them out of the module's configuration",
       );
     }
-    const there = list(tokens.filter(({ flags }) => (flags & CKF.tokenInitialized) !== 0));
+    const there = tokens.filter(({ flags }) => (flags & CKF.tokenInitialized) !== 0);
     // A token that was there before has been pulled, and may come back. One never seen may be in the middle of a write of
     // another process (SoftHSM hides it meanwhile), or its daemon may be starting: it is looked for a few times.
     if (this.#memory.met || this.#memory.miss() % LOOKS !== 0)
       throw new TokenFault(TOKEN_NOT_PRESENT, "C_GetSlotList", `token "${tokenLabel}" is gone`);
     throw new KekError(
       "hsm_token",
-      `no token is labelled "${tokenLabel}"; the module shows ${there}`,
-      "set CERTAUTOPILOT_ENCRYPTION_PKCS11_TOKEN_LABEL to one of them, or see why the module does not show the token",
+      `no token is labelled "${tokenLabel}"; the module shows ${list(there)}`,
+      there.length === 0
+        ? "see the module's own configuration (SoftHSM: SOFTHSM2_CONF in this process's environment; others: docs/hsm), and that this user may read all that it names"
+        : "set CERTAUTOPILOT_ENCRYPTION_PKCS11_TOKEN_LABEL to one of them, or see why the module does not show the token",
     );
   }
 
   /** Once a process, and never after a refusal: a token locks after a few wrong PINs. */
   #login(module: Cryptoki, handle: Handle, token: Token): void {
-    const { pin, tokenLabel } = this.#settings;
-    const restart = "set the right PIN, then start this process again: a PIN is tried once";
+    const { pin, pinFrom, tokenLabel } = this.#settings;
+    const restart = `the PIN is from ${pinFrom}: mend it, then start this process again; a process tries a PIN once, but one that a supervisor restarts tries it each time, and may lock the token`;
     const refuse = (what: string, hint: string) => new KekError("hsm_pin", `token "${tokenLabel}": ${what}`, hint);
     const before = this.#memory.refused;
     if (before !== 0)
