@@ -271,6 +271,8 @@ class Running {
         // What it takes now it takes alone; then it dies, and the others go on without.
         set.signal(secondary, "SIGSTOP");
         set.signal(other, "SIGSTOP");
+        // What it has sent already, or would send by itself, must not wait for them in a buffer. Clients connect again.
+        set.proxy(primary).drop();
         await Bun.sleep(act.ms);
         set.kill(primary);
         set.signal(secondary, "SIGCONT");
@@ -316,7 +318,12 @@ class Running {
   }
 
   async #ended(part: Part): Promise<void> {
+    const timer = setTimeout(() => {
+      this.#findings.push(`${part.name} did not end in ${ALL_WELL_MS / 1000} s: ${part.stderr().slice(-300)}`);
+      this.#fleet.kill(part);
+    }, ALL_WELL_MS);
     const { code, signal } = await part.exited;
+    clearTimeout(timer);
     const error = /error: .*/.exec(part.stderr())?.[0] ?? "";
     this.#tell(`ended with ${code ?? signal}: ${part.name} ${error}`);
     if (code === 1) this.#findings.push(`${part.name} ended with exit code 1: ${part.stderr().slice(-500)}`);

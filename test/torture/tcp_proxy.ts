@@ -26,10 +26,15 @@ export class TcpProxy {
     this.#delayMs = delayMs;
   }
 
+  /** Connections are broken; new ones are let in. */
+  drop(): void {
+    for (const socket of this.#sockets) socket.destroy();
+  }
+
   /** Connections are broken, and none are let in. */
   cut(): void {
     this.#cut = true;
-    for (const socket of this.#sockets) socket.destroy();
+    this.drop();
   }
 
   heal(): void {
