@@ -93,7 +93,9 @@ async function planNow(
   census: CensusRow[],
 ): Promise<CheckedPlan> {
   const { versions, rotation } = await readState(context.store);
-  const plan = planRotation(versions, rotation, wanted, context.provider, census);
+  // Only a census that was taken to mend strays speaks of strays: while a rotation ran, what it had not moved yet was counted.
+  const strays = checked.kind === "mend" ? census : [];
+  const plan = planRotation(versions, rotation, wanted, context.provider, strays);
   if (plan.kind === "refuse") throw refusal([plan.problem]);
   if (plan.from === checked.from) return plan;
   throw new KekError(

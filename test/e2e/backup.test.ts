@@ -26,7 +26,7 @@ test("a copy that lacks a key, has other bytes or is open to others proves nothi
   const rotate = (...flags: string[]) => rotating(install, "--require-backup", ...flags).exited;
   const refused = await rotate("--to-version=2");
   expect(refused.code).toBe(3);
-  expect(refused.stderr).toMatch(/^error: no copy .* KEK version 2\nhint: .*kek verify --backup=FILE/m);
+  expect(refused.stderr).toMatch(/^error: no backup .* KEK version 2\nhint: .*kek verify --backup=FILE/m);
 
   const cases: [string, number, RegExp][] = [
     [copy("lacks-2", some(install, 1)), 2, /holds no key for KEK version 2/],

@@ -1,4 +1,5 @@
 import { expect, test } from "bun:test";
+import { Binary } from "mongodb";
 import { ensureCollections } from "../../src/fleet/install_start.ts";
 import { cancel, liftFenceOfCancelled } from "../../src/rotation/cancel.ts";
 import type { Context } from "../../src/rotation/context.ts";
@@ -33,9 +34,16 @@ async function install(): Promise<Store> {
   const { uri, name, db } = await freshDatabase();
   const store = await openStore({ uri, name }, { appName: "test" });
   await ensureCollections(store);
+  const common = {
+    provider: "env",
+    canary: new Binary(Buffer.alloc(60)),
+    canary_digest: new Binary(Buffer.alloc(32)),
+    wraps: 1,
+    staged_at: new Date(),
+  };
   await db.collection("kek_versions").insertMany([
-    { _id: 1 as never, state: "active", provider: "env" },
-    { _id: 2 as never, state: "staged", provider: "env" },
+    { _id: 1 as never, state: "active", ...common },
+    { _id: 2 as never, state: "staged", ...common },
   ]);
   return store;
 }
