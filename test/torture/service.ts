@@ -55,6 +55,8 @@ const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 /** The revision that this process last began for a record. */
 const begun = new Map<number, number>();
 const doing = new Map<symbol, string>();
+/** Reads by this service's own client, not the library's: the driver was seen to leave one without an answer for ever. */
+const OWN_READS = ["a read", "a look", "a find"];
 let stopped = false;
 process.on("SIGTERM", () => {
   stopped = true;
@@ -88,9 +90,6 @@ async function joined(): Promise<Kek> {
     }
   }
 }
-
-/** Reads by this service's own client, not the library's: the driver was seen to leave one without an answer for ever. */
-const OWN_READS = ["a read", "a look", "a find"];
 
 function lateRead(): never {
   throw new Error("the service's own client does not answer");
