@@ -3,7 +3,7 @@ import { EXIT, KekError } from "../errors/errors.ts";
 import { cancel } from "../rotation/cancel.ts";
 import { checkRemoval, remove } from "../rotation/remove.ts";
 import { prepareRotation, type RotateOptions, runRotation } from "../rotation/rotate.ts";
-import { waysOn } from "../rotation/ways_on.ts";
+import { waysOn } from "../status/ways_on.ts";
 import { HSM_SESSIONS, hsmSessions, repeated, required, version, wholeNumber } from "./arguments.ts";
 import { leaf } from "./command.ts";
 import { CancelOnInterrupt } from "./interrupt.ts";

@@ -1,8 +1,8 @@
 import { EXIT } from "../errors/errors.ts";
 import { seconds } from "../fleet/readiness.ts";
-import type { RotationView, StatusView } from "../rotation/status.ts";
-import { statusView } from "../rotation/status.ts";
-import { waysOn } from "../rotation/ways_on.ts";
+import { StatusReader } from "../status/read_status.ts";
+import type { RotationView, StatusView } from "../status/status_view.ts";
+import { waysOn } from "../status/ways_on.ts";
 import { leaf } from "./command.ts";
 import { table } from "./output.ts";
 import { withInstall } from "./session.ts";
@@ -13,8 +13,9 @@ export default leaf({
   args: { watch: { type: "boolean", description: "Show it again every second until Ctrl-C" } },
   async run({ args, output }) {
     return await withInstall(args.config, { output, keys: false }, async ({ store, install, config }) => {
+      const reader = new StatusReader(store, install, config);
       for (;;) {
-        const view = await statusView(store, install, config.fleet.leaseMs);
+        const view = await reader.read();
         const clear = args.watch === true && output.live ? "\x1b[2J\x1b[H" : "";
         output.result(clear + describe(view), view);
         if (args.watch !== true) return EXIT.done;

@@ -43,12 +43,32 @@ export interface KekHex {
   hex: string;
 }
 
+export interface ServerConfig {
+  host: string;
+  port: number;
+  /** PEM files. */
+  tls: { certFile: string; keyFile: string } | undefined;
+  /** Names that browsers may know this server by, beside addresses and localhost. */
+  hosts: string[];
+}
+
+export interface ApiConfig {
+  /** Mode 0600, one line. */
+  tokenFile: string;
+  /** A Unix socket to answer on as well. */
+  socket: string | undefined;
+}
+
 export interface Config {
   database: { uri: string; name: string };
   encryption: EncryptionConfig;
   secretsFile: string | undefined;
   instanceName: string;
-  server: { host: string; port: number };
+  /** How long a version may be active before policy asks for the next; nothing in the protocol hangs on it. */
+  rotationPeriodMs: number;
+  server: ServerConfig;
+  /** The encrypt/decrypt API of `serve`; undefined until a token's file is named. */
+  api: ApiConfig | undefined;
   audit: { secret: string; file: string | undefined };
   fleet: FleetTimes;
   fields: FieldName[];

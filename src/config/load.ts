@@ -13,6 +13,7 @@ const VARIABLES: Record<string, readonly [string, ...string[]]> = {
   DATABASE_NAME: ["database", "name"],
   ENCRYPTION_PROVIDER: ["encryption", "provider"],
   ENCRYPTION_CURRENT_VERSION: ["encryption", "current_version"],
+  ENCRYPTION_ROTATION_PERIOD: ["encryption", "rotation_period"],
   ENCRYPTION_PKCS11_MODULE_PATH: ["encryption", "pkcs11", "module_path"],
   ENCRYPTION_PKCS11_TOKEN_LABEL: ["encryption", "pkcs11", "token_label"],
   ENCRYPTION_PKCS11_PIN: ["encryption", "pkcs11", "pin"],
@@ -22,6 +23,11 @@ const VARIABLES: Record<string, readonly [string, ...string[]]> = {
   SECRETS_FILE: ["secrets_file"],
   INSTANCE_NAME: ["instance_name"],
   SERVER_LISTEN: ["server", "listen"],
+  SERVER_TLS_CERT_FILE: ["server", "tls_cert_file"],
+  SERVER_TLS_KEY_FILE: ["server", "tls_key_file"],
+  SERVER_HOSTS: ["server", "hosts"],
+  API_TOKEN_FILE: ["api", "token_file"],
+  API_SOCKET: ["api", "socket"],
   AUDIT_SECRET: ["audit", "secret"],
   AUDIT_FILE: ["audit", "file"],
   FLEET_BEAT_MS: ["fleet", "beat_ms"],
@@ -30,6 +36,9 @@ const VARIABLES: Record<string, readonly [string, ...string[]]> = {
   FLEET_DRAIN_MS: ["fleet", "drain_ms"],
   FIELDS: ["fields"],
 };
+/** Given as one text, with commas. */
+const LISTS = new Set(["FIELDS", "SERVER_HOSTS"]);
+const DAY_MS = 86_400_000;
 const KEK_VARIABLE = "ENCRYPTION_ENV_";
 
 /** Used when neither flag nor environment names a configuration file. */
@@ -110,7 +119,7 @@ function overlay(tree: Tree, variables: Record<string, string>): Tree {
     if (!name.startsWith(PREFIX)) continue;
     const bare = name.slice(PREFIX.length);
     if (VARIABLES[bare]) {
-      const listed = bare === "FIELDS" ? value.split(",").map((item) => item.trim()) : value;
+      const listed = LISTS.has(bare) ? value.split(",").map((item) => item.trim()) : value;
       assign(result, VARIABLES[bare], listed);
     }
   }
@@ -184,11 +193,33 @@ function toConfig(settings: Settings, environment: Record<string, string>, file:
     },
     secretsFile: settings.secrets_file,
     instanceName: settings.instance_name ?? hostName(),
-    server: settings.server.listen,
+    rotationPeriodMs: settings.encryption.rotation_period * DAY_MS,
+    server: { ...settings.server.listen, tls: tlsOf(settings), hosts: settings.server.hosts },
+    api: apiOf(settings),
     audit: { secret: settings.audit.secret ?? "", file: settings.audit.file },
     fleet: { beatMs, leaseMs, evictionMs, drainMs },
     fields: settings.fields,
   };
+}
+
+function tlsOf({ server: { tls_cert_file: certFile, tls_key_file: keyFile } }: Settings): Config["server"]["tls"] {
+  if (certFile === undefined && keyFile === undefined) return undefined;
+  if (certFile !== undefined && keyFile !== undefined) return { certFile, keyFile };
+  throw new KekError(
+    "config_invalid",
+    "CERTAUTOPILOT_SERVER_TLS_CERT_FILE and CERTAUTOPILOT_SERVER_TLS_KEY_FILE go together, and one is missing",
+    "set both, or neither",
+  );
+}
+
+function apiOf({ api: { token_file: tokenFile, socket } }: Settings): Config["api"] {
+  if (tokenFile !== undefined) return { tokenFile, socket };
+  if (socket === undefined) return undefined;
+  throw new KekError(
+    "config_invalid",
+    "CERTAUTOPILOT_API_SOCKET (api.socket) is set, and CERTAUTOPILOT_API_TOKEN_FILE is not",
+    "the API is on once a file of mode 0600 with its bearer token is named: set both, or neither",
+  );
 }
 
 function pkcs11Of({ encryption: { pkcs11 } }: Settings): Pkcs11Config {

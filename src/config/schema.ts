@@ -36,6 +36,12 @@ const flag = v.union(
   ],
   "is neither true nor false",
 );
+/** `365d`, or 365. */
+const days = v.pipe(
+  v.union([v.number(), v.string()], "is not a number of days"),
+  v.transform((value) => Number(String(value).replace(/d$/, ""))),
+  number(1, 36_500),
+);
 const milliseconds = number(1, 86_400_000);
 
 /** `collection:path`. A collection's name may hold dots; a path may not hold a colon. */
@@ -64,6 +70,7 @@ export const settingsSchema = v.strictObject({
     v.strictObject({
       provider: v.optional(v.picklist(["env", "pkcs11"], 'is neither "env" nor "pkcs11"'), "env"),
       current_version: v.optional(version),
+      rotation_period: v.optional(days, 365),
       env: v.optional(v.record(v.string(), text), {}),
       pkcs11: v.optional(
         v.strictObject({
@@ -81,7 +88,16 @@ export const settingsSchema = v.strictObject({
   ),
   secrets_file: v.optional(text),
   instance_name: v.optional(text),
-  server: v.optional(v.strictObject({ listen: v.optional(listen, "127.0.0.1:8181") }), {}),
+  server: v.optional(
+    v.strictObject({
+      listen: v.optional(listen, "127.0.0.1:8181"),
+      tls_cert_file: v.optional(text),
+      tls_key_file: v.optional(text),
+      hosts: v.optional(v.array(text), []),
+    }),
+    {},
+  ),
+  api: v.optional(v.strictObject({ token_file: v.optional(text), socket: v.optional(text) }), {}),
   audit: v.optional(v.strictObject({ secret: v.optional(auditSecret), file: v.optional(text) }), {}),
   fleet: v.optional(
     v.strictObject({

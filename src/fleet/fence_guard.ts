@@ -5,11 +5,11 @@ import type { RotationDoc } from "../store/documents.ts";
 import { readFields } from "../store/fields.ts";
 import { fenceRecorder } from "../store/rotation_records.ts";
 import type { KekState } from "../store/state.ts";
+import { isOpen } from "../store/state_rules.ts";
 import type { Store } from "../store/store.ts";
 import { readValidators, thawOptions } from "../store/validators.ts";
 import { fenceDrifted } from "./fence.ts";
 import { setFence, uncoveredFields } from "./fence_keeper.ts";
-import { isOpen } from "./stance.ts";
 
 /**
  * `collMod` knows no condition, so a coordinator that woke late may set or lift a fence that no longer fits. Every

@@ -1,5 +1,5 @@
 import type { Phase, RotationDoc, VersionDoc } from "../store/documents.ts";
-import { mustBeOpen } from "../store/state_rules.ts";
+import { isOpen } from "../store/state_rules.ts";
 
 /** What a process must hold and write, from the state alone: the table of DESIGN.md section 5 as a pure function. */
 
@@ -19,11 +19,9 @@ export interface Stance {
 type Versions = Pick<VersionDoc, "_id" | "state">[];
 type Rotation = Pick<RotationDoc, "_id" | "from" | "to" | "phase" | "epoch" | "state">;
 
-export { mustBeOpen as isOpen };
-
 /** @returns undefined while no version is active: an install that has not begun. */
 export function stanceOf(versions: Versions, rotation: Rotation | undefined): Stance | undefined {
-  if (rotation !== undefined && mustBeOpen(rotation)) return follow(rotation);
+  if (rotation !== undefined && isOpen(rotation)) return follow(rotation);
   const active = versions.find((version) => version.state === "active");
   if (active === undefined) return undefined;
   return {

@@ -1,7 +1,7 @@
 import { MAX_WRAPS } from "../envelope/gcm.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
+import { isOpen } from "../store/state_rules.ts";
 import type { Problem } from "./readiness.ts";
-import { isOpen } from "./stance.ts";
 
 /** How many wraps a KEK version has made, held against what NIST SP 800-38D (8.3) allows under one key. Pure. */
 

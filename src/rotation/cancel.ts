@@ -1,15 +1,15 @@
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
 import { setFence } from "../fleet/fence_keeper.ts";
-import { isOpen } from "../fleet/stance.ts";
+import { resumeCommand, waysOn } from "../status/ways_on.ts";
 import type { RotationDoc } from "../store/documents.ts";
 import { readFields } from "../store/fields.ts";
 import { fenceRecorder } from "../store/rotation_records.ts";
 import { cancelRotation } from "../store/rotation_steps.ts";
 import { hasLiftedItsFence, newestRotation } from "../store/rotations.ts";
 import { readState } from "../store/state.ts";
+import { isOpen } from "../store/state_rules.ts";
 import type { Context } from "./context.ts";
-import { resumeCommand, waysOn } from "./ways_on.ts";
 
 /** How long a coordinator that has lifted the fence is given to reach phase 2. */
 const PATIENCE_MS = 3000;

@@ -1,12 +1,12 @@
 import { KekError, messageOf } from "../errors/errors.ts";
 import { type Moment, msSince, now } from "../errors/moment.ts";
+import { waysOn } from "../status/ways_on.ts";
 import type { RotationDoc } from "../store/documents.ts";
 import { isTransient } from "../store/failures.ts";
 import { renewLease } from "../store/rotation_lease.ts";
 import { type Held, readRotation } from "../store/rotations.ts";
 import { watchSignals } from "../store/signals.ts";
 import type { Store } from "../store/store.ts";
-import { waysOn } from "./ways_on.ts";
 
 /**
  * The coordinator's right to act. It is renewed in the background; every step asks `check()` before its next write, and

@@ -1,10 +1,10 @@
 import type { Problem } from "../fleet/readiness.ts";
-import { isOpen } from "../fleet/stance.ts";
 import type { Provider } from "../providers/provider.ts";
+import { movableStrays } from "../status/strays.ts";
+import { CANCEL_COMMAND, waysOn } from "../status/ways_on.ts";
 import type { CensusRow } from "../store/census.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
-import { movableStrays } from "./strays.ts";
-import { CANCEL_COMMAND, waysOn } from "./ways_on.ts";
+import { isOpen } from "../store/state_rules.ts";
 
 /** What `kek rotate --to-version=N` means in a given state: pure. */
 

@@ -2,12 +2,12 @@ import type { FleetTimes, ProviderName } from "../config/config.ts";
 import type { KekError } from "../errors/errors.ts";
 import { fleetProblems, type Problem } from "../fleet/readiness.ts";
 import { wrapsLeft } from "../fleet/wrap_limit.ts";
+import { strayProblems } from "../status/strays.ts";
+import { reverseCommand } from "../status/ways_on.ts";
 import type { CensusRow } from "../store/census.ts";
 import type { VersionDoc } from "../store/documents.ts";
 import type { Member } from "../store/heartbeats.ts";
 import type { Plan } from "./plan.ts";
-import { strayProblems } from "./strays.ts";
-import { reverseCommand } from "./ways_on.ts";
 
 /** Everything that must hold before a rotation starts, as one pure function over facts. */
 

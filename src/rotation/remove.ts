@@ -1,7 +1,6 @@
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
 import { setFence, unfencedCollections } from "../fleet/fence_keeper.ts";
-import { isOpen } from "../fleet/stance.ts";
 import { proofOf } from "../providers/canary.ts";
 import { audited } from "../store/audit_log.ts";
 import { countAt, isVersion, takeCensus } from "../store/census.ts";
@@ -11,6 +10,7 @@ import { memberName, readRoster } from "../store/heartbeats.ts";
 import { fenceRecorder } from "../store/rotation_records.ts";
 import { newestRotation } from "../store/rotations.ts";
 import { type KekState, readState } from "../store/state.ts";
+import { isOpen } from "../store/state_rules.ts";
 import type { Session } from "../store/store.ts";
 import { canaryOf, forgetStaged, markDestroyed } from "../store/versions.ts";
 import { batchLimitMs, type Context } from "./context.ts";

@@ -1,8 +1,10 @@
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
+import { thinned } from "../status/pace.ts";
+import { reverseCommand } from "../status/ways_on.ts";
 import { note } from "../store/audit_log.ts";
 import { countAt } from "../store/census.ts";
-import type { FailedRecord, FieldDoc, RotationDoc } from "../store/documents.ts";
+import type { FailedRecord, FieldDoc, PacePoint, RotationDoc } from "../store/documents.ts";
 import { isTransient } from "../store/failures.ts";
 import { ensureIndex, fieldId, readFields } from "../store/fields.ts";
 import { wrapsAt } from "../store/records.ts";
@@ -14,7 +16,6 @@ import type { LeaseKeeper } from "./lease.ts";
 import { collectGarbage } from "./memory.ts";
 import { RateLimit } from "./rate_limit.ts";
 import { RewrapTally } from "./rewrap_tally.ts";
-import { reverseCommand } from "./ways_on.ts";
 
 export interface RewrapOptions {
   batchSize: number;
@@ -51,6 +52,7 @@ export class Rewrapper {
   #collectedAt = performance.now();
   #summaryAt = performance.now();
   #summaryDone: number;
+  #pace: PacePoint[];
   #awaySince: number | undefined;
   #doneBeforeAway = 0;
   #toldAwayAt = Number.NEGATIVE_INFINITY;
@@ -73,6 +75,7 @@ export class Rewrapper {
     this.#limit = new RateLimit(options.maxRate);
     this.#tally = new RewrapTally(rotation);
     this.#summaryDone = this.#tally.done;
+    this.#pace = rotation.pace ?? [];
   }
 
   /** Records moved since the rotation began, by whichever coordinator. */
@@ -119,7 +122,9 @@ export class Rewrapper {
   async save(): Promise<void> {
     this.#savedAt = performance.now();
     const failed = this.#tally.failed.slice(0, LISTED_FAILURES);
-    await saveProgress(this.#context.store, this.#lease.held, this.#tally.rows(), failed);
+    const progress = { fields: this.#tally.rows(), failed, pace: this.#pace, done: this.#tally.done };
+    const saved = await saveProgress(this.#context.store, this.#lease.held, progress);
+    if (saved !== undefined) this.#pace = thinned(saved);
   }
 
   // -------------------------------------------------------------------------------------------------------------------

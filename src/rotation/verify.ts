@@ -2,20 +2,22 @@ import { KekError } from "../errors/errors.ts";
 import { unfencedCollections } from "../fleet/fence_keeper.ts";
 import { loadProved } from "../fleet/keystore.ts";
 import { fleetProblems, type Problem } from "../fleet/readiness.ts";
-import { isOpen, stanceOf } from "../fleet/stance.ts";
+import { stanceOf } from "../fleet/stance.ts";
 import { wrapProblems, wrapWarnings, writable } from "../fleet/wrap_limit.ts";
 import type { Capability } from "../providers/provider.ts";
+import { driftProblems, unledRotation } from "../status/health.ts";
+import { strayProblems } from "../status/strays.ts";
+import { waysOn } from "../status/ways_on.ts";
 import { audited } from "../store/audit_log.ts";
 import { type CensusRow, takeCensus } from "../store/census.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
 import { readFields } from "../store/fields.ts";
-import { type Member, memberName, readRoster } from "../store/heartbeats.ts";
+import { type Member, readRoster } from "../store/heartbeats.ts";
 import { type KekState, readState } from "../store/state.ts";
+import { isOpen } from "../store/state_rules.ts";
 import { serverNow } from "../store/store.ts";
 import { markBackupVerified } from "../store/versions.ts";
 import type { Context } from "./context.ts";
-import { strayProblems } from "./strays.ts";
-import { waysOn } from "./ways_on.ts";
 
 /** `kek verify`: reads everything, changes nothing (but the mark that a backup was proved). */
 
@@ -162,34 +164,6 @@ export async function verifyBackup(context: Context, file: string): Promise<numb
   return proved;
 }
 
-/** A process whose declaration or write version is not what the state says. */
-export function driftProblems(roster: Member[], state: KekState): Problem[] {
-  const stance = stanceOf(state.versions, state.rotation);
-  if (stance === undefined) return [];
-  const expected =
-    state.rotation !== undefined && isOpen(state.rotation) ? [state.rotation.from, state.rotation.to] : [stance.write];
-  return roster.flatMap((member) => {
-    const found: Problem[] = [];
-    if (member.current_version !== null && !expected.includes(member.current_version)) {
-      found.push({
-        code: "declares_other",
-        message: `${memberName(member)} declares current version ${member.current_version}, and the install is at ${stance.write}`,
-        hint: `restart it with CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION=${stance.write}, or rotate to ${member.current_version}`,
-        process: member._id,
-      });
-    }
-    if (member.write_version !== null && !expected.includes(member.write_version)) {
-      found.push({
-        code: "write_version",
-        message: `${memberName(member)} writes under version ${member.write_version}, and the install is at ${stance.write}`,
-        hint: "it has not seen the state for a while and fences itself; look at its log",
-        process: member._id,
-      });
-    }
-    return found;
-  });
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 
 function notInCopy(file: string, version: number): KekError {
@@ -198,16 +172,6 @@ function notInCopy(file: string, version: number): KekError {
     `${file} holds no key for KEK version ${version}`,
     "copy the secrets again, whole, and verify the copy again",
   );
-}
-
-/** An open rotation that nobody leads stays as it is until an operator says how to go on. */
-function unledRotation(rotation: RotationDoc | undefined, now: Date): Problem[] {
-  if (rotation === undefined || !isOpen(rotation)) return [];
-  const { from, to, phase, state, lease } = rotation;
-  const led = state === "running" && lease !== null && lease.owner !== null && lease.expires_at > now;
-  if (led) return [];
-  const message = `the rotation ${from} → ${to} is unfinished (phase ${phase}, ${state}) and nobody leads it`;
-  return [{ code: "rotation", message, hint: waysOn(rotation) }];
 }
 
 function openOf({ rotation }: KekState): RotationDoc | undefined {

@@ -1,6 +1,7 @@
 import { exactId, idBsonOf, idTextOf, splitDocuments } from "../envelope/raw_record.ts";
 import { rfc3339 } from "../errors/errors.ts";
 import { loadProved } from "../fleet/keystore.ts";
+import { movableStrays, type StrayVersion } from "../status/strays.ts";
 import { takeCensus } from "../store/census.ts";
 import type { FieldDoc, VersionDoc } from "../store/documents.ts";
 import { fieldId, readFields } from "../store/fields.ts";
@@ -19,7 +20,6 @@ import type { Context } from "./context.ts";
 import { type Lane, Lanes } from "./lanes.ts";
 import { collectGarbage } from "./memory.ts";
 import type { BatchResult } from "./rewrap_batch.ts";
-import { movableStrays, type StrayVersion } from "./strays.ts";
 import { LISTED, type OpeningProgress, VerifyTally } from "./verify_tally.ts";
 
 /** `kek verify --records`: opens every envelope, wrap and payload, in the lanes that a rotation uses. Changes no record. */

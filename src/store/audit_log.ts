@@ -28,7 +28,7 @@ export interface Auditor {
 const NAME = "audit_log";
 
 export async function ensureAuditLog(store: Store): Promise<void> {
-  await uniqueIndex(entries(store), "audit_log", { seq: 1 }, {}, "two entries have the same seq");
+  await uniqueIndex(auditEntries(store), "audit_log", { seq: 1 }, {}, "two entries have the same seq");
 }
 
 /** Appends inside a transaction. Two at once conflict on `seq` and one of them runs again. */
@@ -42,7 +42,7 @@ export async function appendAudit(
   const at = await serverNow(store, session);
   const last = await checkSecret(store, auditor, session);
   const entry = link(auditor.secret, last, { at, actor: auditor.actor, event, data });
-  await entries(store).insertOne({ ...entry }, { session });
+  await auditEntries(store).insertOne({ ...entry }, { session });
   crashPoint("audit.appended");
   return entry;
 }
@@ -52,7 +52,7 @@ export async function appendAudit(
  * @returns the last entry. @throws KekError `audit_secret`.
  */
 export async function checkSecret(store: Store, auditor: Auditor, session?: Session): Promise<AuditEntry | undefined> {
-  const [last] = await entries(store)
+  const [last] = await auditEntries(store)
     .find({}, session === undefined ? {} : { session })
     .sort({ seq: -1 })
     .limit(1)
@@ -98,7 +98,7 @@ export const FAULTS_LISTED = 100;
 export async function verifyChain(store: Store, secret: string): Promise<ChainReport> {
   const report: ChainReport = { entries: 0, lastMac: undefined, faults: [] };
   let last: AuditEntry | undefined;
-  for await (const entry of entries(store).find({}).sort({ seq: 1 })) {
+  for await (const entry of auditEntries(store).find({}).sort({ seq: 1 })) {
     const unreadable = unreadableEntry(entry, report.entries + 1);
     const fault = unreadable ?? checkLink(secret, last, entry);
     if (fault !== undefined && report.faults.length < FAULTS_LISTED) report.faults.push(fault);
@@ -123,12 +123,17 @@ export async function listAudit(store: Store, filter: AuditFilter): Promise<Audi
     ...(filter.actor === undefined ? {} : { actor: filter.actor }),
     ...(filter.since === undefined ? {} : { at: { $gte: filter.since } }),
   };
-  const found = await entries(store)
+  const found = await auditEntries(store)
     .find(query, { projection: { _id: 0 } })
     .sort({ seq: -1 })
     .limit(filter.limit)
     .toArray();
   return found.map(auditEntryOf).reverse();
+}
+
+/** For the other files about the audit log in this folder. */
+export function auditEntries(store: Store) {
+  return store.db.collection<AuditEntry>(NAME);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -150,10 +155,6 @@ async function append<T>(store: Store, auditor: Auditor, work: AuditedWork<T>): 
   mirror(auditor, outcome.written);
   crashPoint("audit.mirrored");
   return outcome.results;
-}
-
-function entries(store: Store) {
-  return store.db.collection<AuditEntry>(NAME);
 }
 
 /** An entry whose mac cannot even be computed is a fault of the chain like any other. */

@@ -70,6 +70,12 @@ export interface FailedRecord {
   reason: string;
 }
 
+/** How many records were done at a moment, by server time. */
+export interface PacePoint {
+  at: Date;
+  done: number;
+}
+
 /** A collection's validator as `listCollections` tells it; absent members are MongoDB's defaults. */
 export interface ValidatorOptions {
   validator?: Record<string, unknown>;
@@ -111,6 +117,8 @@ export interface RotationDoc {
   ended_at?: Date;
   fields: FieldCount[];
   failed: FailedRecord[];
+  /** How the rewrap went, for people: thinned as it grows (`status/pace.ts`). */
+  pace?: PacePoint[];
   fence: FenceRecord;
   /** The unfinished rotation whose way back this one is. */
   reverses?: number;

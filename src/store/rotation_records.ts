@@ -2,24 +2,37 @@ import type { Filter } from "mongodb";
 import type { AuditData, AuditEvent } from "../audit/chain.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { type Auditor, audited } from "./audit_log.ts";
-import type { FailedRecord, FenceRecord, FieldCount, RotationDoc } from "./documents.ts";
+import type { FailedRecord, FenceRecord, FieldCount, PacePoint, RotationDoc } from "./documents.ts";
 import { type Held, rotations, stillHeld } from "./rotations.ts";
 import type { Store } from "./store.ts";
 
 /** What a rotation's document keeps beside its phase: progress for people, and the fence that is to be. */
 
-/** Progress for people; not part of the protocol. @returns false when the lease is gone. */
+export interface SavedProgress {
+  fields: FieldCount[];
+  failed: FailedRecord[];
+  /** The points so far; one is added for this moment, by the server's clock. */
+  pace: PacePoint[];
+  done: number;
+}
+
+/** Progress for people; not part of the protocol. @returns the pace with its new point; undefined when the lease is gone. */
 export async function saveProgress(
   store: Store,
   held: Held,
-  fields: FieldCount[],
-  failed: FailedRecord[],
-): Promise<boolean> {
+  progress: SavedProgress,
+): Promise<PacePoint[] | undefined> {
+  const { fields, failed, pace, done } = progress;
   // No phase hangs on it, so it is saved after a cancel too; a successor's token ends it.
   const mine = { _id: held.rotation, "lease.token": held.token };
-  const { matchedCount } = await rotations(store).updateOne(mine, { $set: { fields, failed } });
+  const grown = { $concatArrays: [{ $literal: pace }, [{ at: "$$NOW", done }]] };
+  const saved = await rotations(store).findOneAndUpdate(
+    mine,
+    [{ $set: { fields: { $literal: fields }, failed: { $literal: failed }, pace: grown } }],
+    { returnDocument: "after", projection: { pace: 1 } },
+  );
   crashPoint("progress.saved");
-  return matchedCount === 1;
+  return saved?.pace;
 }
 
 type Recorder = (wanted: FenceRecord) => Promise<boolean>;

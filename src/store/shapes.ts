@@ -4,7 +4,7 @@ import type { AuditEntry } from "../audit/chain.ts";
 import { KekError } from "../errors/errors.ts";
 import type { Claim, FieldDoc, HeartbeatDoc, InstallDoc, RotationDoc, VersionDoc } from "./documents.ts";
 import { fieldFault } from "./field_names.ts";
-import { mustBeOpen } from "./state_rules.ts";
+import { isOpen } from "./state_rules.ts";
 
 /**
  * What a stored document must look like before anything is decided by it. Members that are not named here pass: a later
@@ -177,6 +177,7 @@ const ROTATION = v.pipe(
     ended_at: v.optional(time),
     fields: list(document({ field: text, done: whole(0), remaining: whole(0), failed: whole(0) })),
     failed: list(document({ field: text, id: text, reason: text })),
+    pace: v.optional(list(document({ at: time, done: whole(0) }))),
     fence: document({
       versions: list(version),
       collections: list(document({ collection: name, own: frozen, expected: frozen })),
@@ -188,8 +189,8 @@ const ROTATION = v.pipe(
   v.check(({ from, to }) => from !== to, "it leads from a version to the same one"),
   v.check((doc) => doc.state !== "completed" || doc.phase === 3, "it is completed, and its phase is not 3"),
   v.check((doc) => doc.state !== "cancelled" || doc.phase < 3, "it is cancelled, and its phase is 3"),
-  v.check((doc) => mustBeOpen(doc) || doc.open === undefined, "it has ended, and is marked as open"),
-  v.check((doc) => !mustBeOpen(doc) || doc.open === true, "it has not ended, and is not marked as open"),
+  v.check((doc) => isOpen(doc) || doc.open === undefined, "it has ended, and is marked as open"),
+  v.check((doc) => !isOpen(doc) || doc.open === true, "it has not ended, and is not marked as open"),
   v.check((doc) => doc.open === undefined || doc.lease !== null, "it is open and has no lease"),
 );
 

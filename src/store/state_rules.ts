@@ -3,7 +3,7 @@ import type { Phase, RotationDoc, RotationState, VersionDoc } from "./documents.
 /** What versions and rotations must be to each other: pure. A state that breaks it was restored by halves, or forged. */
 
 /** Whether processes must follow a rotation: one that runs, or one that was cancelled with records at both versions. */
-export function mustBeOpen({ state, phase }: { state: RotationState; phase: Phase }): boolean {
+export function isOpen({ state, phase }: { state: RotationState; phase: Phase }): boolean {
   return state === "running" || (state === "cancelled" && phase === 2);
 }
 
@@ -23,7 +23,7 @@ export function contradiction(versions: Versions, rotation: Rotation | undefined
   if (rotation === undefined) return undefined;
   const { _id, from, to, state } = rotation;
   const which = `rotation ${_id} of kek_rotations (${from} → ${to}, ${state})`;
-  if (mustBeOpen(rotation)) {
+  if (isOpen(rotation)) {
     for (const version of [from, to]) {
       const doc = versions.find((entry) => entry._id === version);
       if (doc === undefined) return `${which} is open, and there is no version ${version}`;

@@ -15,12 +15,13 @@ const LEVEL: Record<string, number> = {
   providers: 3,
   store: 4,
   fleet: 5,
-  rotation: 6,
-  server: 6,
-  demo: 7,
-  "index.ts": 7,
-  cli: 8,
-  "main.ts": 9,
+  status: 6,
+  rotation: 7,
+  server: 7,
+  demo: 8,
+  "index.ts": 8,
+  cli: 9,
+  "main.ts": 10,
 };
 
 interface Import {
@@ -105,7 +106,7 @@ test("pure rules do no input or output", () => {
     "fleet/readiness.ts",
     "fleet/fence.ts",
     "rotation/plan.ts",
-    "rotation/strays.ts",
+    "status/strays.ts",
     "fleet/wrap_limit.ts",
     "rotation/preflight.ts",
     "audit/chain.ts",

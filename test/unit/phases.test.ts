@@ -1,9 +1,10 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
-import { isOpen, mayHold, type Stance, stanceOf } from "../../src/fleet/stance.ts";
+import { mayHold, type Stance, stanceOf } from "../../src/fleet/stance.ts";
 import { awaited } from "../../src/rotation/acknowledgements.ts";
 import { planRotation } from "../../src/rotation/plan.ts";
 import type { Phase, RotationDoc, RotationState, VersionDoc, VersionState } from "../../src/store/documents.ts";
+import { isOpen } from "../../src/store/state_rules.ts";
 import { member } from "../harness/facts.ts";
 
 const KEYS = { howToGive: (number: number) => `give it ${number}` };

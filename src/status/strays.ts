@@ -1,7 +1,7 @@
 import type { Problem } from "../fleet/readiness.ts";
-import { isOpen } from "../fleet/stance.ts";
 import { type CensusRow, isVersion } from "../store/census.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
+import { isOpen } from "../store/state_rules.ts";
 
 /** Envelopes at a version that no open rotation is leaving and that is not the active one. Pure. */
 

@@ -1,0 +1,77 @@
+import { KekError } from "../errors/errors.ts";
+
+/** The one place that knows which runtime listens: Bun and Deno bring an HTTP server each, and it hands on requests as `fetch` has them. */
+
+export interface Where {
+  /** `host` and `port`, or the path of a Unix socket. */
+  on: { host: string; port: number } | { socket: string };
+  tls?: { cert: string; key: string } | undefined;
+}
+
+export interface Listener {
+  /** For people: a URL, or `unix:` and a path. */
+  address: string;
+  /** Closes connections too, in the middle of an answer if need be. */
+  stop(): Promise<void>;
+}
+
+export type Answer = (request: Request) => Response | Promise<Response>;
+
+/** @throws KekError `config_invalid` when the address is not free, or not ours. */
+export function listen({ on, tls }: Where, answer: Answer): Listener {
+  try {
+    const listener = "Deno" in globalThis ? listenOnDeno({ on, tls }, answer) : listenOnBun({ on, tls }, answer);
+    return listener;
+  } catch (thrown) {
+    const what = "socket" in on ? `unix:${on.socket}` : `${on.host}:${on.port}`;
+    const { code, message } = thrown as NodeJS.ErrnoException;
+    throw new KekError(
+      "config_invalid",
+      `cannot listen on ${what} (${code ?? message})`,
+      "socket" in on
+        ? "set CERTAUTOPILOT_API_SOCKET to a path in a directory of this user's own"
+        : "set CERTAUTOPILOT_SERVER_LISTEN to a free address, or stop what listens there",
+      { cause: thrown },
+    );
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function addressOf({ on, tls }: Where, port: number | undefined): string {
+  if ("socket" in on) return `unix:${on.socket}`;
+  return `${tls === undefined ? "http" : "https"}://${on.host.includes(":") ? `[${on.host}]` : on.host}:${port}`;
+}
+
+function listenOnBun({ on, tls }: Where, answer: Answer): Listener {
+  const common = { ...(tls === undefined ? {} : { tls }), fetch: answer };
+  const server =
+    "socket" in on
+      ? Bun.serve({ ...common, unix: on.socket })
+      : // Streams of events are idle for as long as nothing happens.
+        Bun.serve({ ...common, hostname: on.host, port: on.port, idleTimeout: 0 });
+  return {
+    address: addressOf({ on, tls }, server.port),
+    stop: async () => await server.stop(true),
+  };
+}
+
+/** As much of Deno's server as is used here. */
+interface DenoServer {
+  addr: { port?: number };
+  shutdown(): Promise<void>;
+}
+interface DenoServe {
+  serve(options: Record<string, unknown>, handler: Answer): DenoServer;
+}
+
+function listenOnDeno({ on, tls }: Where, answer: Answer): Listener {
+  const abort = new AbortController();
+  const where = "socket" in on ? { path: on.socket } : { hostname: on.host, port: on.port };
+  const options = { ...where, ...tls, signal: abort.signal, onListen: () => undefined };
+  const server = (globalThis as unknown as { Deno: DenoServe }).Deno.serve(options, answer);
+  return {
+    address: addressOf({ on, tls }, server.addr.port),
+    stop: async () => abort.abort(),
+  };
+}

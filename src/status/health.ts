@@ -1,0 +1,47 @@
+import type { Problem } from "../fleet/readiness.ts";
+import { stanceOf } from "../fleet/stance.ts";
+import type { RotationDoc } from "../store/documents.ts";
+import { type Member, memberName } from "../store/heartbeats.ts";
+import type { KekState } from "../store/state.ts";
+import { isOpen } from "../store/state_rules.ts";
+import { waysOn } from "./ways_on.ts";
+
+/** What is not as it should be, from the state and the roster alone: pure. */
+
+/** A process whose declaration or write version is not what the state says. */
+export function driftProblems(roster: Member[], state: KekState): Problem[] {
+  const stance = stanceOf(state.versions, state.rotation);
+  if (stance === undefined) return [];
+  const expected =
+    state.rotation !== undefined && isOpen(state.rotation) ? [state.rotation.from, state.rotation.to] : [stance.write];
+  return roster.flatMap((member) => {
+    const found: Problem[] = [];
+    if (member.current_version !== null && !expected.includes(member.current_version)) {
+      found.push({
+        code: "declares_other",
+        message: `${memberName(member)} declares current version ${member.current_version}, and the install is at ${stance.write}`,
+        hint: `restart it with CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION=${stance.write}, or rotate to ${member.current_version}`,
+        process: member._id,
+      });
+    }
+    if (member.write_version !== null && !expected.includes(member.write_version)) {
+      found.push({
+        code: "write_version",
+        message: `${memberName(member)} writes under version ${member.write_version}, and the install is at ${stance.write}`,
+        hint: "it has not seen the state for a while and fences itself; look at its log",
+        process: member._id,
+      });
+    }
+    return found;
+  });
+}
+
+/** An open rotation that nobody leads stays as it is until an operator says how to go on. */
+export function unledRotation(rotation: RotationDoc | undefined, now: Date): Problem[] {
+  if (rotation === undefined || !isOpen(rotation)) return [];
+  const { from, to, phase, state, lease } = rotation;
+  const led = state === "running" && lease !== null && lease.owner !== null && lease.expires_at > now;
+  if (led) return [];
+  const message = `the rotation ${from} → ${to} is unfinished (phase ${phase}, ${state}) and nobody leads it`;
+  return [{ code: "rotation", message, hint: waysOn(rotation) }];
+}

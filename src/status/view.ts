@@ -1,0 +1,155 @@
+import type { FleetTimes } from "../config/config.ts";
+import { fleetProblems, type Problem } from "../fleet/readiness.ts";
+import { stanceOf } from "../fleet/stance.ts";
+import { wrapProblems, wrapsPercent, wrapWarnings, writable } from "../fleet/wrap_limit.ts";
+import type { AuditTail } from "../store/audit_tail.ts";
+import type { CensusRow } from "../store/census.ts";
+import type { InstallDoc, RotationDoc, VersionDoc } from "../store/documents.ts";
+import { type Member, memberName } from "../store/heartbeats.ts";
+import type { KekState } from "../store/state.ts";
+import { isOpen } from "../store/state_rules.ts";
+import { driftProblems, unledRotation } from "./health.ts";
+import { rotationView } from "./rotation_view.ts";
+import type { ProcessView, StatusView, VersionView } from "./status_view.ts";
+import { strayProblems } from "./strays.ts";
+import { verdictOf } from "./verdict.ts";
+
+/** What was read, before anybody has judged it. */
+export interface Facts {
+  now: Date;
+  install: InstallDoc;
+  state: KekState;
+  roster: Member[];
+  census: { rows: CensusRow[]; at: Date };
+  /** Newest first. */
+  history: RotationDoc[];
+  audit: AuditTail;
+  times: FleetTimes;
+  rotationPeriodMs: number;
+}
+
+/** The view of an install: pure. */
+export function viewOf(facts: Facts): StatusView {
+  const { now, install, state, roster, census, history, audit, times } = facts;
+  const stance = stanceOf(state.versions, state.rotation);
+  const open = state.rotation !== undefined && isOpen(state.rotation) ? state.rotation : undefined;
+  const problems = fleetProblems(roster, {
+    provider: install.provider,
+    active: stance?.write,
+    target: stance?.readable.find((version) => version !== stance.write && version !== stance.leaving),
+    declaredMatters: false,
+    times,
+    ...(open === undefined ? {} : { rotatesTo: open.to }),
+  });
+  const drift = driftProblems(roster, state);
+  const written = writable(state.versions, open);
+  const wraps = [...wrapProblems(written), ...wrapWarnings(written)];
+  const rotation = open === undefined ? null : rotationView(open, now, roster);
+  const versions = state.versions.map((doc) => versionView(doc, facts));
+  const processes = roster.map((member) => processView(member, [...problems, ...drift], times));
+  return {
+    at: now.toISOString(),
+    verdict: verdictOf({
+      phase: stance?.phase ?? 0,
+      writeVersion: stance?.write,
+      processes,
+      rotation,
+      versions,
+      urgent: [
+        ...wrapProblems(written),
+        ...unledRotation(open, now),
+        ...problems,
+        ...(stance === undefined
+          ? []
+          : strayProblems(census.rows, state.versions, open?.from ?? stance.write, open?.to ?? stance.write)),
+        ...drift.filter(({ code }) => code === "write_version"),
+        ...brokenChain(audit),
+      ],
+      due: [...drift.filter(({ code }) => code !== "write_version"), ...wrapWarnings(written)],
+    }),
+    install: {
+      provider: install.provider,
+      install_id: install.install_id,
+      locked_at: install.locked_at.toISOString(),
+      locked_by: install.locked_by,
+    },
+    phase: stance?.phase ?? 0,
+    write_version: stance?.write ?? null,
+    versions,
+    census: census.rows,
+    census_at: census.at.toISOString(),
+    rotation,
+    history: history.filter((doc) => doc._id !== open?._id).map((doc) => rotationView(doc, now)),
+    processes,
+    drift,
+    wraps,
+    audit: {
+      events: audit.entries.map((entry) => ({
+        seq: entry.seq,
+        at: entry.at.toISOString(),
+        actor: entry.actor,
+        event: entry.event,
+        data: entry.data,
+      })),
+      chain: audit.chain,
+    },
+  };
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function versionView(doc: VersionDoc, { now, roster, census, rotationPeriodMs }: Facts): VersionView {
+  const holds = (member: Member) => member.loaded.includes(doc._id) || (member.available ?? []).includes(doc._id);
+  const wrong = (member: Member) =>
+    (member.problems ?? []).some(({ version, reason }) => version === doc._id && reason === "wrong_key");
+  const due =
+    doc.state === "active" ? new Date((doc.activated_at ?? doc.staged_at).getTime() + rotationPeriodMs) : null;
+  return {
+    version: doc._id,
+    state: doc.state,
+    canary: {
+      proved_by: roster.filter(holds).length,
+      of: roster.length,
+      wrong_key: roster.filter(wrong).map(memberName),
+    },
+    records: census.rows.filter((row) => row.version === String(doc._id)).reduce((total, row) => total + row.count, 0),
+    wraps: Number(doc.wraps),
+    wraps_percent: wrapsPercent(doc),
+    since: sinceOf(doc).toISOString(),
+    age_ms: now.getTime() - doc.staged_at.getTime(),
+    due_at: due?.toISOString() ?? null,
+    overdue: due !== null && due < now,
+    backup_verified_at: doc.backup_verified_at?.toISOString() ?? null,
+  };
+}
+
+/** Since when it is in the state it is in. A version that is used again has been retired before, and a retired one active. */
+function sinceOf({ state, staged_at, activated_at, retired_at, destroyed_at }: VersionDoc): Date {
+  const times = { staged: staged_at, active: activated_at, retired: retired_at, destroyed: destroyed_at };
+  return times[state] ?? staged_at;
+}
+
+function processView(member: Member, problems: Problem[], times: FleetTimes): ProcessView {
+  return {
+    id: member._id,
+    name: member.instance_name,
+    role: member.role,
+    host: member.host,
+    pid: member.pid,
+    provider: member.provider,
+    loaded: member.loaded,
+    current_version: member.current_version,
+    write_version: member.write_version,
+    acked: member.acked,
+    started_at: member.started_at.toISOString(),
+    last_beat_ms: Math.round(member.age_ms),
+    silent: member.age_ms > (member.fleet?.lease_ms ?? times.leaseMs),
+    problems: problems.filter(({ process }) => process === member._id).map(({ message, hint }) => ({ message, hint })),
+  };
+}
+
+function brokenChain({ chain }: AuditTail): Pick<Problem, "message" | "hint">[] {
+  if (chain.state !== "broken") return [];
+  const hint = "find out who changed the audit log: certautopilot audit verify";
+  return [{ message: `the audit chain is broken: ${chain.fault}`, hint }];
+}
