@@ -11,6 +11,13 @@ need() {
   command -v "$1" >/dev/null 2>&1 || { say "error: $1 is not installed"; say "hint: $2"; exit 1; }
 }
 
+# Debian packages, where they can be installed without asking. Fails where they cannot.
+from_debian() {
+  { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; } || return 1
+  say "installing $*"
+  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } >&2
+}
+
 # The pinned packages of package-lock.json, once a lock file.
 setup_node() {
   need node "install Node.js 20 or newer, with npm"
@@ -50,15 +57,10 @@ setup_mongod() {
 setup_hsm() {
   local missing=() tool candidate
   for tool in softhsm2-util pkcs11-tool cc; do command -v "$tool" >/dev/null 2>&1 || missing+=("$tool"); done
-  if [ ${#missing[@]} -gt 0 ]; then
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-      say "installing softhsm2, opensc and a C compiler"
-      { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends softhsm2 opensc gcc libc6-dev; } >&2
-    else
-      say "error: not installed: ${missing[*]}"
-      say "hint: install SoftHSM 2.6, OpenSC and a C compiler (Debian: softhsm2 opensc gcc libc6-dev)"
-      exit 1
-    fi
+  if [ ${#missing[@]} -gt 0 ] && ! from_debian softhsm2 opensc gcc libc6-dev; then
+    say "error: not installed: ${missing[*]}"
+    say "hint: install SoftHSM 2.6, OpenSC and a C compiler (Debian: softhsm2 opensc gcc libc6-dev)"
+    exit 1
   fi
   for candidate in /usr/lib/softhsm/libsofthsm2.so /usr/lib64/pkcs11/libsofthsm2.so /usr/lib/*/softhsm/libsofthsm2.so /usr/local/lib/softhsm/libsofthsm2.so; do
     if [ -f "$candidate" ]; then CERTAUTOPILOT_TEST_SOFTHSM=$candidate && break; fi
@@ -87,23 +89,15 @@ setup_faketime() {
     return 1
   }
   find_faketime && return
-  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-    say "installing libfaketime"
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libfaketime; } >&2
-    find_faketime && return
-  fi
+  from_debian libfaketime && find_faketime && return
   say "note: libfaketime is not installed (Debian: libfaketime); no clock is moved"
 }
 
 # The model checker, and the C compiler that its output needs.
 setup_spin() {
   if command -v spin >/dev/null 2>&1 && command -v cc >/dev/null 2>&1; then return; fi
-  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-    say "installing spin and a C compiler"
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends spin gcc libc6-dev; } >&2
-  else
-    say "error: spin or a C compiler is not installed"
-    say "hint: install spin 6.5 and a C compiler (Debian: spin gcc libc6-dev)"
-    exit 1
-  fi
+  from_debian spin gcc libc6-dev && return
+  say "error: spin or a C compiler is not installed"
+  say "hint: install spin 6.5 and a C compiler (Debian: spin gcc libc6-dev)"
+  exit 1
 }

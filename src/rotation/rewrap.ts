@@ -138,13 +138,18 @@ export class Rewrapper {
       this.#awaySince ??= now;
       const left = HSM_PATIENCE_MS - (now - this.#awaySince);
       if (left <= 0) throw thrown;
-      if (now - this.#toldAwayAt >= TELL_AWAY_MS) {
-        this.#toldAwayAt = now;
-        this.#reporter.note(`${thrown.message}; trying again for ${Math.ceil(left / 1000)} s more`);
-      }
-    } else if (isTransient(thrown)) this.#reporter.note("MongoDB did not answer: trying again while the lease holds");
+      this.#tellAway(`${thrown.message}; trying again for ${Math.ceil(left / 1000)} s more`);
+    } else if (isTransient(thrown)) this.#tellAway("MongoDB did not answer: trying again while the lease holds");
     else throw thrown;
     await pause(BACKOFF_MS * 4);
+  }
+
+  /** Not at each try. */
+  #tellAway(message: string): void {
+    const now = performance.now();
+    if (now - this.#toldAwayAt < TELL_AWAY_MS) return;
+    this.#toldAwayAt = now;
+    this.#reporter.note(message);
   }
 
   /** @returns how many records it moved. */

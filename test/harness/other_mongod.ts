@@ -1,25 +1,14 @@
 import { afterAll } from "bun:test";
-import { spawn, spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { MongoClient } from "mongodb";
 import { initiateReplicaSet } from "../../src/store/replica_set.ts";
+import { mongodBinary, unusedPort } from "./mongod_here.ts";
 
 /** MongoDB as an operator should not run it for this: absent, alone, or with users who lack a right. */
-
-export async function unusedPort(): Promise<number> {
-  return await new Promise((resolve, reject) => {
-    const server = createServer();
-    server.once("error", reject);
-    server.listen(0, "127.0.0.1", () => {
-      const { port } = server.address() as { port: number };
-      server.close(() => resolve(port));
-    });
-  });
-}
 
 /** A mongod that is no member of any replica set. @returns its host and port. */
 export async function standaloneMongod(): Promise<string> {
@@ -88,10 +77,4 @@ async function startMongod(options: string[], more: (directory: string) => strin
     rmSync(directory, { recursive: true, force: true });
   });
   return { host: `127.0.0.1:${port}`, stops };
-}
-
-function mongodBinary(): string {
-  const given = process.env["CERTAUTOPILOT_MONGOD"];
-  if (given !== undefined) return given;
-  return spawnSync(join(import.meta.dir, "../../scripts/mongod"), { encoding: "utf8" }).stdout.trim();
 }

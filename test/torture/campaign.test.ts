@@ -2,7 +2,8 @@ import { expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { mongodBinary, ReplicaSet } from "./replica_set.ts";
+import { mongodBinary } from "../harness/mongod_here.ts";
+import { ReplicaSet } from "./replica_set.ts";
 import { runSchedule } from "./run.ts";
 import { makeSchedule } from "./schedule.ts";
 

@@ -2,8 +2,9 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { mongodBinary } from "../harness/mongod_here.ts";
 import { MUTANTS, mutatedTree, provocation } from "./mutants.ts";
-import { mongodBinary, ReplicaSet } from "./replica_set.ts";
+import { ReplicaSet } from "./replica_set.ts";
 import { runSchedule } from "./run.ts";
 
 /** Each guard, taken out of the product alone, is missed: the campaign finds what it had kept from happening. */

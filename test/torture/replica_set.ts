@@ -1,8 +1,8 @@
-import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { mkdirSync, rmSync } from "node:fs";
-import { createServer } from "node:net";
 import { join } from "node:path";
 import { MongoClient } from "mongodb";
+import { unusedPort } from "../harness/mongod_here.ts";
 import { TcpProxy } from "./tcp_proxy.ts";
 import { Volume } from "./volume.ts";
 
@@ -201,24 +201,4 @@ export class ReplicaSet {
       await client.close();
     }
   }
-}
-
-/** What scripts/mongod finds. */
-export function mongodBinary(): string {
-  const given = process.env["CERTAUTOPILOT_MONGOD"];
-  if (given !== undefined) return given;
-  return spawnSync(join(import.meta.dir, "../../scripts/mongod"), { encoding: "utf8" }).stdout.trim();
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-
-async function unusedPort(): Promise<number> {
-  return await new Promise((resolve, reject) => {
-    const server = createServer();
-    server.once("error", reject);
-    server.listen(0, "127.0.0.1", () => {
-      const { port } = server.address() as { port: number };
-      server.close(() => resolve(port));
-    });
-  });
 }

@@ -2,8 +2,10 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { mongodBinary, ReplicaSet } from "./replica_set.ts";
-import { runSchedule, type Verdict } from "./run.ts";
+import { mongodBinary } from "../harness/mongod_here.ts";
+import type { Verdict } from "./aftermath.ts";
+import { ReplicaSet } from "./replica_set.ts";
+import { runSchedule } from "./run.ts";
 import { makeSchedule, type ProviderName } from "./schedule.ts";
 
 /**
