@@ -44,6 +44,8 @@ const client = new MongoClient(config.database.uri, {
   writeConcern: { w: "majority", journal: true },
   serverSelectionTimeoutMS: 3000,
   socketTimeoutMS: 8000,
+  // For ever by default, also where no connection ever comes.
+  waitQueueTimeoutMS: 8000,
 });
 const secrets = client.db(config.database.name).collection<Secret>("secrets");
 const fromSecondary = secrets.db.collection<Secret>("secrets", { readPreference: "secondaryPreferred" });
@@ -55,8 +57,6 @@ const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 /** The revision that this process last began for a record. */
 const begun = new Map<number, number>();
 const doing = new Map<symbol, string>();
-/** Reads by this service's own client, not the library's: the driver was seen to leave one without an answer for ever. */
-const OWN_READS = ["a read", "a look", "a find"];
 let stopped = false;
 process.on("SIGTERM", () => {
   stopped = true;
@@ -91,15 +91,11 @@ async function joined(): Promise<Kek> {
   }
 }
 
-function lateRead(): never {
-  throw new Error("the service's own client does not answer");
-}
-
 async function during<T>(what: string, work: Promise<T>): Promise<T> {
   const key = Symbol(what);
   doing.set(key, what);
   try {
-    return await (OWN_READS.includes(what) ? Promise.race([work, pause(15_000).then(lateRead)]) : work);
+    return await work;
   } finally {
     doing.delete(key);
   }
@@ -174,7 +170,7 @@ async function replace(): Promise<void> {
 async function read(kek: Kek): Promise<void> {
   while (!stopped) {
     const id = random.between(0, records - 1);
-    const from = random.chance(0.3) ? fromSecondary : secrets;
+    let from = random.chance(0.3) ? fromSecondary : secrets;
     try {
       for (let again = 0; ; again += 1) {
         const record = await during("a read", from.findOne({ _id: id }));
@@ -186,8 +182,11 @@ async function read(kek: Kek): Promise<void> {
           break;
         } catch (thrown) {
           if (codeOf(thrown) !== "version_not_loaded") throw thrown;
-          // A copy that was held across a long sleep may be older than the drain: what counts is a fresh one.
-          if (performance.now() - readAt > config.fleet.drainMs && again < 3) continue;
+          // A copy that was held across a long sleep may be older than the drain, and so may one from a secondary that
+          // lags so far: what counts is a fresh one, from the primary.
+          const stale = from !== secrets || performance.now() - readAt > config.fleet.drainMs;
+          from = secrets;
+          if (stale && again < 3) continue;
           note({ do: "missing key", id, revision, version: value.kek_version });
           break;
         }
