@@ -5,7 +5,6 @@ import { reverseCommand } from "../status/ways_on.ts";
 import { note } from "../store/audit_log.ts";
 import { countAt } from "../store/census.ts";
 import type { FailedRecord, FieldDoc, PacePoint, RotationDoc } from "../store/documents.ts";
-import { isTransient } from "../store/failures.ts";
 import { ensureIndex, fieldId, readFields } from "../store/fields.ts";
 import { wrapsAt } from "../store/records.ts";
 import { saveProgress } from "../store/rotation_records.ts";
@@ -14,6 +13,7 @@ import { batchLimitMs, type Context, type Reporter } from "./context.ts";
 import { type Lane, type Lanes, laneError } from "./lanes.ts";
 import type { LeaseKeeper } from "./lease.ts";
 import { collectGarbage } from "./memory.ts";
+import { Patience } from "./patience.ts";
 import { RateLimit } from "./rate_limit.ts";
 import { RewrapTally } from "./rewrap_tally.ts";
 
@@ -30,9 +30,6 @@ const COLLECT_MS = 4000;
 const AUDIT_MS = 30_000;
 const LISTED_FAILURES = 1000;
 const BACKOFF_MS = 250;
-/** How long a rotation waits for an HSM that does nothing at all. It can be resumed after that, as after any other end. */
-const HSM_PATIENCE_MS = 120_000;
-const TELL_AWAY_MS = 15_000;
 
 /** Passes over the index until no envelope is left at the old version. */
 export class Rewrapper {
@@ -43,6 +40,7 @@ export class Rewrapper {
   readonly #reporter: Reporter;
   readonly #batchSize: number;
   readonly #limit: RateLimit;
+  readonly #patience: Patience;
   readonly #tally: RewrapTally;
   readonly #audited = new Set<string>();
   #fields: FieldDoc[] = [];
@@ -53,9 +51,6 @@ export class Rewrapper {
   #summaryAt = performance.now();
   #summaryDone: number;
   #pace: PacePoint[];
-  #awaySince: number | undefined;
-  #doneBeforeAway = 0;
-  #toldAwayAt = Number.NEGATIVE_INFINITY;
 
   constructor(
     context: Context,
@@ -73,6 +68,7 @@ export class Rewrapper {
     // A batch is never more than a second's worth: no cursor goes stale, and no cancel waits, behind a low rate.
     this.#batchSize = Math.min(options.batchSize, options.maxRate ?? Number.POSITIVE_INFINITY);
     this.#limit = new RateLimit(options.maxRate);
+    this.#patience = new Patience(reporter);
     this.#tally = new RewrapTally(rotation);
     this.#summaryDone = this.#tally.done;
     this.#pace = rotation.pace ?? [];
@@ -98,7 +94,7 @@ export class Rewrapper {
         if (moved === 0 && left <= this.#tally.failed.length) throw await this.#incomplete();
         if (moved === 0) await pause(BACKOFF_MS);
       } catch (thrown) {
-        await this.#waitOut(thrown);
+        await this.#patience.waitOut(thrown, this.#tally.done);
       }
     }
     await this.#summary();
@@ -128,29 +124,6 @@ export class Rewrapper {
   }
 
   // -------------------------------------------------------------------------------------------------------------------
-
-  /** @throws what was thrown, unless it is worth another try. */
-  async #waitOut(thrown: unknown): Promise<void> {
-    if (thrown instanceof KekError && thrown.code === "hsm_away") {
-      const now = performance.now();
-      if (this.#tally.done > this.#doneBeforeAway) this.#awaySince = undefined;
-      this.#doneBeforeAway = this.#tally.done;
-      this.#awaySince ??= now;
-      const left = HSM_PATIENCE_MS - (now - this.#awaySince);
-      if (left <= 0) throw thrown;
-      this.#tellAway(`${thrown.message}; trying again for ${Math.ceil(left / 1000)} s more`);
-    } else if (isTransient(thrown)) this.#tellAway("MongoDB did not answer: trying again while the lease holds");
-    else throw thrown;
-    await pause(BACKOFF_MS * 4);
-  }
-
-  /** Not at each try. */
-  #tellAway(message: string): void {
-    const now = performance.now();
-    if (now - this.#toldAwayAt < TELL_AWAY_MS) return;
-    this.#toldAwayAt = now;
-    this.#reporter.note(message);
-  }
 
   /** @returns how many records it moved. */
   async #pass(): Promise<number> {
