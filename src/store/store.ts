@@ -1,6 +1,7 @@
 import { type ClientSession, type Db, MongoClient, type MongoClientOptions, type TransactionOptions } from "mongodb";
 import type { Config } from "../config/config.ts";
 import { KekError } from "../errors/errors.ts";
+import { refuseClosedSockets } from "./closed_sockets.ts";
 import { explainMongo, hostsOf } from "./failures.ts";
 
 /** The connection. Everything the protocol reads or writes is majority, writes are journaled (DESIGN.md section 3). */
@@ -34,6 +35,7 @@ export interface StoreOptions {
  */
 export async function openStore(database: Config["database"], options: StoreOptions): Promise<Store> {
   const { uri } = database;
+  refuseClosedSockets();
   let client: MongoClient | undefined;
   try {
     client = makeClient(uri, {
