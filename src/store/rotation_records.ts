@@ -3,7 +3,7 @@ import type { AuditData, AuditEvent } from "../audit/chain.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { type Auditor, audited } from "./audit_log.ts";
 import type { FailedRecord, FenceRecord, FieldCount, PacePoint, RotationDoc } from "./documents.ts";
-import { type Held, rotations, stillHeld } from "./rotations.ts";
+import { type Held, newestRotation, rotations, stillHeld } from "./rotations.ts";
 import type { Store } from "./store.ts";
 
 /** What a rotation's document keeps beside its phase: progress for people, and the fence that is to be. */
@@ -81,6 +81,8 @@ async function record(
 ): Promise<boolean> {
   const rotation = condition._id;
   const recorded = await audited(store, auditor, async (session) => {
+    // A rotation that was followed by another has no say any more: whoever slept since would undo the newer fence.
+    if ((await newestRotation(store, session))?._id !== rotation) return undefined;
     const changed = await rotations(store).findOneAndUpdate(
       condition,
       { $set: { fence } },

@@ -1,4 +1,5 @@
 import { EJSON } from "bson";
+import { KekError } from "../errors/errors.ts";
 import type { ValidatorOptions } from "./documents.ts";
 import { serverCode } from "./failures.ts";
 import type { Store } from "./store.ts";
@@ -19,19 +20,28 @@ export async function readValidators(store: Store, collections: string[]): Promi
   return found;
 }
 
-/** @returns "refused" when the user has no right to `collMod`. */
+/** @returns "refused" when the user has no right to `collMod`. @throws KekError `mongodb_away` when a majority has not taken it. */
 export async function setValidator(
   store: Store,
   collection: string,
   options: ValidatorOptions,
 ): Promise<"set" | "refused"> {
   try {
-    await store.db.command({
+    const reply = await store.db.command({
       collMod: collection,
       validator: options.validator ?? {},
       validationLevel: options.validationLevel ?? "strict",
       validationAction: options.validationAction ?? "error",
+      // A command takes nothing over from the client: a fence that the next primary does not know would be none.
+      writeConcern: { w: "majority", j: true },
     });
+    if (reply["writeConcernError"] !== undefined) {
+      throw new KekError(
+        "mongodb_away",
+        "MongoDB did not confirm a validator by a majority",
+        "run the same command again",
+      );
+    }
     return "set";
   } catch (thrown) {
     const UNAUTHORIZED = 13;

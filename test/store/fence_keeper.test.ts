@@ -3,7 +3,7 @@ import { setFence } from "../../src/fleet/fence_keeper.ts";
 import type { FenceRecord } from "../../src/store/documents.ts";
 import { registerField } from "../../src/store/fields.ts";
 import { closeStore, openStore } from "../../src/store/store.ts";
-import { readValidators, sameOptions } from "../../src/store/validators.ts";
+import { readValidators, sameOptions, setValidator } from "../../src/store/validators.ts";
 import { freshDatabase } from "../harness/mongo.ts";
 
 /** The fence against real validators, with a crash between the record and the collection. */
@@ -44,3 +44,16 @@ for (const own of [{}, RULES, { ...RULES, validationAction: "warn" }, { ...RULES
     await closeStore(store);
   });
 }
+
+test("a validator is confirmed by a majority, whatever the cluster's default is", async () => {
+  const { uri, name, db } = await freshDatabase();
+  await db.createCollection("c");
+  const store = await openStore({ uri: `${uri}&monitorCommands=true`, name }, { appName: "test" });
+  const sent: Record<string, unknown>[] = [];
+  store.client.on("commandStarted", ({ commandName, command }) => {
+    if (commandName === "collMod") sent.push(command);
+  });
+  expect(await setValidator(store, "c", RULES)).toBe("set");
+  expect(sent.map((command) => command["writeConcern"])).toEqual([{ w: "majority", j: true }]);
+  await closeStore(store);
+});

@@ -1,0 +1,57 @@
+import { expect, test } from "bun:test";
+import { FenceGuard } from "../../src/fleet/fence_guard.ts";
+import { setFence, unfencedCollections } from "../../src/fleet/fence_keeper.ts";
+import { ensureCollections } from "../../src/fleet/install_start.ts";
+import type { Auditor } from "../../src/store/audit_log.ts";
+import type { RotationDoc } from "../../src/store/documents.ts";
+import { readFields, registerField } from "../../src/store/fields.ts";
+import { heldFenceRecorder } from "../../src/store/rotation_records.ts";
+import { advancePhase, completeRotation, startRotation } from "../../src/store/rotation_steps.ts";
+import { type Held, newestRotation } from "../../src/store/rotations.ts";
+import { closeStore, openStore, type Store } from "../../src/store/store.ts";
+import { freshDatabase } from "../harness/mongo.ts";
+
+/** The guard over validators, in a process that slept while the fleet rotated on. */
+
+const AUDITOR: Auditor = { secret: "s", actor: "test", file: undefined };
+const SILENT = { info: () => undefined, warn: () => undefined };
+
+async function started(store: Store, from: number, to: number): Promise<RotationDoc> {
+  const terms = { owner: "me", leaseMs: 60_000, graceMs: 1000, replaces: undefined };
+  const doc = await startRotation(store, AUDITOR, { from, to, ...terms });
+  if (doc === undefined) throw new Error("not started");
+  return doc;
+}
+
+const heldOf = ({ _id, epoch, lease }: RotationDoc): Held => ({ rotation: _id, epoch, token: lease?.token ?? 0 });
+
+/** Through the phases to the third, as a coordinator goes; the fence is up against what was left. */
+async function settling(store: Store, from: number, to: number): Promise<Held> {
+  const doc = await started(store, from, to);
+  const two = (await advancePhase(store, AUDITOR, heldOf(doc), 2)) as RotationDoc;
+  const record = heldFenceRecorder(store, AUDITOR, heldOf(two), two.fence);
+  await setFence(store, await readFields(store), two.fence, [from], record);
+  return heldOf((await advancePhase(store, AUDITOR, heldOf(two), 3)) as RotationDoc);
+}
+
+test("a process that slept through a rotation does not put an older fence in place of its fence", async () => {
+  const { uri, name, db } = await freshDatabase();
+  const store = await openStore({ uri, name }, { appName: "test" });
+  await ensureCollections(store);
+  const versions = { 1: "active", 2: "staged" };
+  const docs = Object.entries(versions).map(([version, state]) => ({ _id: Number(version) as never, state }));
+  await db.collection("kek_versions").insertMany(docs);
+  await registerField(store, { collection: "c", path: "f" }, "test");
+  await completeRotation(store, AUDITOR, await settling(store, 1, 2));
+
+  // What the process had read when it was stopped: a fence against 1, and a field that it is about to cover.
+  const seen = await newestRotation(store);
+  await registerField(store, { collection: "later", path: "f" }, "test");
+  await settling(store, 2, 1);
+  expect(await unfencedCollections(store, await readFields(store), 2)).toEqual([]);
+
+  await new FenceGuard(store, AUDITOR, SILENT as never, 0).look({ versions: [], rotation: seen });
+  expect(await unfencedCollections(store, await readFields(store), 2)).toEqual([]);
+  await db.collection("c").insertOne({ f: { kek_version: 1 } } as never);
+  await closeStore(store);
+});
