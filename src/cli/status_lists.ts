@@ -30,9 +30,14 @@ export function section(head: string[], rows: Row[], shown: number, { width, pai
   return [paint("head", titles ?? ""), ...painted, ...(more > 0 ? [`and ${more} more`] : [])];
 }
 
-/** To the second, as it is read aloud. */
+/** To the second. */
 export function moment(time: string): string {
   return `${time.slice(0, 19)}Z`;
+}
+
+/** The same as short as a column wants it. */
+export function minute(time: string): string {
+  return `${time.slice(0, 16)}Z`;
 }
 
 export function day(time: string): string {

@@ -1,6 +1,6 @@
 import { seconds } from "../fleet/readiness.ts";
 import type { StatusView } from "../status/status_view.ts";
-import { moment, section } from "./status_lists.ts";
+import { minute, moment, section } from "./status_lists.ts";
 import type { Paper } from "./status_text.ts";
 import { wrapped } from "./table.ts";
 
@@ -15,7 +15,7 @@ export function historyLines({ history }: StatusView, paper: Paper): string[] {
       String(entry.rotation),
       `${entry.from} → ${entry.to}${entry.mends === true ? " (strays)" : ""}`,
       entry.state === "cancelled" ? `cancelled in ${entry.phase}` : entry.state,
-      moment(entry.started_at),
+      minute(entry.started_at),
       seconds(entry.duration_ms),
       String(entry.done),
       entry.started_by,
@@ -35,7 +35,7 @@ export function auditLines({ audit }: StatusView, paper: Paper): string[] {
   const lines = wrapped("", chain, paper.width);
   if (audit.events.length === 0) return ["audit log: no event yet"];
   const rows = audit.events.map(({ seq, at, event, actor, data }) => ({
-    cells: [String(seq), moment(at), event, actor, JSON.stringify(data)],
+    cells: [String(seq), minute(at), event, actor, JSON.stringify(data)],
   }));
   return [
     ...(state === "broken" ? lines.map((line) => paper.paint("bad", line)) : lines),

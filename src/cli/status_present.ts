@@ -57,22 +57,22 @@ export function processLines({ processes, drift }: StatusView, paper: Paper): st
   const drifting = new Set(drift.map(({ process }) => process));
   const marked = processes.map((entry) => ({ entry, marks: marksOf(entry, drifting.has(entry.id)) }));
   // Where not all are shown, those that somebody asks about are.
-  const rows: Row[] = [
-    ...marked.filter(({ marks }) => marks !== ""),
-    ...marked.filter(({ marks }) => marks === ""),
-  ].map(({ entry, marks }) => ({
-    cells: [
-      entry.name,
-      entry.role,
-      `${entry.host}:${entry.pid}`,
-      entry.loaded.join(",") || "-",
-      String(entry.current_version ?? "-"),
-      String(entry.write_version ?? "-"),
-      `${seconds(entry.last_beat_ms)} ago`,
-      marks || "ok",
-    ],
-    tone: entry.silent ? "bad" : marks === "" ? undefined : "warn",
-  }));
+  const order = ({ entry, marks }: (typeof marked)[number]) => (entry.silent ? 0 : marks === "" ? 2 : 1);
+  const rows: Row[] = marked
+    .toSorted((one, other) => order(one) - order(other))
+    .map(({ entry, marks }) => ({
+      cells: [
+        entry.name,
+        entry.role,
+        `${entry.host}:${entry.pid}`,
+        entry.loaded.join(",") || "-",
+        String(entry.current_version ?? "-"),
+        String(entry.write_version ?? "-"),
+        `${seconds(entry.last_beat_ms)} ago`,
+        marks || "ok",
+      ],
+      tone: entry.silent ? "bad" : marks === "" ? undefined : "warn",
+    }));
   const head = ["process", "role", "host:pid", "loaded", "declares", "writes", "last beat", ""];
   return section(head, rows, PROCESSES_SHOWN, paper);
 }

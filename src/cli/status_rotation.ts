@@ -3,7 +3,7 @@ import type { RotationView, StatusView } from "../status/status_view.ts";
 import { MEANING } from "../status/verdict.ts";
 import { many, moment } from "./status_lists.ts";
 import type { Paper } from "./status_text.ts";
-import { bar, sparkline, tableLines, wrapped } from "./table.ts";
+import { bar, cut, sparkline, tableLines, wrapped } from "./table.ts";
 
 /** An open rotation in words: who leads it, whom it waits for, how far it is, what can be done. Pure. */
 
@@ -13,11 +13,12 @@ const NAMES_SHOWN = 12;
 const BAR = 20;
 const PACE = 30;
 const INDENT = "  ";
+const NAMED = 14;
 
 export function rotationLines(rotation: RotationView, view: StatusView, { width, paint }: Paper): string[] {
   const { from, to, phase, state, awaited, acknowledged, fenced, ways_on } = rotation;
   const what = `rotation ${rotation.rotation}: KEK ${from} → ${to}${purpose(rotation)}, ${state}, phase ${phase} of 3 (${MEANING[phase]})`;
-  const said = (name: string, text: string) => wrapped(`${INDENT}${name.padEnd(14)}`, text, width);
+  const said = (name: string, text: string) => wrapped(`${INDENT}${name.padEnd(NAMED)}`, text, width);
   return [
     ...wrapped("", what, width).map((line) => paint("head", line)),
     ...said(
@@ -34,11 +35,11 @@ export function rotationLines(rotation: RotationView, view: StatusView, { width,
         ).flatMap((name, index) => said(index === 0 ? "waits for" : "", name).map((line) => paint("warn", line)))),
     ...said("acknowledged", `${acknowledged.length} of ${acknowledged.length + awaited.length} processes`),
     ...fieldLines(rotation, width - INDENT.length).map((line) => INDENT + line),
-    ...paceLines(rotation).flatMap((line) => said("pace", line)),
+    ...paceOf(rotation).flatMap(([name, text]) => said(name, text)),
     ...many(
       rotation.failed.map((record) => `${record.field} ${record.id}: ${record.reason}`),
       FAILED_SHOWN,
-    ).flatMap((line) => said("failed", line).map((each) => paint("bad", each))),
+    ).map((line, index) => paint("bad", cut(`${INDENT}${(index === 0 ? "failed" : "").padEnd(NAMED)}${line}`, width))),
     ...(fenced.length === 0 ? [] : said("fence", `MongoDB rejects envelopes of KEK version ${fenced.join(", ")}`)),
     ...ways_on.flatMap(({ does, command }) => said(does, command)),
   ];
@@ -84,14 +85,15 @@ function fieldLines({ fields }: RotationView, width: number): string[] {
   return more > 0 ? [...lines, `and ${more} more`] : lines;
 }
 
-function paceLines({ pace, rate, eta_ms: eta }: RotationView): string[] {
+function paceOf({ pace, rate, eta_ms: eta }: RotationView): [string, string][] {
   const line = sparkline(
     pace.map((point) => ({ at: Date.parse(point.at), value: point.rate })),
     PACE,
   );
-  const now = rate === null ? "" : `${Math.round(rate)} records/s`;
-  const left = eta === null ? "" : `${seconds(eta)} left`;
   const highest = Math.round(Math.max(0, ...pace.map((point) => point.rate)));
-  const parts = [now, left, line === "" ? "" : `${line} (up to ${highest}/s)`].filter((part) => part !== "");
-  return parts.length === 0 ? [] : [parts.join(", ")];
+  const left = eta === null ? "" : `, ${seconds(eta)} left`;
+  return [
+    ...(rate === null ? [] : ([["pace", `${Math.round(rate)} records/s${left}`]] as [string, string][])),
+    ...(line === "" ? [] : ([["over time", `${line} up to ${highest}/s`]] as [string, string][])),
+  ];
 }

@@ -36,7 +36,7 @@ export function wrapped(first: string, text: string, width: number): string[] {
   const room = Math.max(NARROWEST, width - first.length);
   const lines: string[] = [];
   let line = "";
-  for (const word of text.split(" ")) {
+  for (const word of text.split(" ").flatMap((each) => pieces(each, room))) {
     if (line !== "" && line.length + 1 + word.length > room) {
       lines.push(line);
       line = word;
@@ -65,5 +65,11 @@ export function sparkline(points: { at: number; value: number }[], width: number
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+/** A word that is longer than a line goes over several. */
+function pieces(word: string, room: number): string[] {
+  if (word.length <= room) return [word];
+  return [word.slice(0, room), ...pieces(word.slice(room), room)];
+}
 
 const HEIGHTS = "▁▂▃▄▅▆▇█";
