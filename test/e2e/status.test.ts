@@ -69,7 +69,7 @@ test("before, in each state of a rotation, and after: text and JSON agree, and a
     phase: 2,
     led: true,
     awaited: [],
-    acknowledged: [expect.stringContaining("a (api"), expect.stringContaining("b (api")].sort(),
+    acknowledged: expect.arrayContaining([expect.stringMatching(/^a \(api/), expect.stringMatching(/^b \(api/)]),
     fields: [{ field: "secrets:value" }],
     ways_on: [{ does: "stop", command: "certautopilot kek rotate --cancel" }],
   });
@@ -158,7 +158,7 @@ test("away and back: it says so, keeps what it saw last, and goes on; a pipe get
   const shown = await screen;
   expect({ code: shown.code, typed: shown.typed }).toEqual({ code: 0, typed: true });
   expect(shown.shown).toMatch(/MongoDB is away \(.*\); below is how it was .* ago/);
-  expect(shown.shown).not.toMatch(/\x1b\[3\dm/);
+  for (const colour of [31, 32, 33]) expect(shown.shown).not.toContain(`\x1b[${colour}m`);
   // Nothing was new but that.
   expect(lines.stdout.trim().split("\n")).toHaveLength(1);
 
