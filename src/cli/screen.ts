@@ -48,7 +48,7 @@ export class Display {
     const more = lines.length - rows;
     const fit =
       more <= 0 ? lines : [...lines.slice(0, rows - 1), `… ${more + 1} more lines: a taller window shows them`];
-    const frame = fit.map((line) => `${fitted(line, columns)}${ESC}[K`).join("\r\n");
+    const frame = fit.map((line) => `${fitted(line, columns - 1)}${ESC}[K`).join("\r\n");
     process.stdout.write(`${ESC}[?2026h${ESC}[H${frame}${ESC}[J${ESC}[?2026l`);
   }
 
@@ -65,7 +65,7 @@ const TONES = { good: "green", busy: "cyan", warn: "yellow", bad: "red", head: "
 
 const painted: Paint = (tone, text) => styleText(TONES[tone], text, { validateStream: false });
 
-/** A line that is too long would push the last one off the screen. */
+/** A line that is too long would push the last one off the screen; erasing after one that is full would take its last character. */
 function fitted(line: string, columns: number): string {
   const shown = stripVTControlCharacters(line);
   return shown.length <= columns ? line : cut(shown, columns);

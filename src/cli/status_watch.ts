@@ -87,9 +87,8 @@ function onScreen(screen: Screen): Shows {
   let banner: string | undefined;
   const draw = () => {
     if (last === undefined) return;
-    const paper = { width: screen.columns, paint: screen.paint };
-    const above =
-      banner === undefined ? [] : wrapped("", banner, screen.columns).map((line) => screen.paint("bad", line));
+    const paper = { width: screen.columns - 1, paint: screen.paint };
+    const above = banner === undefined ? [] : wrapped("", banner, paper.width).map((line) => screen.paint("bad", line));
     display.show([...above, ...statusLines(last, paper)]);
   };
   process.stdout.on("resize", draw);
