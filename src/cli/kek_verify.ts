@@ -7,10 +7,10 @@ import type { RotationDoc } from "../store/documents.ts";
 import { memberName } from "../store/heartbeats.ts";
 import { version } from "./arguments.ts";
 import { leaf } from "./command.ts";
-import { table } from "./output.ts";
 import { progressLine } from "./progress_line.ts";
 import { complaintOf, describeRecords, openingLine } from "./records_report.ts";
 import { withInstall } from "./session.ts";
+import { table } from "./table.ts";
 
 /** `kek verify`: exit 0 only when ready, or healthy. */
 export default leaf({

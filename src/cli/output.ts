@@ -1,13 +1,14 @@
 import process from "node:process";
 import { createConsola } from "consola";
-import { plainTerminal } from "../config/environment.ts";
+import { dumbTerminal, noColour } from "../config/environment.ts";
 import { EXIT, KekError, messageOf } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
+import { type Screen, screenOfStdout } from "./screen.ts";
 import { readSecret } from "./secret_prompt.ts";
 
 /**
  * What a person or a program gets to see. The contract:
- * - stdout holds results only: text for people, or with --json exactly one JSON document;
+ * - stdout holds results only: text for people, or with --json exactly one JSON document, one a line where it goes on;
  * - stderr holds logs, progress and prompts;
  * - an error is one `error:` line that names the thing, then a `hint:` line with what to do.
  * The only importer of consola.
@@ -17,8 +18,12 @@ export interface Output {
   /** Whether a person looks at stderr on a terminal that can redraw. */
   readonly live: boolean;
   readonly log: Log;
+  /** The terminal that results go to; undefined for a file, a pipe, and with --json. */
+  readonly screen: Screen | undefined;
   /** The result: `text` for people, `data` with --json. */
   result(text: string, data: unknown): void;
+  /** One of many results: a line of text, or of JSON. */
+  line(text: string, data: unknown): void;
   /** Says that the result itself is bad: the error's lines, beside a result that was given. @returns the exit code. */
   complain(error: KekError): number;
   /** Asks on the terminal. Where nobody can answer it is not asked. */
@@ -30,7 +35,7 @@ export interface Output {
 }
 
 export function createOutput(json: boolean): Output {
-  const live = process.stderr.isTTY === true && !plainTerminal();
+  const live = process.stderr.isTTY === true && !noColour() && !dumbTerminal();
   const shown = createConsola({
     level: 3,
     stdout: process.stderr,
@@ -45,6 +50,7 @@ export function createOutput(json: boolean): Output {
   return {
     json,
     live,
+    screen: json ? undefined : screenOfStdout(),
     log: {
       info(message) {
         clear();
@@ -58,6 +64,10 @@ export function createOutput(json: boolean): Output {
     result(text, data) {
       clear();
       process.stdout.write(json ? `${JSON.stringify(data, null, 2)}\n` : text === "" ? "" : `${text}\n`);
+    },
+    line(text, data) {
+      clear();
+      process.stdout.write(`${json ? JSON.stringify(data) : text}\n`);
     },
     complain(error) {
       clear();
@@ -114,15 +124,4 @@ function printError(error: KekError): number {
   const oneLine = (text: string) => text.replaceAll(/\s*\n\s*/g, " ");
   process.stderr.write(`error: ${oneLine(error.message)}\nhint: ${oneLine(error.hint)}\n`);
   return EXIT[error.exit];
-}
-
-/** Rows as aligned columns. */
-export function table(head: string[], rows: string[][]): string {
-  const widths = head.map((title, column) => Math.max(title.length, ...rows.map((row) => row[column]?.length ?? 0)));
-  const line = (cells: string[]) =>
-    cells
-      .map((cell, column) => cell.padEnd(widths[column] ?? 0))
-      .join("  ")
-      .trimEnd();
-  return [line(head), ...rows.map(line)].join("\n");
 }

@@ -33,9 +33,14 @@ export function mongodHints(): { binary: string | undefined; path: string[] } {
   return { binary: process.env[`${PREFIX}MONGOD`], path: (process.env["PATH"] ?? "").split(":").filter(Boolean) };
 }
 
-/** Whether colours and a live display are unwelcome (https://no-color.org, and dumb terminals). */
-export function plainTerminal(): boolean {
-  return Boolean(process.env["NO_COLOR"]) || process.env["TERM"] === "dumb";
+/** Whether colours are unwelcome (https://no-color.org). */
+export function noColour(): boolean {
+  return Boolean(process.env["NO_COLOR"]);
+}
+
+/** Whether the terminal can only be written on line by line. */
+export function dumbTerminal(): boolean {
+  return process.env["TERM"] === "dumb";
 }
 
 export function hostName(): string {

@@ -1,4 +1,4 @@
-import type { Phase, RotationDoc, VersionDoc } from "../store/documents.ts";
+import type { Acked, Phase, RotationDoc, VersionDoc } from "../store/documents.ts";
 import { isOpen } from "../store/state_rules.ts";
 
 /** What a process must hold and write, from the state alone: the table of DESIGN.md section 5 as a pure function. */
@@ -54,6 +54,11 @@ export function mayHold(stance: Stance, versions: Versions): number[] {
   return [...new Set([...stance.readable, ...staged])]
     .filter((version) => version !== stance.leaving)
     .sort((a, b) => a - b);
+}
+
+/** Whether an acknowledgement is for this rotation, epoch and phase, and not for an earlier one. */
+export function acknowledges(acked: Acked | null, rotation: number, epoch: number, phase: Phase): boolean {
+  return acked !== null && acked.rotation === rotation && acked.epoch === epoch && acked.phase === phase;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

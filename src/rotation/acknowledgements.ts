@@ -1,5 +1,6 @@
 import { KekError } from "../errors/errors.ts";
 import { evictionMsOf, seconds } from "../fleet/readiness.ts";
+import { acknowledges } from "../fleet/stance.ts";
 import type { Phase } from "../store/documents.ts";
 import { evictMember } from "../store/evictions.ts";
 import { isTransient } from "../store/failures.ts";
@@ -14,9 +15,7 @@ const POLL_SLOWLY_MS = 250;
 
 /** Members that have not acknowledged this epoch: pure. */
 export function awaited(roster: Member[], rotation: number, epoch: number, phase: Phase): Member[] {
-  return roster.filter(
-    ({ acked }) => !(acked !== null && acked.rotation === rotation && acked.epoch === epoch && acked.phase === phase),
-  );
+  return roster.filter(({ acked }) => !acknowledges(acked, rotation, epoch, phase));
 }
 
 /**

@@ -12,8 +12,10 @@ import { waysOn } from "./ways_on.ts";
 export function driftProblems(roster: Member[], state: KekState): Problem[] {
   const stance = stanceOf(state.versions, state.rotation);
   if (stance === undefined) return [];
-  const expected =
-    state.rotation !== undefined && isOpen(state.rotation) ? [state.rotation.from, state.rotation.to] : [stance.write];
+  const { rotation } = state;
+  // Strays are brought back while everybody declares and writes what they did before.
+  const open = rotation !== undefined && isOpen(rotation) && rotation.mends !== true;
+  const expected = open ? [rotation.from, rotation.to] : [stance.write];
   return roster.flatMap((member) => {
     const found: Problem[] = [];
     if (member.current_version !== null && !expected.includes(member.current_version)) {
@@ -36,12 +38,15 @@ export function driftProblems(roster: Member[], state: KekState): Problem[] {
   });
 }
 
+/** Whether a coordinator is at work on a rotation. */
+export function isLed({ state, lease }: Pick<RotationDoc, "state" | "lease">, now: Date): boolean {
+  return state === "running" && lease !== null && lease.owner !== null && lease.expires_at > now;
+}
+
 /** An open rotation that nobody leads stays as it is until an operator says how to go on. */
 export function unledRotation(rotation: RotationDoc | undefined, now: Date): Problem[] {
-  if (rotation === undefined || !isOpen(rotation)) return [];
-  const { from, to, phase, state, lease } = rotation;
-  const led = state === "running" && lease !== null && lease.owner !== null && lease.expires_at > now;
-  if (led) return [];
+  if (rotation === undefined || !isOpen(rotation) || isLed(rotation, now)) return [];
+  const { from, to, phase, state } = rotation;
   const message = `the rotation ${from} → ${to} is unfinished (phase ${phase}, ${state}) and nobody leads it`;
   return [{ code: "rotation", message, hint: waysOn(rotation) }];
 }

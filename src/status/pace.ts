@@ -2,41 +2,69 @@ import type { PacePoint } from "../store/documents.ts";
 
 /** How a rewrap goes, from points that MongoDB's clock has stamped: pure. */
 
-const MOST_POINTS = 60;
+/** Spread over the whole time. */
+const EVEN_POINTS = 48;
+/** The newest stay as they are: how fast it goes just now is told from these, also after a day. */
+const NEWEST_POINTS = 12;
 /** A rate is told over at least as long: single batches come in bursts. */
 const LATELY_MS = 5000;
-/** The coordinator adds a point a second. Without one for as long, nothing moves. */
+/** A coordinator adds a point a second, and fewer where a batch takes longer. Without one for as long, nothing moves. */
 const STALE_MS = 15_000;
+const STALE_POINTS = 3;
+/** Nobody led the rotation in between: what was done before says nothing about the rate since. */
+const LULL_MS = 60_000;
 
-/** About evenly spread over the whole time, and no more than sixty, however long it takes. The newest always stays. */
+/** No more than sixty or so, however long it takes. The first and the newest always stay. */
 export function thinned(points: PacePoint[]): PacePoint[] {
-  const [first, last] = [points[0], points.at(-1)];
-  if (first === undefined || last === undefined || points.length < 3) return points;
-  const gap = (last.at.getTime() - first.at.getTime()) / MOST_POINTS;
-  const kept = [first];
-  for (const point of points.slice(1, -1)) {
-    if (point.at.getTime() - (kept.at(-1)?.at.getTime() ?? 0) >= gap) kept.push(point);
+  const kept = rising(points);
+  const [first, last] = [kept[0], kept.at(-1)];
+  if (first === undefined || last === undefined) return kept;
+  const gap = (time(last) - time(first)) / EVEN_POINTS;
+  const newest = kept.slice(1).slice(-NEWEST_POINTS);
+  const even = [first];
+  for (const point of kept.slice(1, kept.length - newest.length)) {
+    if (time(point) - time(even.at(-1) ?? first) >= gap) even.push(point);
   }
-  return [...kept, last];
+  return [...even, ...newest];
 }
 
 /** Records a second, lately; null when nothing moves, or nothing can be told yet. */
 export function recentRate(points: PacePoint[], now: Date): number | null {
-  const last = points.at(-1);
-  if (last === undefined || now.getTime() - last.at.getTime() > STALE_MS) return null;
-  const since = points.findLast((point) => last.at.getTime() - point.at.getTime() >= LATELY_MS) ?? points[0];
-  return since === undefined ? null : rateBetween(since, last);
+  const all = rising(points);
+  const lull = all.findLastIndex((point, index) => time(point) - time(all[index - 1] ?? point) > LULL_MS);
+  const since = all.slice(Math.max(0, lull));
+  const [before, last] = [since.at(-2), since.at(-1)];
+  if (before === undefined || last === undefined) return null;
+  const patience = Math.max(STALE_MS, STALE_POINTS * (time(last) - time(before)));
+  if (now.getTime() - time(last) > patience) return null;
+  const from = since.findLast((point) => time(last) - time(point) >= LATELY_MS) ?? since[0] ?? before;
+  return rateBetween(from, last);
 }
 
 /** The rate that led to each point but the first. */
 export function rates(points: PacePoint[]): { at: Date; done: number; rate: number }[] {
-  return points.slice(1).map((point, index) => ({ ...point, rate: rateBetween(points[index] ?? point, point) ?? 0 }));
+  const all = rising(points);
+  return all.slice(1).map((point, index) => ({ ...point, rate: rateBetween(all[index] ?? point, point) }));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
+/** MongoDB's clock may be set back, and another primary has another: what claims to be later than a newer point is left out. */
+function rising(points: PacePoint[]): PacePoint[] {
+  const kept: PacePoint[] = [];
+  for (const point of points.toReversed()) {
+    const later = kept.at(-1);
+    if (later === undefined || time(point) < time(later)) kept.push(point);
+  }
+  return kept.reverse();
+}
+
 /** Another coordinator counts anew what is left, so `done` may go back a little: that is no negative rate. */
-function rateBetween(from: PacePoint, to: PacePoint): number | null {
-  const ms = to.at.getTime() - from.at.getTime();
-  return ms <= 0 ? null : (Math.max(0, to.done - from.done) / ms) * 1000;
+function rateBetween(from: PacePoint, to: PacePoint): number {
+  const ms = time(to) - time(from);
+  return ms <= 0 ? 0 : (Math.max(0, to.done - from.done) / ms) * 1000;
+}
+
+function time(point: PacePoint): number {
+  return point.at.getTime();
 }

@@ -17,7 +17,8 @@ const REST_AFTER_COUNT = 20;
 
 interface Census {
   rows: CensusRow[];
-  at: Date;
+  /** By MongoDB's clock, once that is known. */
+  at: Date | undefined;
   takenAt: number;
   tookMs: number;
 }
@@ -39,19 +40,21 @@ export class StatusReader {
   async read(): Promise<StatusView> {
     const store = this.#store;
     const { audit, fleet, rotationPeriodMs } = this.#config;
-    const [state, roster, history, tail, now] = await Promise.all([
+    const [state, roster, history, tail, now, census] = await Promise.all([
       readState(store),
       readRoster(store),
       rotationHistory(store, HISTORY),
       auditTail(store, audit.secret, AUDIT_EVENTS),
       serverNow(store),
+      this.#counted(),
     ]);
+    census.at ??= now;
     return viewOf({
       now,
       install: this.#install,
       state,
       roster,
-      census: await this.#counted(now),
+      census: { rows: census.rows, at: census.at },
       history,
       audit: tail,
       times: fleet,
@@ -59,13 +62,13 @@ export class StatusReader {
     });
   }
 
-  async #counted(now: Date): Promise<Census> {
+  async #counted(): Promise<Census> {
     const last = this.#census;
     const began = performance.now();
     if (last !== undefined && began - last.takenAt < last.tookMs * REST_AFTER_COUNT) return last;
     const rows = await countVersions(this.#store, await readFields(this.#store));
     const takenAt = performance.now();
-    this.#census = { rows, at: now, takenAt, tookMs: takenAt - began };
+    this.#census = { rows, at: undefined, takenAt, tookMs: takenAt - began };
     return this.#census;
   }
 }

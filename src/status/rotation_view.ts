@@ -1,17 +1,19 @@
+import { acknowledges } from "../fleet/stance.ts";
 import type { RotationDoc } from "../store/documents.ts";
 import { type Member, memberName } from "../store/heartbeats.ts";
+import { isOpen } from "../store/state_rules.ts";
+import { isLed } from "./health.ts";
 import { rates, recentRate } from "./pace.ts";
 import type { RotationView } from "./status_view.ts";
+import { ways } from "./ways_on.ts";
 
-/** A rotation's document as people see it: pure. @param awaitedOf the roster, for the open one; nobody is awaited by others. */
-export function rotationView(doc: RotationDoc, now: Date, awaitedOf: Member[] = []): RotationView {
+/** A rotation's document as people see it: pure. @param roster for the open one; nobody is awaited by others. */
+export function rotationView(doc: RotationDoc, now: Date, roster: Member[] = []): RotationView {
   const sum = (key: "done" | "remaining" | "failed") => doc.fields.reduce((total, field) => total + field[key], 0);
   const pace = doc.pace ?? [];
+  const led = isLed(doc, now);
   const remaining = sum("remaining");
-  const rate = doc.state === "running" ? recentRate(pace, now) : null;
-  const [acknowledged, awaited] = [true, false].map((done) =>
-    awaitedOf.filter((member) => (member.acked?.epoch === doc.epoch) === done).map(memberName),
-  );
+  const rate = led ? recentRate(pace, now) : null;
   return {
     rotation: doc._id,
     from: doc.from,
@@ -22,9 +24,10 @@ export function rotationView(doc: RotationDoc, now: Date, awaitedOf: Member[] = 
     started_at: doc.started_at.toISOString(),
     started_by: doc.started_by,
     ended_at: doc.ended_at?.toISOString() ?? null,
-    duration_ms: Math.max(0, (doc.ended_at ?? now).getTime() - doc.started_at.getTime()),
+    duration_ms: Math.max(0, endOf(doc, now).getTime() - doc.started_at.getTime()),
     phase_times: Object.fromEntries(Object.entries(doc.phase_times).map(([phase, at]) => [phase, at.toISOString()])),
     coordinator: doc.lease?.owner ?? null,
+    led,
     lease_ran_out_ms: ranOut(doc, now),
     fields: doc.fields,
     done: sum("done"),
@@ -34,15 +37,27 @@ export function rotationView(doc: RotationDoc, now: Date, awaitedOf: Member[] = 
     rate,
     eta_ms: rate === null || rate === 0 || remaining === 0 ? null : Math.round((remaining / rate) * 1000),
     pace: rates(pace).map((point) => ({ ...point, at: point.at.toISOString() })),
-    acknowledged: acknowledged ?? [],
-    awaited: awaited ?? [],
+    acknowledged: roster.filter((member) => follows(doc, member)).map(memberName),
+    awaited: roster.filter((member) => !follows(doc, member)).map(memberName),
     fenced: doc.fence.versions,
+    ways_on: isOpen(doc) ? ways(doc, led) : [],
     reverses: doc.reverses ?? null,
     ...(doc.mends === true ? { mends: true as const } : {}),
   };
 }
 
+export function follows({ _id, epoch, phase }: RotationDoc, { acked }: Pick<Member, "acked">): boolean {
+  return acknowledges(acked, _id, epoch, phase);
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
+
+/** An ended one that does not say when, as no release left it, has lasted until the last thing that is known of it. */
+function endOf(doc: RotationDoc, now: Date): Date {
+  if (isOpen(doc)) return now;
+  const known = [doc.started_at, ...Object.values(doc.phase_times)].map((at) => at.getTime());
+  return doc.ended_at ?? new Date(Math.max(...known));
+}
 
 function ranOut({ state, lease }: RotationDoc, now: Date): number | null {
   if (state !== "running" || lease === null || lease.owner === null) return null;

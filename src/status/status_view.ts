@@ -9,6 +9,7 @@ import type {
   RotationState,
   VersionState,
 } from "../store/documents.ts";
+import type { WayOn } from "./ways_on.ts";
 
 /**
  * The facts about an install, as one view: `kek status`, the KEK Versions page and /metrics all show this, so that they cannot
@@ -45,7 +46,14 @@ export interface Verdict {
   /** One sentence. */
   headline: string;
   /** What it rests on, the most urgent first; each with the next step. */
-  reasons: Pick<Problem, "message" | "hint">[];
+  reasons: Reason[];
+}
+
+export interface Reason {
+  message: string;
+  hint: string;
+  /** Whether somebody must act now, and not just soon. */
+  urgent: boolean;
 }
 
 export interface VersionView {
@@ -61,7 +69,7 @@ export interface VersionView {
   since: string;
   /** Since it was first known. */
   age_ms: number;
-  /** When policy says that it is to be rotated; for the active one only. */
+  /** When policy says that it is to be rotated, counted from when it was first active; for the active one only. */
   due_at: string | null;
   overdue: boolean;
   backup_verified_at: string | null;
@@ -82,6 +90,8 @@ export interface RotationView {
   /** When each phase began. */
   phase_times: { [phase: string]: string };
   coordinator: string | null;
+  /** Whether a coordinator is at work, so that it goes on by itself. */
+  led: boolean;
   /** How long ago the lease of a running rotation ran out: its coordinator is dead or cut off. */
   lease_ran_out_ms: number | null;
   fields: FieldCount[];
@@ -99,6 +109,8 @@ export interface RotationView {
   awaited: string[];
   /** Versions that MongoDB rejects. */
   fenced: number[];
+  /** What can be done with it now: nothing with one that has ended, or settles. */
+  ways_on: WayOn[];
   /** The unfinished rotation whose way back this one is. */
   reverses: number | null;
   /** Present when it only brings strays back. */
@@ -116,6 +128,8 @@ export interface ProcessView {
   current_version: number | null;
   write_version: number | null;
   acked: Acked | null;
+  /** Whether it follows the open rotation's phase; null while none is open. */
+  acknowledged: boolean | null;
   started_at: string;
   last_beat_ms: number;
   silent: boolean;

@@ -20,7 +20,7 @@ export function strayProblems(census: CensusRow[], versions: Versions, from: num
     .filter((row) => row.version !== String(from) && row.version !== String(to))
     .map((row) => ({
       code: "stray" as const,
-      message: `${row.count} envelopes of ${row.field} are at version ${row.version}, which is neither ${from} nor ${to}`,
+      message: `${row.count === 1 ? "1 envelope" : `${row.count} envelopes`} of ${row.field} ${row.count === 1 ? "is" : "are"} at version ${row.version}, which is neither ${from} nor ${to}`,
       hint: wayHome(row, versions, home),
     }));
 }

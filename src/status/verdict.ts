@@ -1,50 +1,52 @@
 import { seconds } from "../fleet/readiness.ts";
-import type { ProcessView, RotationView, StatusView, Verdict, VersionView } from "./status_view.ts";
+import type { Phase } from "../store/documents.ts";
+import type { Reason, RotationView, Verdict } from "./status_view.ts";
 
 /** What a person wants to know first: is it well, what goes on, what does it wait for? Pure. */
 
-type Reason = Verdict["reasons"][number];
-
 export interface Judged {
-  phase: StatusView["phase"];
   writeVersion: number | undefined;
-  processes: ProcessView[];
+  processes: number;
   rotation: RotationView | null;
-  versions: VersionView[];
-  /** Somebody must act now. */
-  urgent: Reason[];
-  /** Somebody should, soon. */
-  due: Reason[];
+  /** Records still at the version that the open rotation leaves. */
+  left: number;
+  reasons: Reason[];
+  /** How many things must be done now, and soon: more than there are reasons, where those are gathered. */
+  urgent: number;
+  due: number;
 }
 
-const MEANING = { 1: "announce", 2: "re-wrap", 3: "settle" };
+export const MEANING: Record<Phase, string> = { 1: "announce", 2: "re-wrap", 3: "settle" };
 
-export function verdictOf(judged: Judged): Verdict {
-  const { processes, rotation, writeVersion } = judged;
-  const urgent = [...judged.urgent, ...failedRecords(rotation), ...emptyFleet(judged)].map(reason);
-  const due = [...judged.due, ...overdue(judged.versions)].map(reason);
-  const reasons = [...urgent, ...due];
-  const works = rotation === null ? undefined : workOf(rotation);
-  if (urgent.length > 0) {
-    const count = urgent.length === 1 ? "1 thing needs" : `${urgent.length} things need`;
-    return { level: "trouble", headline: `${count} attention${works === undefined ? "" : `; ${works}`}`, reasons };
+export function verdictOf({ writeVersion, processes, rotation, left, reasons, urgent, due }: Judged): Verdict {
+  const work = rotation === null ? undefined : workOf(rotation, left);
+  if (urgent > 0) {
+    const needs = `${urgent === 1 ? "1 thing needs" : `${urgent} things need`} attention`;
+    return { level: "trouble", headline: work === undefined ? needs : `${needs}; ${work}`, reasons };
   }
-  if (works !== undefined) return { level: "working", headline: works, reasons };
-  const fleet = processes.length === 1 ? "1 process serves" : `all ${processes.length} processes serve`;
-  const headline = `Healthy: ${fleet} and ${processes.length === 1 ? "writes" : "write"} under KEK version ${writeVersion}`;
-  return { level: due.length > 0 ? "due" : "well", headline, reasons };
+  const soon = due === 0 ? "" : `; ${due === 1 ? "1 thing is" : `${due} things are`} to be done soon`;
+  if (rotation !== null && work !== undefined) {
+    return { level: rotation.led ? "working" : "due", headline: capital(work), reasons };
+  }
+  const fleet = processes === 1 ? "1 process serves and writes" : `${processes} processes serve and write`;
+  const headline = `Healthy: ${fleet} under KEK version ${writeVersion}${soon}`;
+  return { level: due > 0 ? "due" : "well", headline, reasons };
 }
 
-/** What an open rotation does just now, and for whom or how long it waits. */
-export function workOf(rotation: RotationView): string {
-  const { from, to, phase, state, awaited, done, remaining, eta_ms: eta } = rotation;
-  const which = `rotation ${from} → ${to}`;
-  if (state === "cancelled") return `${which} is cancelled half way: ${remaining} records are still at version ${from}`;
-  const stage = `${which} is in phase ${phase} of 3 (${MEANING[phase]})`;
-  if (awaited.length > 0) return `${stage} and waits for ${listed(awaited)}`;
-  if (phase !== 2 || done + remaining === 0) return stage;
+/** What an open rotation does just now, and for whom or how long it waits. @param left records at the version it leaves. */
+export function workOf(rotation: RotationView, left = rotation.remaining): string {
+  const { from, to, phase, state, led, mends, awaited, done, remaining, eta_ms: eta } = rotation;
+  const which = `rotation ${from} → ${to}${mends === true ? " of strays" : ""}`;
+  if (state === "cancelled") {
+    const records = left === 0 ? "no record is" : left === 1 ? "1 record is" : `${left} records are`;
+    return `${which} is cancelled half way: ${records} still at version ${from}`;
+  }
+  const stage = `in phase ${phase} of 3 (${MEANING[phase]})`;
+  if (!led) return `${which} stands still ${stage}: nobody leads it`;
+  if (awaited.length > 0) return `${which} is ${stage} and waits for ${listed(awaited)}`;
+  if (phase !== 2 || done + remaining === 0) return `${which} is ${stage}`;
   const percent = Math.floor((done / (done + remaining)) * 100);
-  return `${stage}: ${percent}% of the records moved${eta === null ? "" : `, ${seconds(eta)} left`}`;
+  return `${which} is ${stage}: ${percent}% of the records moved${eta === null ? "" : `, ${seconds(eta)} left`}`;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -56,36 +58,6 @@ function listed(names: string[]): string {
   return names.slice(0, SHOWN).join(", ") + (more > 0 ? ` and ${more} more` : "");
 }
 
-function reason({ message, hint }: Reason): Reason {
-  return { message, hint };
-}
-
-function failedRecords(rotation: RotationView | null): Reason[] {
-  const [first] = rotation?.failed ?? [];
-  if (rotation === null || first === undefined) return [];
-  const count = rotation.failed_count === 1 ? "1 record" : `${rotation.failed_count} records`;
-  return [
-    {
-      message: `${count} cannot be rewrapped; the first: ${first.id} of ${first.field}: ${first.reason}`,
-      hint: `mend them, then run: certautopilot kek rotate --to-version=${rotation.to}`,
-    },
-  ];
-}
-
-function emptyFleet({ processes, writeVersion }: Judged): Reason[] {
-  if (writeVersion === undefined) {
-    const hint = "start the service: its first process activates the first version";
-    return [{ message: "no KEK version is active", hint }];
-  }
-  if (processes.length > 0) return [];
-  return [{ message: "no process is in the fleet", hint: "start the service: certautopilot serve" }];
-}
-
-function overdue(versions: VersionView[]): Reason[] {
-  return versions
-    .filter((version) => version.overdue)
-    .map(({ version, due_at }) => ({
-      message: `KEK version ${version} was due to be rotated on ${due_at?.slice(0, 10)}`,
-      hint: "give every process a key of a new version N, then run: certautopilot kek rotate --to-version=N",
-    }));
+function capital(sentence: string): string {
+  return sentence.charAt(0).toUpperCase() + sentence.slice(1);
 }

@@ -8,10 +8,10 @@ import type { InstallDoc, RotationDoc, VersionDoc } from "../store/documents.ts"
 import { type Member, memberName } from "../store/heartbeats.ts";
 import type { KekState } from "../store/state.ts";
 import { isOpen } from "../store/state_rules.ts";
-import { driftProblems, unledRotation } from "./health.ts";
-import { rotationView } from "./rotation_view.ts";
+import { driftProblems } from "./health.ts";
+import { reasonsOf } from "./reasons.ts";
+import { follows, rotationView } from "./rotation_view.ts";
 import type { ProcessView, StatusView, VersionView } from "./status_view.ts";
-import { strayProblems } from "./strays.ts";
 import { verdictOf } from "./verdict.ts";
 
 /** What was read, before anybody has judged it. */
@@ -43,29 +43,16 @@ export function viewOf(facts: Facts): StatusView {
   });
   const drift = driftProblems(roster, state);
   const written = writable(state.versions, open);
-  const wraps = [...wrapProblems(written), ...wrapWarnings(written)];
   const rotation = open === undefined ? null : rotationView(open, now, roster);
   const versions = state.versions.map((doc) => versionView(doc, facts));
-  const processes = roster.map((member) => processView(member, [...problems, ...drift], times));
   return {
     at: now.toISOString(),
     verdict: verdictOf({
-      phase: stance?.phase ?? 0,
       writeVersion: stance?.write,
-      processes,
+      processes: roster.length,
       rotation,
-      versions,
-      urgent: [
-        ...wrapProblems(written),
-        ...unledRotation(open, now),
-        ...problems,
-        ...(stance === undefined
-          ? []
-          : strayProblems(census.rows, state.versions, open?.from ?? stance.write, open?.to ?? stance.write)),
-        ...drift.filter(({ code }) => code === "write_version"),
-        ...brokenChain(audit),
-      ],
-      due: [...drift.filter(({ code }) => code !== "write_version"), ...wrapWarnings(written)],
+      left: versions.find(({ version }) => version === open?.from)?.records ?? 0,
+      ...reasonsOf({ facts, stance, open, problems, drift, view: { rotation, versions } }),
     }),
     install: {
       provider: install.provider,
@@ -79,10 +66,11 @@ export function viewOf(facts: Facts): StatusView {
     census: census.rows,
     census_at: census.at.toISOString(),
     rotation,
-    history: history.filter((doc) => doc._id !== open?._id).map((doc) => rotationView(doc, now)),
-    processes,
+    // One that was started, or ended, since the state was read is shown with the next look.
+    history: history.filter((doc) => doc._id !== open?._id && !isOpen(doc)).map((doc) => rotationView(doc, now)),
+    processes: roster.map((member) => processView(member, open, [...problems, ...drift], times)),
     drift,
-    wraps,
+    wraps: [...wrapProblems(written), ...wrapWarnings(written)],
     audit: {
       events: audit.entries.map((entry) => ({
         seq: entry.seq,
@@ -102,8 +90,8 @@ function versionView(doc: VersionDoc, { now, roster, census, rotationPeriodMs }:
   const holds = (member: Member) => member.loaded.includes(doc._id) || (member.available ?? []).includes(doc._id);
   const wrong = (member: Member) =>
     (member.problems ?? []).some(({ version, reason }) => version === doc._id && reason === "wrong_key");
-  const due =
-    doc.state === "active" ? new Date((doc.activated_at ?? doc.staged_at).getTime() + rotationPeriodMs) : null;
+  const firstUsed = doc.first_activated_at ?? doc.activated_at ?? doc.staged_at;
+  const due = doc.state === "active" ? new Date(firstUsed.getTime() + rotationPeriodMs) : null;
   return {
     version: doc._id,
     state: doc.state,
@@ -116,7 +104,7 @@ function versionView(doc: VersionDoc, { now, roster, census, rotationPeriodMs }:
     wraps: Number(doc.wraps),
     wraps_percent: wrapsPercent(doc),
     since: sinceOf(doc).toISOString(),
-    age_ms: now.getTime() - doc.staged_at.getTime(),
+    age_ms: Math.max(0, now.getTime() - doc.staged_at.getTime()),
     due_at: due?.toISOString() ?? null,
     overdue: due !== null && due < now,
     backup_verified_at: doc.backup_verified_at?.toISOString() ?? null,
@@ -129,7 +117,12 @@ function sinceOf({ state, staged_at, activated_at, retired_at, destroyed_at }: V
   return times[state] ?? staged_at;
 }
 
-function processView(member: Member, problems: Problem[], times: FleetTimes): ProcessView {
+function processView(
+  member: Member,
+  open: RotationDoc | undefined,
+  problems: Problem[],
+  times: FleetTimes,
+): ProcessView {
   return {
     id: member._id,
     name: member.instance_name,
@@ -141,15 +134,10 @@ function processView(member: Member, problems: Problem[], times: FleetTimes): Pr
     current_version: member.current_version,
     write_version: member.write_version,
     acked: member.acked,
+    acknowledged: open === undefined ? null : follows(open, member),
     started_at: member.started_at.toISOString(),
-    last_beat_ms: Math.round(member.age_ms),
+    last_beat_ms: Math.max(0, Math.round(member.age_ms)),
     silent: member.age_ms > (member.fleet?.lease_ms ?? times.leaseMs),
     problems: problems.filter(({ process }) => process === member._id).map(({ message, hint }) => ({ message, hint })),
   };
-}
-
-function brokenChain({ chain }: AuditTail): Pick<Problem, "message" | "hint">[] {
-  if (chain.state !== "broken") return [];
-  const hint = "find out who changed the audit log: certautopilot audit verify";
-  return [{ message: `the audit chain is broken: ${chain.fault}`, hint }];
 }

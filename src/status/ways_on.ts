@@ -4,6 +4,12 @@ import type { RotationDoc } from "../store/documents.ts";
 
 type Open = Pick<RotationDoc, "from" | "to" | "phase" | "state" | "mends">;
 
+export interface WayOn {
+  /** In a word or two: go on, stop, back. */
+  does: string;
+  command: string;
+}
+
 export function resumeCommand({ to }: Pick<Open, "to">): string {
   return `certautopilot kek rotate --to-version=${to}`;
 }
@@ -14,11 +20,25 @@ export function reverseCommand({ from, to }: Pick<Open, "from" | "to">): string 
 
 export const CANCEL_COMMAND = "certautopilot kek rotate --cancel";
 
-/** Every way on from here, as one line. */
+/** Every way on from here while nobody leads it, as one line. */
 export function waysOn(rotation: Open): string {
-  if (rotation.phase === 1) return `go on: ${resumeCommand(rotation)}  or stop: ${CANCEL_COMMAND}`;
-  if (rotation.mends === true) return `go on: ${resumeCommand(rotation)}`;
+  return ways(rotation, false)
+    .map(({ does, command }) => `${does}: ${command}`)
+    .join(rotation.phase === 3 ? "  and only " : "  or ");
+}
+
+/** @param led whether a coordinator is at work: then it goes on by itself, and can be stopped before phase 3. */
+export function ways(rotation: Open, led: boolean): WayOn[] {
+  const stop = { does: "stop", command: CANCEL_COMMAND };
+  if (led) return rotation.phase === 3 ? [] : [stop];
+  const goOn = { does: "go on", command: resumeCommand(rotation) };
+  const back = { does: "back", command: reverseCommand(rotation) };
+  if (rotation.phase === 1) return [goOn, stop];
+  if (rotation.mends === true) return [goOn];
   if (rotation.phase === 3)
-    return `let it complete: ${resumeCommand(rotation)}  and only then go back: ${reverseCommand(rotation)}`;
-  return `go on: ${resumeCommand(rotation)}  or back: ${reverseCommand(rotation)}`;
+    return [
+      { ...goOn, does: "let it complete" },
+      { ...back, does: "then go back" },
+    ];
+  return [goOn, back];
 }

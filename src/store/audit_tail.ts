@@ -1,4 +1,5 @@
 import { type AuditEntry, checkLink } from "../audit/chain.ts";
+import { KekError } from "../errors/errors.ts";
 import { auditEntries } from "./audit_log.ts";
 import { auditEntryOf } from "./shapes.ts";
 import type { Store } from "./store.ts";
@@ -10,7 +11,10 @@ export interface AuditTail {
   chain: { state: "whole" | "broken" | "unchecked"; checked: number; fault: string | null };
 }
 
-/** @param secret empty where this process has none: then nothing is checked. */
+/**
+ * An entry that cannot be read is a fault of the chain: it does not keep anybody from seeing the rest.
+ * @param secret empty where this process has none: then nothing is checked.
+ */
 export async function auditTail(store: Store, secret: string, limit: number): Promise<AuditTail> {
   // One more than is shown: the oldest shown must follow it.
   const found = await auditEntries(store)
@@ -18,17 +22,36 @@ export async function auditTail(store: Store, secret: string, limit: number): Pr
     .sort({ seq: -1 })
     .limit(limit + 1)
     .toArray();
-  const entries = found.map(auditEntryOf);
-  const shown = entries.slice(0, limit);
-  if (secret === "") return { entries: shown, chain: { state: "unchecked", checked: 0, fault: null } };
+  const read = found.map(readable);
+  const shown = read.slice(0, limit);
+  const entries = shown.filter((entry) => typeof entry !== "string");
   for (const [index, entry] of shown.entries()) {
-    const fault = checkLink(secret, entries[index + 1], entry);
-    if (fault !== undefined) {
-      return {
-        entries: shown,
-        chain: { state: "broken", checked: index, fault: `entry ${fault.seq}: ${fault.reason}` },
-      };
-    }
+    const before = read[index + 1];
+    const fault =
+      typeof entry === "string"
+        ? entry
+        : secret === "" || typeof before === "string"
+          ? undefined
+          : said(secret, before, entry);
+    if (fault !== undefined) return { entries, chain: { state: "broken", checked: index, fault } };
   }
-  return { entries: shown, chain: { state: "whole", checked: shown.length, fault: null } };
+  if (secret === "") return { entries, chain: { state: "unchecked", checked: 0, fault: null } };
+  return { entries, chain: { state: "whole", checked: shown.length, fault: null } };
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** @returns what is wrong with it, in words, when it cannot be read. */
+function readable(doc: unknown): AuditEntry | string {
+  try {
+    return auditEntryOf(doc);
+  } catch (thrown) {
+    if (thrown instanceof KekError) return thrown.message;
+    throw thrown;
+  }
+}
+
+function said(secret: string, before: AuditEntry | undefined, entry: AuditEntry): string | undefined {
+  const fault = checkLink(secret, before, entry);
+  return fault === undefined ? undefined : `entry ${fault.seq}: ${fault.reason}`;
 }

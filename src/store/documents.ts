@@ -29,6 +29,8 @@ export interface VersionDoc {
   staged_at: Date;
   staged_by?: string;
   activated_at?: Date;
+  /** Of a version that became active more than once. */
+  first_activated_at?: Date;
   retired_at?: Date;
   destroyed_at?: Date;
   /** When a copy of the secrets last opened this canary (`kek verify --backup`). */

@@ -106,10 +106,13 @@ export async function switchActive(store: Store, session: Session, from: number,
   crashPoint("complete.retired");
   await versions(store).updateOne(
     { _id: to },
-    { $set: { state: "active" }, $currentDate: { activated_at: true } },
+    [{ $set: { state: "active", activated_at: "$$NOW", first_activated_at: FIRST_ACTIVATED } }],
     { session },
   );
 }
+
+/** A key's age counts from its first use, however often it is gone back to. */
+const FIRST_ACTIVATED = { $ifNull: ["$first_activated_at", "$activated_at", "$$NOW"] };
 
 export const LIVING = ["staged", "active", "retired"] as const satisfies VersionState[];
 

@@ -1,25 +1,29 @@
 """Runs a command on a terminal of its own and types at it; prints one JSON document of what it looked like.
 
-on_terminal.py SCRIPT -- COMMAND ...      SCRIPT: JSON, a list of [text to wait for, text to type]
+on_terminal.py SCRIPT SIZE -- COMMAND ...      SCRIPT: JSON, a list of [text to wait for, text to type]; SIZE: COLUMNSxROWS
 """
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import select
+import struct
 import sys
 import termios
 import time
 
-LIMIT_S = 60
+LIMIT_S = 120
 
 
 def main() -> int:
     script = json.loads(sys.argv[1])
-    command = sys.argv[3:]
+    columns, rows = map(int, sys.argv[2].split("x"))
+    command = sys.argv[4:]
     pid, terminal = pty.fork()
     if pid == 0:
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         os.execvp(command[0], command)
     shown = b""
     seen = 0

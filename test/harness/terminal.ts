@@ -14,9 +14,14 @@ export interface Shown {
 }
 
 /** Runs the program on a terminal and types at it. @param script pairs of what to wait for and what to type then. */
-export async function onTerminal(words: string[], variables: Variables, script: [string, string][]): Promise<Shown> {
+export async function onTerminal(
+  words: string[],
+  variables: Variables,
+  script: [string, string][],
+  size = "80x24",
+): Promise<Shown> {
   const env = { PATH: process.env["PATH"] ?? "", HOME: process.env["HOME"] ?? "", TERM: "xterm", ...variables };
-  const program = [join(import.meta.dir, "on_terminal.py"), JSON.stringify(script), "--", BINARY, ...words];
+  const program = [join(import.meta.dir, "on_terminal.py"), JSON.stringify(script), size, "--", BINARY, ...words];
   const child = Bun.spawn([PYTHON, ...program], { env, stdout: "pipe", stderr: "inherit", cwd: "/" });
   return JSON.parse(await new Response(child.stdout).text());
 }

@@ -1,0 +1,103 @@
+import { seconds } from "../fleet/readiness.ts";
+import type { ProcessView, StatusView, VersionView } from "../status/status_view.ts";
+import { day, type Row, section } from "./status_lists.ts";
+import type { Paper } from "./status_text.ts";
+import { wrapped } from "./table.ts";
+
+/** Versions, records and processes as they are now, in words. Pure. */
+
+const VERSIONS_SHOWN = 20;
+const COUNTS_SHOWN = 30;
+const PROCESSES_SHOWN = 20;
+
+export function versionLines({ versions, write_version }: StatusView, paper: Paper): string[] {
+  // Of many versions the newest matter.
+  const rows = versions.toReversed().map((entry) => ({
+    cells: [
+      `${entry.version}${entry.version === write_version ? " *" : ""}`,
+      entry.state,
+      String(entry.records),
+      `${entry.wraps} (${entry.wraps_percent}%)`,
+      `${entry.canary.proved_by}/${entry.canary.of}`,
+      day(entry.since),
+      entry.due_at === null ? "-" : day(entry.due_at),
+    ],
+    tone: toneOf(entry),
+  }));
+  const head = ["version", "state", "records", "wraps (of 2^32)", "canary", "since", "due"];
+  const notes = [
+    write_version === null
+      ? "no version is written under"
+      : `* written under; canary: by how many processes it is proved`,
+    backups(versions),
+    ...versions
+      .filter(({ canary }) => canary.wrong_key.length > 0)
+      .map(({ version, canary }) => `KEK ${version}: other bytes in ${canary.wrong_key.slice(0, 3).join(", ")}`),
+  ];
+  return [
+    ...section(head, rows, VERSIONS_SHOWN, paper),
+    ...notes.flatMap((note) => wrapped("", note, paper.width)).map((line) => paper.paint("dim", line)),
+  ];
+}
+
+export function censusLines({ census, census_at, at }: StatusView, paper: Paper): string[] {
+  if (census.length === 0) return [];
+  const ofField = (field: string) =>
+    census.filter((row) => row.field === field).reduce((total, row) => total + row.count, 0);
+  const rows = census.map(({ field, version, count }) => ({
+    cells: [field, version, String(count), `${Math.floor((count / ofField(field)) * 100)}%`],
+  }));
+  const age = Date.parse(at) - Date.parse(census_at);
+  const head = ["field", "version", "records", age < 1000 ? "" : `(counted ${seconds(age)} ago)`];
+  return section(head, rows, COUNTS_SHOWN, paper);
+}
+
+export function processLines({ processes, drift }: StatusView, paper: Paper): string[] {
+  if (processes.length === 0) return ["no process is in the fleet"];
+  const drifting = new Set(drift.map(({ process }) => process));
+  const marked = processes.map((entry) => ({ entry, marks: marksOf(entry, drifting.has(entry.id)) }));
+  // Where not all are shown, those that somebody asks about are.
+  const order = ({ entry, marks }: (typeof marked)[number]) => (entry.silent ? 0 : marks === "" ? 2 : 1);
+  const rows: Row[] = marked
+    .toSorted((one, other) => order(one) - order(other))
+    .map(({ entry, marks }) => ({
+      cells: [
+        entry.name,
+        entry.role,
+        `${entry.host}:${entry.pid}`,
+        entry.loaded.join(",") || "-",
+        String(entry.current_version ?? "-"),
+        String(entry.write_version ?? "-"),
+        `${seconds(entry.last_beat_ms)} ago`,
+        marks || "ok",
+      ],
+      tone: entry.silent ? "bad" : marks === "" ? undefined : "warn",
+    }));
+  const head = ["process", "role", "host:pid", "loaded", "declares", "writes", "last beat", ""];
+  return section(head, rows, PROCESSES_SHOWN, paper);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function toneOf({ state, overdue, canary }: VersionView): Row["tone"] {
+  if (canary.wrong_key.length > 0) return "bad";
+  if (overdue) return "warn";
+  return state === "retired" || state === "destroyed" ? "dim" : undefined;
+}
+
+function backups(versions: VersionView[]): string {
+  const kept = versions.filter(({ state }) => state !== "destroyed");
+  const told = kept.map(({ version, backup_verified_at }) =>
+    backup_verified_at === null ? `KEK ${version} never` : `KEK ${version} on ${day(backup_verified_at)}`,
+  );
+  return `backup proved: ${told.slice(-3).join(", ") || "nothing to prove"}`;
+}
+
+function marksOf(entry: ProcessView, drifts: boolean): string {
+  const marks = [
+    entry.silent ? "silent" : "",
+    entry.acked === null ? "joining" : entry.acknowledged === false ? "awaited" : "",
+    drifts ? "drift" : "",
+  ].filter((mark) => mark !== "");
+  return marks.join(", ") || (entry.problems.length > 0 ? "problem" : "");
+}
