@@ -37,6 +37,7 @@ export function rotationView(doc: RotationDoc, now: Date, awaitedOf: Member[] = 
     acknowledged: acknowledged ?? [],
     awaited: awaited ?? [],
     fenced: doc.fence.versions,
+    unfenced: doc.fence.unfenced ?? [],
     reverses: doc.reverses ?? null,
     ...(doc.mends === true ? { mends: true as const } : {}),
   };

@@ -99,6 +99,8 @@ export interface RotationView {
   awaited: string[];
   /** Versions that MongoDB rejects. */
   fenced: number[];
+  /** Collections that the fence could not be set on. */
+  unfenced: string[];
   /** The unfinished rotation whose way back this one is. */
   reverses: number | null;
   /** Present when it only brings strays back. */
