@@ -65,7 +65,7 @@ export interface KekOptions {
   observe?: Observe;
 }
 
-/** A process's place in the fleet, for `serve`, which shows what it is a part of. */
+/** A process of the fleet from the inside: `serve` also shows what is stored. `kek.close()` closes the store. */
 export interface Membership {
   kek: Kek;
   store: Store;
@@ -84,11 +84,11 @@ export interface Standing {
 
 /** Joins the fleet and returns after the first acknowledgement. @throws KekError when it may not serve. */
 export async function joinFleet(config: Config, options: KekOptions = {}): Promise<Kek> {
-  return (await enterFleet(config, options)).kek;
+  return (await becomeMember(config, options)).kek;
 }
 
-/** The same, with what a process is a member of. @throws KekError when it may not serve. */
-export async function enterFleet(config: Config, options: KekOptions = {}): Promise<Membership> {
+/** The same for `serve`. Library users are given the `Kek` alone. */
+export async function becomeMember(config: Config, options: KekOptions = {}): Promise<Membership> {
   const log = options.log ?? SILENT;
   const role = options.role ?? "library";
   const auditor = openAuditor({

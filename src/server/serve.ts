@@ -1,6 +1,6 @@
 import type { Config } from "../config/config.ts";
 import { SILENT } from "../errors/log.ts";
-import { enterFleet, type Kek, type KekOptions } from "../fleet/kek.ts";
+import { becomeMember, type Kek, type KekOptions } from "../fleet/kek.ts";
 import { StatusReader } from "../status/read_status.ts";
 import { appOf } from "./app.ts";
 import { listen } from "./listener.ts";
@@ -19,7 +19,7 @@ export interface Serving {
 /** Joins, listens, and returns once it is ready. @throws KekError when it may not serve, or cannot listen. */
 export async function serve(config: Config, options: Omit<KekOptions, "observe">): Promise<Serving> {
   const operations = new OperationMetrics(config.encryption.provider);
-  const membership = await enterFleet(config, { ...options, observe: operations.observe });
+  const membership = await becomeMember(config, { ...options, observe: operations.observe });
   const { kek, store, install } = membership;
   const lag = new EventLoopLag();
   try {
