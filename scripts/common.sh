@@ -93,6 +93,26 @@ setup_faketime() {
   say "note: libfaketime is not installed (Debian: libfaketime); no clock is moved"
 }
 
+# Prometheus' own checker of metrics and rules, without the server. Without it rules are only compared with what is exported.
+setup_promtool() {
+  if command -v promtool >/dev/null 2>&1; then CERTAUTOPILOT_TEST_PROMTOOL=$(command -v promtool); fi
+  if [ -z "${CERTAUTOPILOT_TEST_PROMTOOL:-}" ] && [ -x "$CACHE/promtool" ]; then CERTAUTOPILOT_TEST_PROMTOOL=$CACHE/promtool; fi
+  if [ -z "${CERTAUTOPILOT_TEST_PROMTOOL:-}" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    say "fetching promtool"
+    local fetched
+    mkdir -p "$CACHE"
+    fetched=$(mktemp -d "$CACHE/promtool.XXXXXX")
+    if (cd "$fetched" && { apt-get download -qq prometheus 2>/dev/null || { apt-get update -qq && apt-get download -qq prometheus; }; } &&
+      dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool) >&2; then
+      mv "$fetched/usr/bin/promtool" "$CACHE/promtool"
+      CERTAUTOPILOT_TEST_PROMTOOL=$CACHE/promtool
+    fi
+    rm -rf "$fetched"
+  fi
+  if [ -n "${CERTAUTOPILOT_TEST_PROMTOOL:-}" ]; then export CERTAUTOPILOT_TEST_PROMTOOL && return; fi
+  say "note: promtool is not installed (Debian: prometheus); metrics and alert rules are not checked by it"
+}
+
 # The model checker, and the C compiler that its output needs.
 setup_spin() {
   if command -v spin >/dev/null 2>&1 && command -v cc >/dev/null 2>&1; then return; fi

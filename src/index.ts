@@ -9,6 +9,7 @@ export { loadConfig } from "./config/load.ts";
 export type { StoredEnvelope } from "./envelope/envelope.ts";
 export { type ErrorCode, KekError } from "./errors/errors.ts";
 export type { FieldPlace, Kek, KekOptions } from "./fleet/kek.ts";
+export type { Observe, Observed, Operation } from "./fleet/observe.ts";
 
 /**
  * Joins the fleet: from here on this process follows every rotation by itself.

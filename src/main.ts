@@ -1,5 +1,5 @@
 import process from "node:process";
-import { VERSION } from "./cli/version.ts";
+import { VERSION } from "./config/version.ts";
 
 /** The entry, and the only exit. Everything but the version is loaded when it is needed. */
 const argv = process.argv.slice(2);

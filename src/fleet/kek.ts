@@ -5,9 +5,10 @@ import { readEnvelope, type StoredEnvelope, toStored } from "../envelope/envelop
 import { newDek, openField, sealField } from "../envelope/field_cipher.ts";
 import { KekError } from "../errors/errors.ts";
 import { type Log, SILENT } from "../errors/log.ts";
+import type { TokenCounts } from "../providers/provider.ts";
 import type { AskPin } from "../providers/registry.ts";
 import { openAuditor } from "../store/audit_log.ts";
-import type { Role } from "../store/documents.ts";
+import type { Acked, InstallDoc, Role } from "../store/documents.ts";
 import { DOCUMENT_VALIDATION_FAILURE, explainMongo } from "../store/failures.ts";
 import { closeStore, openStore, type Store } from "../store/store.ts";
 import { FenceGuard } from "./fence_guard.ts";
@@ -15,6 +16,7 @@ import { FieldRegistry } from "./field_registry.ts";
 import { openOrLockInstall } from "./install_start.ts";
 import { Keyring } from "./keyring.ts";
 import { Member } from "./member.ts";
+import { type Observe, observed } from "./observe.ts";
 import { WrapBudget } from "./wrap_budget.ts";
 
 /** Where a secret lives: an envelope opens only there. */
@@ -59,10 +61,34 @@ export interface KekOptions {
   log?: Log;
   /** Asks a person for a token's PIN that is configured nowhere. */
   askPin?: AskPin;
+  /** Told of each encrypt, decrypt, wrap and unwrap: its outcome and how long it took. Costs next to nothing when left out. */
+  observe?: Observe;
+}
+
+/** A process of the fleet from the inside: `serve` also shows what is stored. `kek.close()` closes the store. */
+export interface Membership {
+  kek: Kek;
+  store: Store;
+  install: InstallDoc;
+  standing(): Standing;
+}
+
+/** Where this process stands at this moment. */
+export interface Standing {
+  /** Since its last look at the state; undefined before the first. In milliseconds. */
+  syncAgeMs: number | undefined;
+  acked: Acked | undefined;
+  loaded: number[];
+  token: TokenCounts | undefined;
 }
 
 /** Joins the fleet and returns after the first acknowledgement. @throws KekError when it may not serve. */
 export async function joinFleet(config: Config, options: KekOptions = {}): Promise<Kek> {
+  return (await becomeMember(config, options)).kek;
+}
+
+/** The same for `serve`. Library users are given the `Kek` alone. */
+export async function becomeMember(config: Config, options: KekOptions = {}): Promise<Membership> {
   const log = options.log ?? SILENT;
   const role = options.role ?? "library";
   const auditor = openAuditor({
@@ -80,7 +106,9 @@ export async function joinFleet(config: Config, options: KekOptions = {}): Promi
     const onState = (state: Parameters<FenceGuard["look"]>[0]) => guard.look(state);
     const member = new Member({ store, config, install, keyring, auditor, role, log, onState });
     await member.start();
-    return new FleetKek(store, member, keyring, fields, install.install_id);
+    const kek = new FleetKek(store, member, keyring, fields, install.install_id, options.observe);
+    const standing = () => ({ ...member.standing, loaded: keyring.loaded, token: provider.counts() });
+    return { kek, store, install, standing };
   } catch (thrown) {
     await closeStore(store);
     throw explainMongo(thrown, config.database.uri) ?? thrown;
@@ -96,14 +124,23 @@ class FleetKek implements Kek {
   readonly #fields: FieldRegistry;
   readonly #installId: string;
   readonly #budget: WrapBudget;
+  readonly #observe: Observe | undefined;
 
-  constructor(store: Store, member: Member, keyring: Keyring, fields: FieldRegistry, installId: string) {
+  constructor(
+    store: Store,
+    member: Member,
+    keyring: Keyring,
+    fields: FieldRegistry,
+    installId: string,
+    observe: Observe | undefined,
+  ) {
     this.#store = store;
     this.#member = member;
     this.#keyring = keyring;
     this.#fields = fields;
     this.#installId = installId;
     this.#budget = new WrapBudget(store);
+    this.#observe = observe;
   }
 
   get trouble(): string | undefined {
@@ -114,7 +151,17 @@ class FleetKek implements Kek {
     return this.#keyring.writeVersion;
   }
 
-  async encrypt(plaintext: Uint8Array | string, { collection, id, field }: FieldPlace): Promise<StoredEnvelope> {
+  async encrypt(plaintext: Uint8Array | string, place: FieldPlace): Promise<StoredEnvelope> {
+    const { name } = this.#keyring.provider;
+    return await observed(this.#observe, "encrypt", name, () => this.#encrypt(plaintext, place));
+  }
+
+  async decrypt(stored: unknown, place: FieldPlace): Promise<Buffer> {
+    const { name } = this.#keyring.provider;
+    return await observed(this.#observe, "decrypt", name, () => this.#decrypt(stored, place));
+  }
+
+  async #encrypt(plaintext: Uint8Array | string, { collection, id, field }: FieldPlace): Promise<StoredEnvelope> {
     const bytes = typeof plaintext === "string" ? Buffer.from(plaintext, "utf8") : plaintext;
     const place = placeOf(collection, id, field);
     await this.#fields.ensure({ collection, path: field });
@@ -137,14 +184,14 @@ class FleetKek implements Kek {
     }
   }
 
-  async decrypt(stored: unknown, { collection, id, field }: FieldPlace): Promise<Buffer> {
+  async #decrypt(stored: unknown, { collection, id, field }: FieldPlace): Promise<Buffer> {
     const envelope = readEnvelope(stored, this.#keyring.provider.name);
     const place = placeOf(collection, id, field);
     // A process that has slept may not know a version that was made since: it looks before it gives up.
     if (!this.#keyring.has(envelope.version)) await this.#member.sync();
     const aad = dekAad(this.#installId, envelope.provider, envelope.version, place);
-    const dek = await this.#keyring.use(envelope.version, (provider) =>
-      provider.unwrap(envelope.wrappedDek, aad, envelope.version),
+    const dek = await this.#keyring.use(envelope.version, (keys) =>
+      observed(this.#observe, "unwrap", keys.name, () => keys.unwrap(envelope.wrappedDek, aad, envelope.version)),
     );
     try {
       return openField(dek, envelope, this.#installId, place);
@@ -184,7 +231,9 @@ class FleetKek implements Kek {
     const dek = newDek();
     try {
       const aad = dekAad(this.#installId, provider, version, place);
-      const wrappedDek = await this.#keyring.use(version, (keys) => keys.wrap(dek, aad, version));
+      const wrappedDek = await this.#keyring.use(version, (keys) =>
+        observed(this.#observe, "wrap", provider, () => keys.wrap(dek, aad, version)),
+      );
       const { nonce, ciphertext } = sealField(dek, plaintext, this.#installId, place);
       return toStored({ provider, version, wrappedDek, nonce, ciphertext });
     } catch (thrown) {

@@ -4,7 +4,7 @@ import { KekError, messageOf } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
 import { type Moment, msSince, now } from "../errors/moment.ts";
 import type { Auditor } from "../store/audit_log.ts";
-import type { InstallDoc, Role } from "../store/documents.ts";
+import type { Acked, InstallDoc, Role } from "../store/documents.ts";
 import type { BeatFields } from "../store/heartbeats.ts";
 import { watchSignals } from "../store/signals.ts";
 import { type KekState, readState } from "../store/state.ts";
@@ -95,6 +95,11 @@ export class Member {
     return this.fit
       ? undefined
       : `its last sync is older than its lease: ${this.#lastTrouble || "it is still under way"}`;
+  }
+
+  /** What this process has acknowledged, and how long ago its last successful look began, in milliseconds. */
+  get standing(): { acked: Acked | undefined; syncAgeMs: number | undefined } {
+    return { acked: this.#heart.acked, syncAgeMs: this.#syncedAt && msSince(this.#syncedAt) };
   }
 
   /**

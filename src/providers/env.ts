@@ -139,6 +139,10 @@ export class EnvProvider implements Provider {
     return Array.from({ length: threads }, () => ({ provider: "env" as const, ...this.#source }));
   }
 
+  counts(): undefined {
+    return undefined;
+  }
+
   close(): void {
     for (const version of [...this.#keys.keys()]) this.forget(version);
   }

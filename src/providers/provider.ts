@@ -69,6 +69,9 @@ export interface Provider {
   /** What threads make instances of their own from: plain data, one for each of at most so many threads. */
   recipes(threads: number): Awaitable<ProviderRecipe[]>;
 
+  /** What this process has asked of a token, and how it went; undefined where keys are in its own memory. */
+  counts(): TokenCounts | undefined;
+
   close(): Awaitable<void>;
 }
 
@@ -103,6 +106,25 @@ export interface KeyDescription {
   /** In hex. */
   id: string;
   mechanism: string;
+}
+
+/** Counted since this process began, over all its sessions. */
+export interface TokenCounts {
+  /** Pieces of work done in a session: a wrap with its proof, an unwrap, a look for a key. Tries count each. */
+  uses: number;
+  /** What the token answered instead, by kind; also where the next try went well. */
+  faults: { [kind: string]: number };
+  /** Sessions opened so far, first ones and those that took the place of a lost one. */
+  opened: number;
+  /** Times that the module was initialized anew. */
+  renewals: number;
+  /** Sessions open at this moment, those in the middle of work, those that nobody waits for any more, and how many there may be. */
+  open: number;
+  busy: number;
+  hung: number;
+  limit: number;
+  /** Whether the last answer was that the token is away. */
+  away: boolean;
 }
 
 export interface DestroyOutcome {

@@ -2,7 +2,7 @@ import { Hono } from "hono";
 import type { Kek } from "../fleet/kek.ts";
 
 /** What `serve` answers, as one application: whoever listens hands it requests. */
-export function appOf(kek: Pick<Kek, "trouble" | "writeVersion">): Hono {
+export function appOf(kek: Pick<Kek, "trouble" | "writeVersion">, metrics: Hono): Hono {
   const app = new Hono();
   app.use(async (context, next) => {
     await next();
@@ -18,7 +18,8 @@ export function appOf(kek: Pick<Kek, "trouble" | "writeVersion">): Hono {
       ? context.json({ ready: true, write_version: kek.writeVersion ?? null })
       : context.json({ ready: false, reason: trouble }, 503);
   });
-  for (const path of ["/healthz", "/readyz"]) {
+  app.route("/", metrics);
+  for (const path of ["/healthz", "/readyz", "/metrics"]) {
     app.all(path, (context) => context.json({ error: "method not allowed" }, 405));
   }
   app.notFound((context) => context.json({ error: "not found" }, 404));

@@ -41,6 +41,7 @@ export function rotationView(doc: RotationDoc, now: Date, roster: Member[] = [])
     awaited: roster.filter((member) => !follows(doc, member)).map(memberName),
     fenced: doc.fence.versions,
     ways_on: isOpen(doc) ? ways(doc, led) : [],
+    unfenced: doc.fence.unfenced ?? [],
     reverses: doc.reverses ?? null,
     ...(doc.mends === true ? { mends: true as const } : {}),
   };

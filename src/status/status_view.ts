@@ -111,6 +111,8 @@ export interface RotationView {
   fenced: number[];
   /** What can be done with it now: nothing with one that has ended, or settles. */
   ways_on: WayOn[];
+  /** Collections that the fence could not be set on. */
+  unfenced: string[];
   /** The unfinished rotation whose way back this one is. */
   reverses: number | null;
   /** Present when it only brings strays back. */

@@ -8,6 +8,7 @@ import { startPrivateMongod } from "../../src/demo/private_mongod.ts";
 import { dekAadOf, placeOf } from "../../src/envelope/aad.ts";
 import { newDek } from "../../src/envelope/field_cipher.ts";
 import { Gate, LoginMemory } from "../../src/providers/pkcs11/gate.ts";
+import { TokenTally } from "../../src/providers/pkcs11/tally.ts";
 import type { Provider, ProviderRecipe } from "../../src/providers/provider.ts";
 import { makeProvider, type Token } from "../../src/providers/registry.ts";
 import { hsmBuild, PIN, type Shim, SOFTHSM, shimOver } from "../harness/token.ts";
@@ -229,6 +230,7 @@ async function seed(db: ReturnType<MongoClient["db"]>, env: boolean, modulePath:
     ownIvs: false,
     gate: new Gate().memory,
     login: new LoginMemory().memory,
+    tally: new TokenTally().memory,
   };
   const recipe: ProviderRecipe = env
     ? { provider: "env", keks: { 1: { setting: "v1", hex: keks[1].toString("hex") } }, secretsFile: undefined }

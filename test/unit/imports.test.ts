@@ -76,6 +76,7 @@ test("each outside thing has one owner", () => {
   expect(owners(/^consola/)).toEqual(["cli/output.ts"]);
   expect(owners(/^citty/).every((file) => file.startsWith("cli/"))).toBe(true);
   expect(owners(/^yaml$/)).toEqual(["config/load.ts"]);
+  expect(owners(/^prom-client$/)).toEqual(["server/metrics/exposition.ts"]);
   expect(owners(/^pkcs11js$/)).toEqual(["providers/pkcs11/cryptoki.ts"]);
 });
 
@@ -114,6 +115,10 @@ test("pure rules do no input or output", () => {
     "status/verdict.ts",
     "status/view.ts",
     "status/ways_on.ts",
+    "server/metrics/fleet_metrics.ts",
+    "server/metrics/process_metrics.ts",
+    "server/metrics/rotation_metrics.ts",
+    "server/metrics/version_metrics.ts",
     "fleet/wrap_limit.ts",
     "rotation/preflight.ts",
     "audit/chain.ts",

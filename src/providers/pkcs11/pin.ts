@@ -4,6 +4,7 @@ import { readPrivateFile } from "../../config/secrets_file.ts";
 import { KekError } from "../../errors/errors.ts";
 import { Gate, LoginMemory } from "./gate.ts";
 import type { TokenSettings } from "./session.ts";
+import { TokenTally } from "./tally.ts";
 
 /** From the configuration to what a session needs. The PIN: given, in a file of mode 0600, or asked for. */
 
@@ -24,7 +25,8 @@ export async function tokenSettings(
   const { pin, from: pinFrom } = await pinOf(config, tokenLabel, askPin);
   const gate = shared(gates, modulePath, () => new Gate().memory);
   const login = shared(logins, JSON.stringify([modulePath, tokenLabel, digestOf(pin)]), () => new LoginMemory().memory);
-  const token = { modulePath, tokenLabel, pin, pinFrom, ownIvs, gate, login };
+  const tally = new TokenTally().memory;
+  const token = { modulePath, tokenLabel, pin, pinFrom, ownIvs, gate, login, tally };
   return { token, sessions: config.sessions ?? DEFAULT_SESSIONS };
 }
 

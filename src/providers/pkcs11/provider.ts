@@ -6,6 +6,7 @@ import type {
   Proof,
   Provider,
   ProviderRecipe,
+  TokenCounts,
   Under,
 } from "../provider.ts";
 import { refuseUnfit } from "./capabilities.ts";
@@ -139,6 +140,10 @@ export class Pkcs11Provider implements Provider {
     // One thread keeps any token busy, for its sessions are threads too. It gets all that this process may have.
     await this.#pool.rest();
     return [{ provider: "pkcs11", token: this.#settings, sessions: this.#pool.limit }];
+  }
+
+  counts(): TokenCounts {
+    return this.#pool.counts();
   }
 
   async close(): Promise<void> {

@@ -3,6 +3,7 @@ import { CKF } from "./constants.ts";
 import { Cryptoki, type Handle, type Token } from "./cryptoki.ts";
 import { TokenFault } from "./faults.ts";
 import { Gate, LoginMemory } from "./gate.ts";
+import { TokenTally } from "./tally.ts";
 
 /** How a thread reaches its token: plain data, handed from thread to thread. */
 export interface TokenSettings {
@@ -17,6 +18,8 @@ export interface TokenSettings {
   gate: SharedArrayBuffer;
   /** Shared by all that would log in to this token with this PIN. */
   login: SharedArrayBuffer;
+  /** Shared by all sessions of one provider. */
+  tally: SharedArrayBuffer;
 }
 
 /** A session that is open and logged in, with the module to use it by. */
@@ -32,6 +35,7 @@ export interface OpenSession {
  */
 export class TokenSession {
   readonly gate: Gate;
+  readonly tally: TokenTally;
   readonly #settings: TokenSettings;
   readonly #memory: LoginMemory;
   #module: Cryptoki | undefined;
@@ -41,6 +45,7 @@ export class TokenSession {
   constructor(settings: TokenSettings) {
     this.#settings = settings;
     this.gate = new Gate(settings.gate);
+    this.tally = new TokenTally(settings.tally);
     this.#memory = new LoginMemory(settings.login);
   }
 
@@ -54,7 +59,7 @@ export class TokenSession {
     const open = this.isOpen && this.#open !== undefined ? this.#open : this.#openNow();
     return this.gate.inside(() => {
       if (!this.isOpen) throw new TokenFault(SESSION_CLOSED, "C_GetSessionInfo");
-      return work(open);
+      return this.tally.using(() => work(open));
     });
   }
 
@@ -64,6 +69,7 @@ export class TokenSession {
     const epoch = this.#epoch;
     this.#open = undefined;
     if (open === undefined) return;
+    this.tally.gone();
     this.gate.inside(() => {
       // After a renewal the handle may be another thread's.
       if (epoch === this.gate.epoch) open.module.closeSession(open.handle);
@@ -96,6 +102,7 @@ export class TokenSession {
   // -------------------------------------------------------------------------------------------------------------------
 
   #openNow(): OpenSession {
+    if (this.#open !== undefined) this.tally.gone();
     this.#open = undefined;
     return this.gate.exclusively(() => {
       this.#module ??= this.#load();
@@ -112,6 +119,7 @@ export class TokenSession {
         }
         this.#open = { module, handle, token };
         this.#memory.meet();
+        this.tally.opened();
         return this.#open;
       });
     });

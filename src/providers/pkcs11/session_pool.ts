@@ -1,8 +1,10 @@
 import { KekError } from "../../errors/errors.ts";
-import type { Proof } from "../provider.ts";
+import type { Proof, TokenCounts } from "../provider.ts";
 import { type Operation, packOperations, unpackAnswers } from "./frames.ts";
+import { Gate } from "./gate.ts";
 import type { TokenSettings } from "./session.ts";
 import { CALL_LIMIT_MS, type SessionReply, SessionThread } from "./session_thread.ts";
+import { TokenTally } from "./tally.ts";
 import type { Task, TaskValue } from "./tasks.ts";
 import { Width } from "./width.ts";
 
@@ -110,6 +112,16 @@ export class SessionPool {
       this.#tasks.push(job);
       this.#plan();
     });
+  }
+
+  counts(): TokenCounts {
+    return {
+      ...new TokenTally(this.#settings.tally).read(),
+      renewals: new Gate(this.#settings.gate).epoch,
+      hung: this.#sessions.filter((session) => session.stuck).length,
+      limit: this.#limit,
+      away: this.#away !== undefined,
+    };
   }
 
   /** Gives all sessions back; later calls open them again. */

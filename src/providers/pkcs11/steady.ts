@@ -74,6 +74,7 @@ export class SteadySession {
           fault = thrown.fault;
           if (this.#works(thrown.version)) {
             suspected += 1;
+            this.#session.tally.fault("data");
             const enough = fault.kind === "data" ? SURE_TRIES : UNSURE_TRIES;
             if (suspected >= enough) throw doesNotOpen(thrown.version);
             // The last word is had in another session: a cluster may have a member that is out of order.
@@ -83,6 +84,7 @@ export class SteadySession {
           }
         } else if (thrown instanceof Miswrap) {
           miswrapped += 1;
+          this.#session.tally.fault("miswrap");
           if (miswrapped > SURE_TRIES) throw this.wrapping.unfit("gave a wrap that does not give the data key back");
           continue;
         } else if (thrown instanceof KeyAbsent && absent === 0) {
@@ -94,6 +96,7 @@ export class SteadySession {
         else throw thrown;
       }
       this.#failures += 1;
+      this.#session.tally.fault(fault.kind);
       this.#recover(fault, performance.now() >= until);
       block(Math.min(MAX_PAUSE_MS, FIRST_PAUSE_MS * 2 ** (tries - 1)) * (0.5 + Math.random() / 2));
     }
