@@ -3,6 +3,7 @@ import { KekError, messageOf } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
 import { cancel } from "../rotation/cancel.ts";
 import type { Context } from "../rotation/context.ts";
+import type { RotationDoc } from "../store/documents.ts";
 
 /**
  * Ctrl-C once cancels, as `rotate --cancel` does: the coordinator sees it in the state and stops after the batch in hand.
@@ -11,7 +12,7 @@ import type { Context } from "../rotation/context.ts";
 export class CancelOnInterrupt {
   readonly #context: Context;
   readonly #log: Log;
-  #armed = false;
+  #rotation: RotationDoc | undefined;
   #count = 0;
   #cancelling: Promise<void> | undefined;
   readonly #listener = (signal: NodeJS.Signals) => this.#interrupted(signal);
@@ -22,10 +23,10 @@ export class CancelOnInterrupt {
     for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, this.#listener);
   }
 
-  /** There is a rotation to cancel from now on. */
-  arm(): void {
-    this.#armed = true;
-    if (this.#count > 0) this.#cancel();
+  /** There is a rotation to cancel from now on, as long as this command leads it. */
+  arm(rotation: RotationDoc): void {
+    this.#rotation = rotation;
+    if (this.#count > 0) this.#cancel(rotation);
   }
 
   /** A cancellation under way is finished first: it may be in the middle of lifting the fence. */
@@ -50,13 +51,13 @@ export class CancelOnInterrupt {
       process.kill(process.pid, signal);
       return;
     }
-    if (this.#armed) this.#cancel();
+    if (this.#rotation !== undefined) this.#cancel(this.#rotation);
     else this.#log.info("stopping (again to leave at once)");
   }
 
-  #cancel(): void {
+  #cancel(rotation: RotationDoc): void {
     this.#log.info("cancelling: the batch in hand is finished first (Ctrl-C again leaves at once)");
-    this.#cancelling ??= cancel(this.#context).then(
+    this.#cancelling ??= cancel(this.#context, rotation).then(
       () => undefined,
       (thrown) => this.#log.warn(messageOf(thrown)),
     );

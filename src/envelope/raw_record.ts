@@ -1,4 +1,5 @@
 import { Buffer } from "node:buffer";
+import { createHash } from "node:crypto";
 import { deserialize, EJSON, onDemand, serialize } from "bson";
 import { KekError } from "../errors/errors.ts";
 import { WRAP_BYTES } from "./gcm.ts";
@@ -24,6 +25,7 @@ const TYPE_INT32 = 0x10;
 const SURE = new Set([TYPE_STRING, 0x07, 0x08, TYPE_INT32, 0x12]);
 /** A length and the zero at the end. */
 const SHORTEST_DOCUMENT = 5;
+const LONGEST_NAME = 1000;
 
 type Element = ReturnType<typeof onDemand.parseToElements> extends Iterable<infer E> ? E : never;
 
@@ -58,13 +60,14 @@ export function exactId(idBson: Uint8Array): unknown {
   );
 }
 
-/** How a record is named to people: its `_id` as `idText` has it, or in hex when it cannot be decoded. */
+/**
+ * How a record is named to people: its `_id` as `idText` has it, or in hex when it cannot be decoded. One that is long is cut,
+ * and told apart from others that begin alike.
+ */
 export function idTextOf(idBson: Uint8Array): string {
-  try {
-    return idText(exactId(idBson));
-  } catch {
-    return `BSON ${Buffer.from(idBson).toString("hex").slice(0, 200)}`;
-  }
+  const text = idTextInFull(idBson);
+  if (text.length <= LONGEST_NAME) return text;
+  return `${text.slice(0, LONGEST_NAME)}… (SHA-256 ${createHash("sha256").update(idBson).digest("hex")})`;
 }
 
 /** An `_id` for people and programs: canonical extended JSON, its keys in the order in which they are stored. */
@@ -129,6 +132,14 @@ export function* splitDocuments(bytes: Uint8Array): Generator<Uint8Array> {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+function idTextInFull(idBson: Uint8Array): string {
+  try {
+    return idText(exactId(idBson));
+  } catch {
+    return `BSON ${Buffer.from(idBson).toString("hex")}`;
+  }
+}
 
 function elements(raw: Uint8Array, at: number): Element[] {
   try {

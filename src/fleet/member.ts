@@ -31,6 +31,9 @@ export interface MemberOptions {
   onState?: (state: KekState) => Promise<void>;
 }
 
+/** How long a process that leaves waits for a duty in hand. */
+const DUTY_LIMIT_MS = 2000;
+
 /**
  * One process of the fleet. Each sync runs in this order, and the order is the protocol: heartbeat, read the state, load
  * and prove keys, apply, acknowledge (DESIGN.md section 5).
@@ -47,6 +50,7 @@ export class Member {
   /** When the last successful sync began. */
   #syncedAt: Moment | undefined;
   #running: Promise<void> | undefined;
+  #duty: Promise<void> | undefined;
   #next: Promise<void> | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #stops: (() => Promise<void> | void)[] = [];
@@ -150,6 +154,8 @@ export class Member {
     for (const stop of this.#stops) await stop();
     await this.#running?.catch(() => undefined);
     await this.#next?.catch(() => undefined);
+    // What it leaves half done is put right by the next process that looks.
+    if (this.#duty !== undefined) await within(DUTY_LIMIT_MS, this.#duty).catch(() => undefined);
     await this.#options.keyring.close();
     await this.#heart.leave();
   }
@@ -187,7 +193,17 @@ export class Member {
     const drained = await this.#drain.settle(keyring, mayHold(stance, state.versions), this.#heart.acked !== undefined);
     const { rotation, epoch, phase } = stance;
     await this.#answer(this.#heart.tell(session, drained ? { rotation, epoch, phase } : this.#heart.acked));
-    await this.#options.onState?.(state);
+    this.#attend(state);
+  }
+
+  /** Beside the syncs, one at a time: a `collMod` waits for every transaction on its collection, and no beat is to wait with it. */
+  #attend(state: KekState): void {
+    const { onState, log } = this.#options;
+    this.#duty ??= onState?.(state)
+      .catch((thrown) => log.warn(messageOf(thrown)))
+      .finally(() => {
+        this.#duty = undefined;
+      });
   }
 
   /** Later than its lease no answer is of use: this process has fenced itself, and looks again in a new session. */

@@ -1,7 +1,7 @@
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
 import { setFence } from "../fleet/fence_keeper.ts";
-import { resumeCommand, waysOn } from "../status/ways_on.ts";
+import { CANCEL_COMMAND, resumeCommand, waysOn } from "../status/ways_on.ts";
 import type { RotationDoc } from "../store/documents.ts";
 import { readFields } from "../store/fields.ts";
 import { fenceRecorder } from "../store/rotation_records.ts";
@@ -23,9 +23,10 @@ export interface Cancelled {
 /**
  * `kek rotate --cancel`, from any shell, whether the coordinator lives or not. The state changes at once; a coordinator
  * that lives sees it and stops after the batch in hand.
+ * @param own for Ctrl-C: the rotation as its command took the lease. What another leads by now is not this one's to cancel.
  * @throws KekError `nothing_to_cancel`, or `refused` with the way on: in phase 3, and in phase 1 of a way back that lifted the fence.
  */
-export async function cancel(context: Context): Promise<Cancelled> {
+export async function cancel(context: Context, own?: RotationDoc): Promise<Cancelled> {
   const { store, auditor } = context;
   const until = performance.now() + PATIENCE_MS;
   for (;;) {
@@ -38,6 +39,13 @@ export async function cancel(context: Context): Promise<Cancelled> {
       );
     }
     const { from, to, phase } = seen;
+    if (own !== undefined && (seen._id !== own._id || seen.lease?.token !== own.lease?.token)) {
+      throw new KekError(
+        "nothing_to_cancel",
+        `this command leads no rotation any more: ${from} → ${to} is led by another, and goes on`,
+        `stop it all the same: ${CANCEL_COMMAND}`,
+      );
+    }
     if (seen.state === "cancelled") {
       throw new KekError("nothing_to_cancel", `the rotation ${from} → ${to} is cancelled already`, waysOn(seen));
     }

@@ -9,7 +9,7 @@ import { loadProved } from "../fleet/keystore.ts";
 import type { Provider } from "../providers/provider.ts";
 import type { Store } from "../store/store.ts";
 import { readVersions } from "../store/versions.ts";
-import { isTheRecordsFault } from "./record_fault.ts";
+import { isTheRecordsFault, reasonOf } from "./record_fault.ts";
 import type { BatchResult } from "./rewrap_batch.ts";
 
 /** One batch of whole envelopes: the wrap and the payload of each are opened, and what was in them is zeroed. */
@@ -57,7 +57,7 @@ export async function openBatch(
       done += 1;
     } catch (thrown) {
       if (!isTheRecordsFault(thrown)) throw thrown;
-      failed.push({ id: cut(idTextOf(idBson)), reason: cut(thrown.message) });
+      failed.push({ id: idTextOf(idBson), reason: reasonOf(thrown) });
     }
   };
   const ended = await Promise.allSettled([...splitDocuments(bytes)].map(openOne));
@@ -77,12 +77,6 @@ async function loadLate(store: Store, provider: Provider, installId: string, ver
     doc === undefined ? `it is at KEK version ${version}, which is not known` : `KEK version ${version} was destroyed`,
     "restore this field from a backup",
   );
-}
-
-/** An `_id`, or a key that somebody put into an envelope, may be megabytes long. */
-function cut(text: string): string {
-  const LONGEST = 1000;
-  return text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text;
 }
 
 function at(document: Record<string, unknown>, path: string): unknown {

@@ -4,3 +4,9 @@ import { KekError } from "../errors/errors.ts";
 export function isTheRecordsFault(thrown: unknown): thrown is KekError {
   return thrown instanceof KekError && (thrown.code === "envelope_invalid" || thrown.code === "envelope_does_not_open");
 }
+
+/** Its reason as it is listed: what somebody put into an envelope may be megabytes long, and a list of them has no room. */
+export function reasonOf({ message }: KekError): string {
+  const LONGEST = 1000;
+  return message.length > LONGEST ? `${message.slice(0, LONGEST)}…` : message;
+}

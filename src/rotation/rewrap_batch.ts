@@ -1,13 +1,13 @@
 import type { FieldName } from "../config/config.ts";
 import { dekAadOf } from "../envelope/aad.ts";
-import { exactId, idBsonOf, idText, idTextOf, readWrap, splitDocuments } from "../envelope/raw_record.ts";
+import { exactId, idBsonOf, idTextOf, readWrap, splitDocuments } from "../envelope/raw_record.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { type ErrorCode, KekError, messageOf } from "../errors/errors.ts";
 import type { Provider } from "../providers/provider.ts";
 import { isTransient } from "../store/failures.ts";
 import { applyRewraps, type Rewrap } from "../store/records.ts";
 import type { Store } from "../store/store.ts";
-import { isTheRecordsFault } from "./record_fault.ts";
+import { isTheRecordsFault, reasonOf } from "./record_fault.ts";
 
 /** One batch of records: rewrap, one conditional update each. */
 
@@ -45,7 +45,7 @@ export async function rewrapBatch(
 ): Promise<BatchResult> {
   const { field, from, to } = job;
   const failed: BatchResult["failed"] = [];
-  const rewraps: Rewrap[] = [];
+  const rewraps: (Rewrap & { idBson: Uint8Array })[] = [];
   const fromAad = dekAadOf(installId, provider.name, from, field.collection, field.path);
   const toAad = dekAadOf(installId, provider.name, to, field.collection, field.path);
   const rewrapOne = async (raw: Uint8Array) => {
@@ -55,10 +55,10 @@ export async function rewrapBatch(
       if (oldWrap === undefined) return;
       const under = (version: number, aad: typeof fromAad) => ({ version, aad: aad(idBson) });
       const newWrap = await provider.rewrap(oldWrap, under(from, fromAad), under(to, toAad));
-      rewraps.push({ id: exactId(idBson), oldWrap, newWrap });
+      rewraps.push({ id: exactId(idBson), idBson, oldWrap, newWrap });
     } catch (thrown) {
       if (!isTheRecordsFault(thrown)) throw thrown;
-      failed.push({ id: idTextOf(idBson), reason: messageOf(thrown) });
+      failed.push({ id: idTextOf(idBson), reason: reasonOf(thrown) });
     }
   };
   // All at once: a provider that waits for an HSM keeps many operations in flight. What was wrapped is written, whatever
@@ -71,7 +71,8 @@ export async function rewrapBatch(
   const outcome = await applyRewraps(store, field, from, to, rewraps, job.limitMs);
   crashPoint("batch.written");
   for (const { index, reason } of outcome.rejected) {
-    failed.push({ id: idText(rewraps[index]?.id), reason });
+    const { idBson } = rewraps[index] as (typeof rewraps)[number];
+    failed.push({ id: idTextOf(idBson), reason });
   }
   return { done: outcome.done, skipped: rewraps.length - outcome.done - outcome.rejected.length, failed, fault };
 }

@@ -115,7 +115,10 @@ class Opener {
   }
 
   async openAll(fields: FieldDoc[]): Promise<void> {
-    for (const field of fields) {
+    const { at } = this.#tally.doc;
+    // There is one position: the field that an earlier run was in comes before those that were registered since.
+    const ordered = [...fields.filter((field) => fieldId(field) === at?.field), ...fields];
+    for (const field of ordered) {
       if (this.#tally.doc.done.includes(fieldId(field))) continue;
       await this.#openField(field);
       this.#tally.finished(field);

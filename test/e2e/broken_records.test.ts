@@ -194,3 +194,19 @@ test("_ids of every BSON type rotate and open with v2 alone; a broken one is nam
   // An _id with its keys in another order is another _id.
   expect(ran.stderr).toContain('record {"10":{"$numberInt":"1"},"9":"nine","a":{');
 });
+
+test("records whose envelopes hold megabytes of rubbish are named in a line each, and block settling as any other", async () => {
+  const install = await seededInstall(5, CALM);
+  const record = await secretsOf(install).findOne({ _id: 1 });
+  // As one document, what both hold is more than MongoDB stores.
+  for (const _id of [100, 101]) {
+    await secretsOf(install).insertOne({ _id, value: { ...record?.value, provider: "x".repeat(9_000_000) } });
+  }
+  const ran = await rotating(install, "--to-version=2").exited;
+  expect(ran.code).toBe(6);
+  expect(ran.stderr.length).toBeLessThan(10_000);
+  const { failed } = await newestRotation(install);
+  expect(failed.map(({ id }: Document) => id).sort()).toEqual(['{"$numberInt":"100"}', '{"$numberInt":"101"}']);
+  expect(await events(install, "record.failed")).toHaveLength(2);
+  await proveAudit(install);
+});

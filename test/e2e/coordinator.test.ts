@@ -161,3 +161,21 @@ test("a coordinator that woke late evicts nobody", async () => {
   await proveAll(install, [2], 50);
   await stop(awake, sleeper);
 });
+
+test("a coordinator that slept past its lease and is stopped with Ctrl-C leaves its successor's rotation alone", async () => {
+  const install = await seededInstall(200, TIMES);
+  const fleet = await serveAll(install, "a");
+  const sleeper = rotating(install, "--to-version=2", ...SLOWLY);
+  await movedTo(install, 2, 10);
+  sleeper.kill("SIGSTOP");
+  const successor = rotating(install, "--to-version=2", ...SLOWLY);
+  await successor.says(/going on with rotation 1/);
+  sleeper.kill("SIGINT");
+  sleeper.kill("SIGCONT");
+  const stopped = await sleeper.exited;
+  expect((await successor.exited).code).toBe(0);
+  expect(stopped.stderr).toContain("this command leads no rotation any more");
+  expect(await events(install, "rotation.cancelled")).toEqual([]);
+  await proveAll(install, [2], 200);
+  await stop(...fleet);
+});

@@ -1,4 +1,5 @@
 import { expect, test } from "bun:test";
+import { serialize } from "bson";
 import { Binary, type Document } from "mongodb";
 import { splitDocuments } from "../../src/envelope/raw_record.ts";
 import { envelopesOf } from "../../src/store/records.ts";
@@ -156,4 +157,24 @@ test("a position among _ids of every type leaves out what lies before it and not
   const all = await read();
   expect(all).toHaveLength(ids.length);
   for (const [i, id] of all.entries()) expect((await read({ id })).map(idText)).toEqual(all.slice(i + 1).map(idText));
+});
+
+test("a field registered since a run was interrupted does not make it count records twice", async () => {
+  const install = await seededInstall(5);
+  const after = new Binary(serialize({ _id: 2 }), 0);
+  await install.db.collection("kek_verifications").insertOne({
+    _id: "records" as never,
+    started_at: new Date(),
+    basis: "epoch 0; versions 1 active, 2 staged",
+    done: [],
+    at: { field: "secrets:value", after },
+    records: 3,
+    opened: 3,
+    failed: 0,
+    bad: [],
+  });
+  const field = { _id: "earlier:value" as never, collection: "earlier", path: "value" };
+  await install.db.collection("kek_fields").insertOne(field);
+  const ran = await kek(install, "verify", "--records");
+  expect(ran.json).toMatchObject({ records: 5, opened: 5, failed: 0, resumed: expect.any(String) });
 });

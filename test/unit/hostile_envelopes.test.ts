@@ -253,6 +253,12 @@ test("an _id that cannot be named to MongoDB byte for byte is said to be so, and
   expect(idTextOf(serialize({ _id: { b: 1, a: new Double(2) } }))).toBe(
     '{"b":{"$numberInt":"1"},"a":{"$numberDouble":"2.0"}}',
   );
+  // However long it is: a line, and another one for another record.
+  const long = ["1", "2"].map((end) => serialize({ _id: "x".repeat(100_000) + end }));
+  const broken = long.map((idBson) => Buffer.from(idBson).fill(0x80, 13, 14));
+  const names = [...long, ...broken].map(idTextOf);
+  expect(new Set(names).size).toBe(4);
+  for (const name of names) expect(name.length).toBeLessThan(1200);
 });
 
 test("wrap, payload and whole envelope each open at their own record, field, collection, install and version only", () => {
