@@ -16,6 +16,7 @@ const LEVEL: Record<string, number> = {
   store: 4,
   fleet: 5,
   status: 6,
+  library: 6,
   rotation: 7,
   server: 7,
   demo: 8,
@@ -110,6 +111,7 @@ test("pure rules do no input or output", () => {
     "fleet/wrap_limit.ts",
     "rotation/preflight.ts",
     "audit/chain.ts",
+    "library/secret_fields.ts",
   ];
   const withIo = imports().filter(
     ({ file, target }) =>
