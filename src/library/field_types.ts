@@ -8,6 +8,10 @@ export type SecretFields<T> = { readonly [P in PathTo<T, string>]?: "text" } & {
   readonly [P in PathTo<T, Uint8Array>]?: "bytes";
 };
 
+/** Documents of no declared type. */
+// biome-ignore lint/suspicious/noExplicitAny: as the driver has it, any path may be named and any value given
+export type Loose = { [field: string]: any };
+
 /** A record's `_id` as the document type has it. */
 export type IdOf<T> = T extends { _id: infer Id } ? Id : unknown;
 

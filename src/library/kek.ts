@@ -3,6 +3,7 @@ import type { StoredEnvelope } from "../envelope/envelope.ts";
 import type { FieldPlace, Kek as MemberKek } from "../fleet/kek.ts";
 import type { CollectionOptions, EncryptedCollection } from "./collection.ts";
 import type { DriverCollection } from "./driver.ts";
+import type { Loose } from "./field_types.ts";
 
 /** A value and where it will be stored. */
 export interface Plaintext {
@@ -89,7 +90,10 @@ export interface Kek extends MemberKek, AsyncDisposable {
    * const { insertedId } = await users.insertOne({ name: "ada", token: "s3cret" });
    * const ada = await users.findOne({ _id: insertedId }); // ada.token is "s3cret"
    */
-  collection<T extends object>(collection: DriverCollection, options: CollectionOptions<T>): EncryptedCollection<T>;
+  collection<T extends object = Loose>(
+    collection: DriverCollection,
+    options: CollectionOptions<NoInfer<T>>,
+  ): EncryptedCollection<T>;
 
   /** Why this process may not encrypt now, in words; undefined: it may. What `/readyz` of a service should answer 503 for. */
   readonly trouble: string | undefined;
