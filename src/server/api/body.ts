@@ -4,7 +4,7 @@ import { Refusal } from "./problem.ts";
 
 /** 8 MiB of plaintext, or an envelope of as much, in base64 and JSON. A batch shares it. */
 export const MAX_BODY_BYTES = 16 * 1024 * 1024;
-export const BODY_LIMIT_MS = 30_000;
+export const BODY_LIMIT_MS = 15_000;
 /** Requests in hand, and bytes of their bodies; what comes beyond is told to come again. */
 export const MAX_REQUESTS = 256;
 export const MAX_BYTES_IN_HAND = 128 * 1024 * 1024;
