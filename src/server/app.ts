@@ -1,8 +1,12 @@
 import { Hono } from "hono";
 import type { Kek } from "../fleet/kek.ts";
+import { type ApiOptions, apiOf } from "./api/api.ts";
 
-/** What `serve` answers, as one application: whoever listens hands it requests. */
-export function appOf(kek: Pick<Kek, "trouble" | "writeVersion">): Hono {
+/**
+ * What `serve` answers, as one application: whoever listens hands it requests.
+ * @param api undefined while the encrypt/decrypt API is not configured.
+ */
+export function appOf(kek: Pick<Kek, "trouble" | "writeVersion">, api: ApiOptions | undefined): Hono {
   const app = new Hono();
   app.use(async (context, next) => {
     await next();
@@ -21,6 +25,7 @@ export function appOf(kek: Pick<Kek, "trouble" | "writeVersion">): Hono {
   for (const path of ["/healthz", "/readyz"]) {
     app.all(path, (context) => context.json({ error: "method not allowed" }, 405));
   }
+  app.route("/v1", apiOf(api));
   app.notFound((context) => context.json({ error: "not found" }, 404));
   return app;
 }

@@ -76,6 +76,8 @@ test("each outside thing has one owner", () => {
   expect(owners(/^mongodb$/).every((file) => file.startsWith("store/"))).toBe(true);
   expect(owners(/^consola/)).toEqual(["cli/output.ts"]);
   expect(owners(/^citty/).every((file) => file.startsWith("cli/"))).toBe(true);
+  expect(owners(/^hono(\/|$)/).every((file) => file.startsWith("server/"))).toBe(true);
+  expect(owners(/^@valibot\/to-json-schema$/)).toEqual(["server/api/openapi.ts"]);
   expect(owners(/^yaml$/)).toEqual(["config/load.ts"]);
   expect(owners(/^pkcs11js$/)).toEqual(["providers/pkcs11/cryptoki.ts"]);
 });
