@@ -4,8 +4,10 @@
 export type SecretKind = "text" | "bytes";
 
 /** Encrypted fields by path, as `{ token: "text", "key.pem": "text", "key.der": "bytes" }`. */
-export type SecretFields<T> = { readonly [P in PathTo<T, string>]?: "text" } & {
-  readonly [P in PathTo<T, Uint8Array>]?: "bytes";
+export type SecretFields<T> = {
+  readonly [P in PathTo<T, string> | PathTo<T, Uint8Array>]?:
+    | (P extends PathTo<T, string> ? "text" : never)
+    | (P extends PathTo<T, Uint8Array> ? "bytes" : never);
 };
 
 /** Documents of no declared type. */

@@ -50,7 +50,6 @@ export async function service(): Promise<void> {
   await kek
     .collection(client.db("vault").collection("loose"), { fields: { "a.b": "text" } })
     .insertOne({ a: { b: "c" } });
-  await kek.collection<Record<string, string>>(client.db().collection("loose"), { fields: { a: "text" } }).findOne({});
 }
 
 /** What the compiler refuses. */

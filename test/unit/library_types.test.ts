@@ -33,4 +33,4 @@ test("a user's strict program compiles against the package with a driver of anot
   const tsc = Bun.spawn([join(ROOT, "node_modules/.bin/tsc"), "-p", project], { stdout: "pipe", cwd: project });
   expect(await new Response(tsc.stdout).text()).toBe("");
   expect(await tsc.exited).toBe(0);
-});
+}, 60_000);
