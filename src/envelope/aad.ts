@@ -1,5 +1,5 @@
 import { Buffer } from "node:buffer";
-import { serialize } from "bson";
+import { recordIdBson } from "./record_id.ts";
 
 /** Additional authenticated data, DESIGN.md section 3: a list of parts, each as uint32 big-endian length ‖ bytes. */
 
@@ -11,8 +11,9 @@ export interface Place {
   path: string;
 }
 
+/** @throws KekError `usage` for what cannot be an `_id`. */
 export function placeOf(collection: string, id: unknown, path: string): Place {
-  return { collection, idBson: serialize({ _id: id }), path };
+  return { collection, idBson: recordIdBson(id), path };
 }
 
 /** P: binds a field's ciphertext to its place. */

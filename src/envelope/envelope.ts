@@ -30,15 +30,15 @@ export interface StoredEnvelope {
 
 const KEYS = ["format", "provider", "kek_version", "wrapped_dek", "nonce", "ciphertext"];
 
-/** The stored form; int32 whatever the runtime makes of numbers. */
+/** The stored form: what every driver stores as int32 and BinData of subtype 0. */
 export function toStored(envelope: Envelope): StoredEnvelope {
   return {
-    format: new Int32(FORMAT),
+    format: new NeutralInt32(FORMAT),
     provider: envelope.provider,
-    kek_version: new Int32(envelope.version),
-    wrapped_dek: new Binary(envelope.wrappedDek, 0),
-    nonce: new Binary(envelope.nonce, 0),
-    ciphertext: new Binary(envelope.ciphertext, 0),
+    kek_version: new NeutralInt32(envelope.version),
+    wrapped_dek: new NeutralBinary(envelope.wrappedDek, 0),
+    nonce: new NeutralBinary(envelope.nonce, 0),
+    ciphertext: new NeutralBinary(envelope.ciphertext, 0),
   };
 }
 
@@ -68,6 +68,22 @@ export function readEnvelope(stored: unknown, provider: ProviderName): Envelope 
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * A driver of another major version refuses BSON types that are not of its own bson package. Each one asks for `toBSON` first,
+ * and stores plain bytes and whole numbers as these types.
+ */
+class NeutralBinary extends Binary {
+  toBSON(): Uint8Array {
+    return this.buffer.subarray(0, this.position);
+  }
+}
+
+class NeutralInt32 extends Int32 {
+  toBSON(): number {
+    return this.value;
+  }
+}
 
 function bad(reason: string): KekError {
   return new KekError("envelope_invalid", `not an envelope of format 1: ${reason}`, "restore this field from a backup");

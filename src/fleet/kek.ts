@@ -246,7 +246,7 @@ class FleetKek implements Kek {
 }
 
 /** By code, not by class: the application may bring a driver of its own. The collection's own rules are not ours. */
-function isFenceRejection(thrown: unknown): boolean {
+export function isFenceRejection(thrown: unknown): boolean {
   if (typeof thrown !== "object" || thrown === null) return false;
   const { code, errInfo, writeErrors } = thrown as { code?: unknown; errInfo?: unknown; writeErrors?: unknown };
   if (code !== DOCUMENT_VALIDATION_FAILURE) return false;

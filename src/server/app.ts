@@ -1,12 +1,20 @@
 import { Hono } from "hono";
 import type { Kek } from "../fleet/kek.ts";
+import { type ApiOptions, apiOf } from "./api/api.ts";
+
+export interface Answers {
+  kek: Pick<Kek, "trouble" | "writeVersion">;
+  metrics: Hono;
+  /** Undefined while the encrypt/decrypt API is not configured. */
+  api: ApiOptions | undefined;
+}
 
 /** What `serve` answers, as one application: whoever listens hands it requests. */
-export function appOf(kek: Pick<Kek, "trouble" | "writeVersion">, metrics: Hono): Hono {
+export function appOf({ kek, metrics, api }: Answers): Hono {
   const app = new Hono();
   app.use(async (context, next) => {
     await next();
-    context.header("cache-control", "no-store");
+    if (!context.res.headers.has("cache-control")) context.header("cache-control", "no-store");
     context.header("x-content-type-options", "nosniff");
   });
   // The process runs.
@@ -22,6 +30,7 @@ export function appOf(kek: Pick<Kek, "trouble" | "writeVersion">, metrics: Hono)
   for (const path of ["/healthz", "/readyz", "/metrics"]) {
     app.all(path, (context) => context.json({ error: "method not allowed" }, 405));
   }
+  app.route("/v1", apiOf(api));
   app.notFound((context) => context.json({ error: "not found" }, 404));
   return app;
 }

@@ -44,7 +44,8 @@ function addressOf({ on, tls }: Where, port: number | undefined): string {
 }
 
 function listenOnBun({ on, tls }: Where, answer: Answer): Listener {
-  const common = { ...(tls === undefined ? {} : { tls }), fetch: answer };
+  // Whoever reads a body has a limit for it, and says so when it is passed.
+  const common = { ...(tls === undefined ? {} : { tls }), fetch: answer, maxRequestBodySize: Number.MAX_SAFE_INTEGER };
   const server =
     "socket" in on
       ? Bun.serve({ ...common, unix: on.socket })

@@ -2,13 +2,18 @@ import type { Config } from "../config/config.ts";
 import { SILENT } from "../errors/log.ts";
 import { becomeMember, type Kek, type KekOptions } from "../fleet/kek.ts";
 import { StatusReader } from "../status/read_status.ts";
+import type { ApiOptions } from "./api/api.ts";
+import { BearerToken } from "./api/token.ts";
 import { appOf } from "./app.ts";
-import { listen } from "./listener.ts";
+import { refuseOpenApi } from "./exposure.ts";
+import { type Listener, listen } from "./listener.ts";
 import { EventLoopLag } from "./metrics/event_loop_lag.ts";
 import { OperationMetrics } from "./metrics/exposition.ts";
 import { metricsApp } from "./metrics/metrics_app.ts";
+import { readTls } from "./tls_files.ts";
+import { listenOnSocket } from "./unix_socket.ts";
 
-/** The long-running process: a member of the fleet that answers whether it is well. */
+/** The long-running process: a member of the fleet that shows the install, and encrypts for others if it is told to. */
 
 export interface Serving {
   kek: Kek;
@@ -18,27 +23,37 @@ export interface Serving {
 
 /** Joins, listens, and returns once it is ready. @throws KekError when it may not serve, or cannot listen. */
 export async function serve(config: Config, options: Omit<KekOptions, "observe">): Promise<Serving> {
+  const { role = "library", log = SILENT } = options;
+  const { host, port, hosts } = config.server;
+  refuseOpenApi(config);
+  const tls = config.server.tls === undefined ? undefined : readTls(config.server.tls);
+  const token = config.api === undefined ? undefined : new BearerToken(config.api.tokenFile, log);
   const operations = new OperationMetrics(config.encryption.provider);
   const membership = await becomeMember(config, { ...options, observe: operations.observe });
   const { kek, store, install } = membership;
+  const { uri } = config.database;
+  const reader = new StatusReader(store, install, config);
+  const feed = { view: () => reader.read() };
   const lag = new EventLoopLag();
-  try {
-    const reader = new StatusReader(store, install, config);
-    const feed = { view: () => reader.read() };
-    const { role = "library", log = SILENT } = options;
-    const metrics = metricsApp({ config, role, log, membership, feed, operations, lag });
-    const app = appOf(kek, metrics);
-    const { host, port } = config.server;
-    const listener = listen({ on: { host, port } }, app.fetch);
-    const stop = async () => {
-      await listener.stop();
-      lag.stop();
-      await kek.close();
-    };
-    return { kek, address: listener.address, stop };
-  } catch (thrown) {
+  const listeners: Listener[] = [];
+  const stop = async () => {
+    for (const listener of listeners) await listener.stop();
     lag.stop();
     await kek.close();
+  };
+  try {
+    const api: ApiOptions | undefined = token === undefined ? undefined : { kek, token, log, uri, hosts };
+    const metrics = metricsApp({ config, role, log, membership, feed, operations, lag });
+    const app = appOf({ kek, metrics, api });
+    const listener = listen({ on: { host, port }, tls }, app.fetch);
+    listeners.push(listener);
+    if (config.api?.socket !== undefined) {
+      listeners.push(await listenOnSocket(config.api.socket, app.fetch));
+      log.info(`the API answers on unix:${config.api.socket} too`);
+    }
+    return { kek, address: listener.address, stop };
+  } catch (thrown) {
+    await stop();
     throw thrown;
   }
 }

@@ -16,6 +16,7 @@ const LEVEL: Record<string, number> = {
   store: 4,
   fleet: 5,
   status: 6,
+  library: 6,
   rotation: 7,
   server: 7,
   demo: 8,
@@ -75,6 +76,8 @@ test("each outside thing has one owner", () => {
   expect(owners(/^mongodb$/).every((file) => file.startsWith("store/"))).toBe(true);
   expect(owners(/^consola/)).toEqual(["cli/output.ts"]);
   expect(owners(/^citty/).every((file) => file.startsWith("cli/"))).toBe(true);
+  expect(owners(/^hono(\/|$)/).every((file) => file.startsWith("server/"))).toBe(true);
+  expect(owners(/^@valibot\/to-json-schema$/)).toEqual(["server/api/openapi.ts"]);
   expect(owners(/^yaml$/)).toEqual(["config/load.ts"]);
   expect(owners(/^prom-client$/)).toEqual(["server/metrics/exposition.ts"]);
   expect(owners(/^pkcs11js$/)).toEqual(["providers/pkcs11/cryptoki.ts"]);
@@ -122,6 +125,7 @@ test("pure rules do no input or output", () => {
     "fleet/wrap_limit.ts",
     "rotation/preflight.ts",
     "audit/chain.ts",
+    "library/secret_fields.ts",
   ];
   const withIo = imports().filter(
     ({ file, target }) =>

@@ -1,0 +1,137 @@
+import { Refusal } from "./problem.ts";
+
+/** A request's body, read as JSON within limits of size and time, and of memory for all requests together. */
+
+/** 8 MiB of plaintext, or an envelope of as much, in base64 and JSON. A batch shares it. */
+export const MAX_BODY_BYTES = 16 * 1024 * 1024;
+export const BODY_LIMIT_MS = 15_000;
+/** Requests in hand, and bytes of their bodies; what comes beyond is told to come again. */
+export const MAX_REQUESTS = 256;
+export const MAX_BYTES_IN_HAND = 128 * 1024 * 1024;
+
+/** How many requests are in hand, and how large their bodies are. */
+export class InHand {
+  #requests = 0;
+  #bytes = 0;
+
+  /** Runs the work of one request, which takes bytes as they arrive. @throws Refusal `busy`. */
+  async admit<T>(work: (take: (bytes: number) => void) => Promise<T>): Promise<T> {
+    if (this.#requests >= MAX_REQUESTS) throw busy();
+    this.#requests += 1;
+    let taken = 0;
+    try {
+      return await work((bytes) => {
+        if (this.#bytes + bytes > MAX_BYTES_IN_HAND) throw busy();
+        this.#bytes += bytes;
+        taken += bytes;
+      });
+    } finally {
+      this.#requests -= 1;
+      this.#bytes -= taken;
+    }
+  }
+}
+
+/**
+ * @param take told of bytes before they are kept.
+ * @throws Refusal `media_type_refused`, `body_too_large`, `body_too_slow`, `body_broken`.
+ */
+export async function readJson(
+  request: Request,
+  take: (bytes: number) => void,
+  limitMs = BODY_LIMIT_MS,
+): Promise<unknown> {
+  const type = request.headers.get("content-type") ?? "";
+  if (!/^application\/json *(; *charset="?utf-8"? *)?$/i.test(type)) {
+    const hint = "send it with `Content-Type: application/json`";
+    throw new Refusal("media_type_refused", "the request's content type is not application/json", hint);
+  }
+  const bytes = await inTime(readBytes(request, take), limitMs);
+  try {
+    return parse(bytes);
+  } finally {
+    bytes.fill(0);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** A body of a known length comes in one piece, which the server has counted; another is counted here as it comes. */
+async function readBytes(request: Request, take: (bytes: number) => void): Promise<Uint8Array> {
+  const told = request.headers.get("content-length");
+  if (told !== null && !request.headers.has("transfer-encoding")) {
+    if (Number(told) > MAX_BODY_BYTES) throw tooLarge();
+    take(Number(told));
+    return new Uint8Array(await request.arrayBuffer());
+  }
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  for await (const chunk of request.body ?? []) {
+    size += chunk.length;
+    if (size > MAX_BODY_BYTES) throw tooLarge();
+    take(chunk.length);
+    chunks.push(chunk);
+  }
+  const whole = new Uint8Array(size);
+  let at = 0;
+  for (const chunk of chunks) {
+    whole.set(chunk, at);
+    at += chunk.length;
+    chunk.fill(0);
+  }
+  return whole;
+}
+
+async function inTime<T>(reading: Promise<T>, limitMs: number): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      const hint = "send the whole body at once";
+      reject(new Refusal("body_too_slow", `the body did not arrive in ${limitMs / 1000} s`, hint, CLOSE));
+    }, limitMs);
+  });
+  try {
+    return await Promise.race([reading, late]);
+  } finally {
+    clearTimeout(timer);
+    // Given up, it ends with the connection.
+    reading.catch(() => undefined);
+  }
+}
+
+/** Names that mean something to JavaScript's objects, which would be passed over; and halves of a UTF-16 pair, which no BSON string holds. */
+const UNFIT_NAMES = new Set(["__proto__", "prototype", "constructor"]);
+const SUSPECT = /__proto__|prototype|constructor|\\u/;
+
+function parse(bytes: Uint8Array): unknown {
+  let unfit = false;
+  let value: unknown;
+  try {
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    value = JSON.parse(text);
+    if (SUSPECT.test(text)) {
+      JSON.parse(text, (key, part) => {
+        unfit ||= UNFIT_NAMES.has(key) || !key.isWellFormed() || (typeof part === "string" && !part.isWellFormed());
+        return part;
+      });
+    }
+  } catch {
+    // The parser's message quotes the body, which holds secrets.
+    throw new Refusal("body_broken", "the body is not JSON in UTF-8", "send one JSON object");
+  }
+  if (!unfit) return value;
+  const hint = "no member may be called __proto__, prototype or constructor, and every text must be valid Unicode";
+  throw new Refusal("request_invalid", "the body has a name or a text that no record can have", hint);
+}
+
+const CLOSE = { connection: "close" };
+
+function tooLarge(): Refusal {
+  const detail = `the body has more than ${MAX_BODY_BYTES} bytes`;
+  return new Refusal("body_too_large", detail, "send fewer items at once; a value is at most 8 MiB", CLOSE);
+}
+
+function busy(): Refusal {
+  const hint = "send it again a little later, or fewer at once";
+  return new Refusal("busy", "the server has as many requests in hand as it takes", hint);
+}

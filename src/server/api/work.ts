@@ -1,0 +1,80 @@
+import type { StoredEnvelope } from "../../envelope/envelope.ts";
+import { messageOf } from "../../errors/errors.ts";
+import type { Log } from "../../errors/log.ts";
+import type { Kek } from "../../fleet/kek.ts";
+import { explainMongo } from "../../store/failures.ts";
+import { canonicalBinary } from "./extended_json.ts";
+import { type Operation, type Problem, problemOf } from "./problem.ts";
+import type { DecryptItem, EncryptItem } from "./schemas.ts";
+
+/** What is asked for, done by this process's member of the fleet: one value, or many in their order. */
+
+/** Enough to keep the sessions of a token busy. */
+const ITEMS_AT_ONCE = 64;
+
+export interface Failed {
+  error: Problem;
+}
+export type Outcome<T> = T | Failed;
+
+export interface Keys {
+  kek: Pick<Kek, "encrypt" | "decrypt">;
+  /** Of MongoDB, for messages about it; its user and password are never shown. */
+  uri: string;
+  log: Log;
+}
+
+export async function encryptOne({ kek, uri, log }: Keys, item: EncryptItem) {
+  const { plaintext, ...place } = item;
+  return await outcome("encrypt", uri, log, async () => {
+    try {
+      return { envelope: canonical(await kek.encrypt(plaintext, place)) };
+    } finally {
+      plaintext.fill(0);
+    }
+  });
+}
+
+export async function decryptOne({ kek, uri, log }: Keys, item: DecryptItem) {
+  const { envelope, ...place } = item;
+  return await outcome("decrypt", uri, log, async () => {
+    const opened = await kek.decrypt(envelope, place);
+    const plaintext = opened.toString("base64");
+    opened.fill(0);
+    return { plaintext };
+  });
+}
+
+/** Each item by itself: one that fails has its problem in its place, and the others are done. */
+export async function each<I, T>(items: readonly I[], work: (item: I) => Promise<T>): Promise<T[]> {
+  const done = new Array<T>(items.length);
+  let next = 0;
+  const lane = async () => {
+    for (let at = next++; at < items.length; at = next++) done[at] = await work(items[at] as I);
+  };
+  await Promise.all(Array.from({ length: Math.min(ITEMS_AT_ONCE, items.length) }, lane));
+  return done;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+async function outcome<T>(operation: Operation, uri: string, log: Log, work: () => Promise<T>): Promise<Outcome<T>> {
+  try {
+    return await work();
+  } catch (thrown) {
+    const known = explainMongo(thrown, uri);
+    if (known === undefined) log.warn(`API, ${operation}: unexpected error: ${messageOf(thrown)}`);
+    return { error: problemOf(known ?? thrown, operation) };
+  }
+}
+
+function canonical({ provider, format, kek_version, wrapped_dek, nonce, ciphertext }: StoredEnvelope) {
+  return {
+    format: { $numberInt: String(format) },
+    provider,
+    kek_version: { $numberInt: String(kek_version) },
+    wrapped_dek: canonicalBinary(wrapped_dek),
+    nonce: canonicalBinary(nonce),
+    ciphertext: canonicalBinary(ciphertext),
+  };
+}

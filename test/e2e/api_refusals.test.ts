@@ -1,0 +1,260 @@
+import { expect, test } from "bun:test";
+import { execFileSync } from "node:child_process";
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { connect } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { startPrivateMongod } from "../../src/demo/private_mongod.ts";
+import { apiClient, apiToken, base64, expectProblem } from "../harness/api.ts";
+import { addressOf } from "../harness/hsm_install.ts";
+import { run, stop, testInstall, until } from "../harness/program.ts";
+import { scratchDirectory } from "../harness/scratch.ts";
+
+/** What the API refuses: each time a problem document, nothing of it from inside, nothing secret. */
+
+const directory = scratchDirectory();
+const SECRET = "the plaintext that nobody may see";
+const item = { collection: "records", id: 1, field: "value", plaintext: base64(SECRET) };
+
+test("each refusal is a problem document that tells nothing", async () => {
+  const install = await testInstall();
+  const { token, variables } = apiToken(directory);
+  const serving = await install.serve("api-1", [1], 1, variables);
+  const api = apiClient(serving, token);
+  const secrets = [token, SECRET, base64(SECRET), install.keks[1] as string];
+  const refused = async (status: number, code: string, body: unknown, headers = {}, path = "encrypt") => {
+    const answered = await api.post(path, body, headers);
+    expectProblem(answered, status, code, secrets);
+    return answered;
+  };
+
+  // Who asks
+  const nobody = await refused(401, "unauthorized", item, { authorization: undefined });
+  expect(nobody.headers.get("www-authenticate")).toBe('Bearer realm="certautopilot"');
+  const wrong = await refused(401, "unauthorized", item, { authorization: `Bearer ${token}x` });
+  expect(wrong.headers.get("www-authenticate")).toContain('error="invalid_token"');
+  await refused(401, "unauthorized", item, { authorization: `Basic ${base64(`a:${token}`)}` });
+  await refused(401, "unauthorized", item, { authorization: token });
+  await refused(421, "host_refused", item, { host: "attacker.example" });
+  await refused(421, "host_refused", item, { host: "127.0.0.1.attacker.example:8181" });
+  await refused(403, "origin_refused", item, { origin: "https://attacker.example" });
+  await refused(403, "origin_refused", item, { origin: "null" });
+  expect((await api.post("encrypt", item, { origin: addressOf(serving) })).status).toBe(200);
+
+  // What is sent
+  await refused(415, "media_type_refused", JSON.stringify(item), { "content-type": "text/plain" });
+  await refused(415, "media_type_refused", JSON.stringify(item), { "content-type": undefined });
+  await refused(400, "body_broken", `{"plaintext": "${base64(SECRET)}", `);
+  await refused(400, "body_broken", "");
+  await refused(
+    400,
+    "body_broken",
+    Buffer.concat([Buffer.from('{"a":"'), Buffer.from([0xff, 0xfe]), Buffer.from('"}')]),
+  );
+  for (const body of [[], null, 1, "text", {}, { items: [] }, { items: {} }, { items: [item], more: 1 }])
+    await refused(422, "request_invalid", JSON.stringify(body));
+  await refused(422, "request_invalid", { items: Array.from({ length: 1001 }, () => item) });
+  const misplaced = await refused(422, "request_invalid", { ...item, [SECRET]: 1 });
+  expect(misplaced.body.detail).toContain("not known");
+  const second = await refused(422, "request_invalid", { items: [item, { ...item, plaintext: SECRET }] });
+  expect(second.body.detail).toContain("items.1.plaintext");
+  for (const over of [
+    { plaintext: undefined },
+    { plaintext: "YQ" },
+    { plaintext: "YQ==\n" },
+    { plaintext: "YR==" },
+    { plaintext: "_-_-" },
+    { collection: "kek_versions" },
+    { collection: "system.users" },
+    { collection: "a$b" },
+    { field: "_id" },
+    { field: "a..b" },
+    { field: "a.$.b" },
+    { id: undefined },
+    { id: [1] },
+    { id: 5.5 },
+    { id: 2_147_483_648 },
+    { id: { $oid: "zz" } },
+    { id: { $oid: "0".repeat(24), more: 1 } },
+    { id: { $numberInt: "2147483648" } },
+    { id: { $numberLong: "9223372036854775808" } },
+    { id: { $regularExpression: { pattern: "a", options: "" } } },
+    { id: { b: 1, 7: 2 } },
+    { id: { $where: "1" } },
+  ])
+    await refused(422, "request_invalid", { ...item, ...over });
+  for (const raw of ['{"__proto__":1,"a":1}', '{"a":{"constructor":1}}', '"\\ud800"'])
+    await refused(422, "request_invalid", JSON.stringify(item).replace('"id":1', `"id":${raw}`));
+  for (const edge of ["-2147483648", "2147483647"]) {
+    expect((await api.post("encrypt", { ...item, id: { $numberInt: edge } })).status).toBe(200);
+    expect((await api.post("encrypt", { ...item, id: Number(edge) })).status).toBe(200);
+  }
+
+  // How much of it
+  await refused(413, "plaintext_too_large", { ...item, plaintext: base64(new Uint8Array(8 * 1024 * 1024 + 1)) });
+  const large = new Uint8Array(17 * 1024 * 1024).fill(32);
+  await refused(413, "body_too_large", large);
+  const stream = new ReadableStream({
+    start: (controller) => {
+      for (let at = 0; at < 17; at += 1) controller.enqueue(large.subarray(0, 1024 * 1024));
+      controller.close();
+    },
+  });
+  await refused(413, "body_too_large", stream);
+
+  // Envelopes
+  const { collection, id, field } = item;
+  const sealed = (await api.post("encrypt", item)).body.envelope;
+  const open = (envelope: unknown, over = {}) => ({ collection, id, field, envelope, ...over });
+  await refused(422, "envelope_does_not_open", open(sealed, { id: 2 }), {}, "decrypt");
+  await refused(422, "envelope_does_not_open", open(sealed, { id: { $numberLong: "1" } }), {}, "decrypt");
+  await refused(422, "envelope_invalid", open({ ...sealed, provider: "pkcs11" }), {}, "decrypt");
+  await refused(422, "envelope_invalid", open({ ...sealed, nonce: sealed.wrapped_dek }), {}, "decrypt");
+  await refused(422, "request_invalid", open({ ...sealed, more: 1 }), {}, "decrypt");
+  await refused(422, "request_invalid", open("text"), {}, "decrypt");
+  await refused(409, "version_not_loaded", open({ ...sealed, kek_version: 9 }), {}, "decrypt");
+
+  // Paths and methods
+  for (const [method, path, status, code] of [
+    ["GET", "/v1/encrypt", 405, "method_not_allowed"],
+    ["PUT", "/v1/decrypt", 405, "method_not_allowed"],
+    ["OPTIONS", "/v1/encrypt", 405, "method_not_allowed"],
+    ["POST", "/v1/openapi.json", 405, "method_not_allowed"],
+    ["GET", "/v1", 404, "not_found"],
+    ["GET", "/v1/keys", 404, "not_found"],
+  ] as const) {
+    const answered = await api.ask(method, path);
+    expectProblem(answered, status, code, secrets);
+    if (status === 405) expect(answered.headers.get("allow")).toMatch(/POST|GET/);
+  }
+  expect((await api.ask("GET", "/v1/openapi.json")).body.openapi).toBe("3.1.0");
+  expect((await api.ask("GET", "/healthz")).body).toEqual({ ok: true });
+  for (const secret of [token, SECRET, base64(SECRET)]) expect(serving.stderr).not.toContain(secret);
+  await stop(serving);
+});
+
+test("a client that sends its body slowly is cut off, and others go on meanwhile", async () => {
+  const install = await testInstall();
+  const { token, variables } = apiToken(directory);
+  const serving = await install.serve("api-1", [1], 1, variables);
+  const { hostname, port } = new URL(addressOf(serving));
+  const began = performance.now();
+  const slow = new Promise<string>((resolve, reject) => {
+    const socket = connect(Number(port), hostname);
+    let said = "";
+    socket.on("data", (chunk) => {
+      said += chunk.toString();
+    });
+    socket.once("close", () => resolve(said));
+    socket.once("error", reject);
+    socket.write(
+      `POST /v1/encrypt HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${token}\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{`,
+    );
+  });
+  expect((await apiClient(serving, token).post("encrypt", item)).status).toBe(200);
+  expect(await slow).toMatch(/^HTTP\/1\.1 408[\s\S]*body_too_slow/);
+  expect(performance.now() - began).toBeLessThan(25_000);
+  await stop(serving);
+});
+
+test("encrypt while fenced off is a problem, and decrypt goes on", async () => {
+  const install = await testInstall();
+  const path = mkdtempSync(join(tmpdir(), "certautopilot-test-"));
+  const mongod = await startPrivateMongod(path);
+  try {
+    const { token, variables } = apiToken(directory);
+    const serving = await install.serve("api-1", [1], 1, { ...variables, CERTAUTOPILOT_DATABASE_URI: mongod.uri });
+    const api = apiClient(serving, token);
+    const { plaintext, ...place } = item;
+    const sealed = await api.post("encrypt", item);
+    process.kill(mongod.pid, "SIGSTOP");
+    await Bun.sleep(2000);
+    const fenced = await api.post("encrypt", item);
+    expectProblem(fenced, 503, "fenced", [SECRET, plaintext, token]);
+    const batch = await api.post("encrypt", { items: [item, item] });
+    expect(batch.body.items.map(({ error }: { error: { code: string } }) => error.code)).toEqual(["fenced", "fenced"]);
+    expect((await api.post("decrypt", { ...place, ...sealed.body })).body).toEqual({ plaintext });
+    process.kill(mongod.pid, "SIGCONT");
+    await until("it encrypts again", async () => (await api.post("encrypt", item)).status === 200);
+    await stop(serving);
+  } finally {
+    process.kill(mongod.pid, "SIGCONT");
+    await mongod.stop();
+    rmSync(path, { recursive: true, force: true });
+  }
+});
+
+test("off until configured; a token that others can read, or that is none, is refused; a changed one counts at once", async () => {
+  const install = await testInstall();
+  const off = await install.serve("off", [1], 1);
+  for (const path of ["/v1/encrypt", "/v1/openapi.json", "/v1"])
+    expectProblem(await apiClient(off, "t").ask("GET", path), 404, "api_off");
+  await stop(off);
+
+  const { token, path, variables } = apiToken(directory);
+  const refused = async (exit: number, code: string, message: string) => {
+    const ran = await run(["serve", "--json"], install.variables([1], 1, variables));
+    expect([ran.code, ran.json.error.code, ran.json.error.message]).toEqual([
+      exit,
+      code,
+      expect.stringContaining(message),
+    ]);
+    expect(ran.stderr).not.toContain(token);
+  };
+  chmodSync(path, 0o640);
+  await refused(2, "secrets_file_exposed", path);
+  chmodSync(path, 0o600);
+  writeFileSync(path, "short");
+  await refused(2, "config_invalid", path);
+  writeFileSync(path, `${token}\n`);
+
+  const serving = await install.serve("api-1", [1], 1, variables);
+  const api = apiClient(serving, token);
+  expect((await api.post("encrypt", item)).status).toBe(200);
+  const next = readFileSync(apiToken(directory).path, "utf8").trim();
+  writeFileSync(path, next);
+  await until("the old token is refused", async () => (await api.post("encrypt", item)).status === 401);
+  expect((await apiClient(serving, next).post("encrypt", item)).status).toBe(200);
+  chmodSync(path, 0o644);
+  await until("nobody gets in", async () => (await apiClient(serving, next).post("encrypt", item)).status === 503);
+  expectProblem(await apiClient(serving, next).post("encrypt", item), 503, "token_unreadable", [next, path]);
+  expect(serving.stderr).toContain("0644");
+  await stop(serving);
+});
+
+test("beyond loopback only under TLS", async () => {
+  const install = await testInstall();
+  const { token, variables } = apiToken(directory);
+  const beyond = { ...variables, CERTAUTOPILOT_SERVER_LISTEN: "0.0.0.0:0" };
+  const ran = await run(["serve", "--json"], install.variables([1], 1, beyond));
+  expect([ran.code, ran.json.error.code, ran.json.error.hint]).toEqual([
+    2,
+    "config_invalid",
+    expect.stringContaining("CERTAUTOPILOT_SERVER_TLS_CERT_FILE"),
+  ]);
+
+  const [key, cert] = [join(directory, "key.pem"), join(directory, "cert.pem")];
+  const words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
+  const names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,DNS:keys.test,IP:127.0.0.1"];
+  execFileSync("openssl", [...words, ...names, "-keyout", key, "-out", cert], { stdio: "pipe" });
+  const over = {
+    ...beyond,
+    CERTAUTOPILOT_SERVER_TLS_CERT_FILE: cert,
+    CERTAUTOPILOT_SERVER_TLS_KEY_FILE: key,
+    CERTAUTOPILOT_SERVER_HOSTS: "keys.test",
+  };
+  chmodSync(key, 0o644);
+  expect((await run(["serve", "--json"], install.variables([1], 1, over))).json.error.code).toBe(
+    "secrets_file_exposed",
+  );
+  chmodSync(key, 0o600);
+  const serving = await install.serve("api-1", [1], 1, over);
+  const { port } = new URL(addressOf(serving));
+  const tls = { ca: readFileSync(cert, "utf8") };
+  const api = apiClient(`https://localhost:${port}`, token, { tls });
+  expect((await api.post("encrypt", item)).status).toBe(200);
+  expect((await api.post("encrypt", item, { host: `keys.test:${port}` })).status).toBe(200);
+  expectProblem(await api.post("encrypt", item, { host: "other.test" }), 421, "host_refused", [token]);
+  expect(apiClient(`http://localhost:${port}`, token).post("encrypt", item)).rejects.toThrow();
+  await stop(serving);
+});
