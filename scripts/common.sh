@@ -26,19 +26,26 @@ setup_node() {
   fi
 }
 
-# Python packages of the independent reader, in an environment of their own.
+# Python packages of the independent reader, and of the tester of HTTP APIs: an environment each.
 setup_python() {
   need "$PYTHON" "install Python 3.9 or newer, with pip and venv"
-  local requirements=$ROOT/test/independent/requirements.txt env=$CACHE/python want
+  python_environment python "$ROOT/test/independent/requirements.txt"
+  python_environment schemathesis "$ROOT/test/independent/schemathesis.txt"
+  export CERTAUTOPILOT_TEST_PYTHON=$CACHE/python/bin/python
+  export CERTAUTOPILOT_TEST_SCHEMATHESIS=$CACHE/schemathesis/bin/schemathesis
+}
+
+# An environment in the cache, once a requirements file.
+python_environment() {
+  local env=$CACHE/$1 requirements=$2 want
   want=$(cksum <"$requirements")
   if [ "$(cat "$env/.installed-from" 2>/dev/null || true)" != "$want" ]; then
-    say "installing the Python packages of test/independent"
+    say "installing the Python packages of test/independent/$(basename "$requirements")"
     mkdir -p "$CACHE"
     "$PYTHON" -m venv --clear "$env" >&2
     "$env/bin/pip" install --quiet --disable-pip-version-check -r "$requirements" >&2
     printf '%s' "$want" >"$env/.installed-from"
   fi
-  export CERTAUTOPILOT_TEST_PYTHON=$env/bin/python
 }
 
 setup_mongod() {
