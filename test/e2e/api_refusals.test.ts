@@ -150,6 +150,22 @@ test("each refusal is a problem document that tells nothing", async () => {
   await stop(serving);
 });
 
+test("a field that MongoDB makes no index for is refused, and registered nowhere", async () => {
+  const install = await testInstall();
+  const { token, variables } = apiToken(directory);
+  const serving = await install.serve("api-1", [1], 1, variables);
+  const api = apiClient(serving, token);
+  const long = { ...item, collection: "\u{1F511}".repeat(75) };
+  expectProblem(await api.post("encrypt", long), 422, "usage", [item.plaintext]);
+  const full = install.db.collection("full");
+  for (let n = 1; n <= 63; n += 1) await full.createIndex({ [`f${n}`]: 1 });
+  expectProblem(await api.post("encrypt", { ...item, collection: "full" }), 422, "usage", [item.plaintext]);
+  expect(await install.db.collection("kek_fields").countDocuments()).toBe(0);
+  expect((await api.post("encrypt", item)).status).toBe(200);
+  expect(await install.db.collection("kek_fields").countDocuments()).toBe(1);
+  await stop(serving);
+});
+
 test("encrypt while fenced off is a problem, and decrypt goes on", async () => {
   const install = await testInstall();
   const { token, variables } = apiToken(directory);
