@@ -28,7 +28,7 @@ setup_node() {
 
 # Python packages of the independent reader, and of the tester of HTTP APIs: an environment each.
 setup_python() {
-  need "$PYTHON" "install Python 3.9 or newer, with pip and venv"
+  need "$PYTHON" "install Python 3.11 or newer, with pip and venv"
   python_environment python "$ROOT/test/independent/requirements.txt"
   python_environment schemathesis "$ROOT/test/independent/schemathesis.txt"
   export CERTAUTOPILOT_TEST_PYTHON=$CACHE/python/bin/python
@@ -53,17 +53,17 @@ setup_mongod() {
   export CERTAUTOPILOT_MONGOD
 }
 
-# SoftHSM and OpenSC from Debian, and what the tests build in C: the shim over a token, and a loop that drives one.
+# SoftHSM and OpenSC from Debian, openssl for certificates, and what the tests build in C: the shim over a token, and a loop that drives one.
 setup_hsm() {
   local missing=() tool candidate
-  for tool in softhsm2-util pkcs11-tool cc; do command -v "$tool" >/dev/null 2>&1 || missing+=("$tool"); done
+  for tool in softhsm2-util pkcs11-tool cc openssl; do command -v "$tool" >/dev/null 2>&1 || missing+=("$tool"); done
   if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-      say "installing softhsm2, opensc and a C compiler"
-      { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends softhsm2 opensc gcc libc6-dev; } >&2
+      say "installing softhsm2, opensc, openssl and a C compiler"
+      { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends softhsm2 opensc openssl gcc libc6-dev; } >&2
     else
       say "error: not installed: ${missing[*]}"
-      say "hint: install SoftHSM 2.6, OpenSC and a C compiler (Debian: softhsm2 opensc gcc libc6-dev)"
+      say "hint: install SoftHSM 2.6, OpenSC, openssl and a C compiler (Debian: softhsm2 opensc openssl gcc libc6-dev)"
       exit 1
     fi
   fi
