@@ -88,6 +88,7 @@ test("each refusal is a problem document that tells nothing", async () => {
     { field: "a.$.b" },
     { id: undefined },
     { id: [1] },
+    { id: [] },
     { id: 5.5 },
     { id: 2_147_483_648 },
     { id: { $oid: "zz" } },
