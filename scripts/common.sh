@@ -33,19 +33,26 @@ setup_node() {
   fi
 }
 
-# Python packages of the independent reader, in an environment of their own.
+# Python packages of the independent reader, and of the tester of HTTP APIs: an environment each.
 setup_python() {
-  need "$PYTHON" "install Python 3.9 or newer, with pip and venv"
-  local requirements=$ROOT/test/independent/requirements.txt env=$CACHE/python want
+  need "$PYTHON" "install Python 3.11 or newer, with pip and venv"
+  python_environment python "$ROOT/test/independent/requirements.txt"
+  python_environment schemathesis "$ROOT/test/independent/schemathesis.txt"
+  export CERTAUTOPILOT_TEST_PYTHON=$CACHE/python/bin/python
+  export CERTAUTOPILOT_TEST_SCHEMATHESIS=$CACHE/schemathesis/bin/schemathesis
+}
+
+# An environment in the cache, once a requirements file.
+python_environment() {
+  local env=$CACHE/$1 requirements=$2 want
   want=$(cksum <"$requirements")
   if [ "$(cat "$env/.installed-from" 2>/dev/null || true)" != "$want" ]; then
-    say "installing the Python packages of test/independent"
+    say "installing the Python packages of test/independent/$(basename "$requirements")"
     mkdir -p "$CACHE"
     "$PYTHON" -m venv --clear "$env" >&2
     "$env/bin/pip" install --quiet --disable-pip-version-check -r "$requirements" >&2
     printf '%s' "$want" >"$env/.installed-from"
   fi
-  export CERTAUTOPILOT_TEST_PYTHON=$env/bin/python
 }
 
 setup_mongod() {
@@ -53,13 +60,13 @@ setup_mongod() {
   export CERTAUTOPILOT_MONGOD
 }
 
-# SoftHSM and OpenSC from Debian, and what the tests build in C: the shim over a token, and a loop that drives one.
+# SoftHSM and OpenSC from Debian, openssl for certificates, and what the tests build in C: the shim over a token, and a loop that drives one.
 setup_hsm() {
   local missing=() tool candidate
-  for tool in softhsm2-util pkcs11-tool cc; do command -v "$tool" >/dev/null 2>&1 || missing+=("$tool"); done
-  if [ ${#missing[@]} -gt 0 ] && ! from_debian softhsm2 opensc gcc libc6-dev; then
+  for tool in softhsm2-util pkcs11-tool cc openssl; do command -v "$tool" >/dev/null 2>&1 || missing+=("$tool"); done
+  if [ ${#missing[@]} -gt 0 ] && ! from_debian softhsm2 opensc openssl gcc libc6-dev; then
     say "error: not installed: ${missing[*]}"
-    say "hint: install SoftHSM 2.6, OpenSC and a C compiler (Debian: softhsm2 opensc gcc libc6-dev)"
+    say "hint: install SoftHSM 2.6, OpenSC, openssl and a C compiler (Debian: softhsm2 opensc openssl gcc libc6-dev)"
     exit 1
   fi
   for candidate in /usr/lib/softhsm/libsofthsm2.so /usr/lib64/pkcs11/libsofthsm2.so /usr/lib/*/softhsm/libsofthsm2.so /usr/local/lib/softhsm/libsofthsm2.so; do

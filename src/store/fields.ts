@@ -1,6 +1,7 @@
 import type { FieldName } from "../config/config.ts";
 import { KekError } from "../errors/errors.ts";
 import type { FieldDoc } from "./documents.ts";
+import { serverCode } from "./failures.ts";
 import { fieldFault } from "./field_names.ts";
 import { fieldOf } from "./shapes.ts";
 import type { Session, Store } from "./store.ts";
@@ -28,12 +29,17 @@ export async function registerField(store: Store, field: FieldName, registeredBy
       "name a collection of the application's, and the path of a field in it",
     );
   }
+  // The index first: a field that MongoDB makes none for must not stand in the list, where every rotation would meet it.
+  try {
+    await ensureIndex(store, field);
+  } catch (thrown) {
+    throw unfit(field, thrown) ?? thrown;
+  }
   await fields(store).updateOne(
     { _id: fieldId(field) },
     { $setOnInsert: { collection: field.collection, path: field.path, registered_by: registeredBy } },
     { upsert: true },
   );
-  await ensureIndex(store, field);
 }
 
 /** Making an index that is there does nothing; on a collection that is not, it creates the collection. */
@@ -50,6 +56,22 @@ export async function readFields(store: Store, session?: Session): Promise<Field
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+const CANNOT_CREATE_INDEX = 67;
+const INVALID_NAMESPACE = 73;
+
+/** @returns undefined when it is not the field's name, or its collection, that MongoDB refuses. */
+function unfit(field: FieldName, thrown: unknown): KekError | undefined {
+  const code = serverCode(thrown);
+  if (code !== CANNOT_CREATE_INDEX && code !== INVALID_NAMESPACE) return undefined;
+  const why = code === INVALID_NAMESPACE ? "its collection's name is too long" : "its index cannot be made";
+  return new KekError(
+    "usage",
+    `${JSON.stringify(fieldId(field))} cannot hold envelopes: ${why}`,
+    "a collection takes 64 indexes, one of them for each field with envelopes; its full name has at most 255 bytes",
+    { cause: thrown },
+  );
+}
 
 function fields(store: Store) {
   return store.db.collection<FieldDoc>("kek_fields");

@@ -1,11 +1,9 @@
 import { expect, test } from "bun:test";
 import { execFileSync } from "node:child_process";
-import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, readFileSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { startPrivateMongod } from "../../src/demo/private_mongod.ts";
-import { apiClient, apiToken, base64, expectProblem } from "../harness/api.ts";
+import { apiClient, apiToken, base64, expectProblem, expectProblemDocument } from "../harness/api.ts";
 import { addressOf } from "../harness/hsm_install.ts";
 import { run, stop, testInstall, until } from "../harness/program.ts";
 import { scratchDirectory } from "../harness/scratch.ts";
@@ -15,6 +13,22 @@ import { scratchDirectory } from "../harness/scratch.ts";
 const directory = scratchDirectory();
 const SECRET = "the plaintext that nobody may see";
 const item = { collection: "records", id: 1, field: "value", plaintext: base64(SECRET) };
+
+/** A client that begins a body and never ends it. @returns what it is told before the connection is closed. */
+async function sentSlowly(address: string, token: string): Promise<string> {
+  const { hostname, port } = new URL(address);
+  return await new Promise((resolve, reject) => {
+    const socket = connect(Number(port), hostname);
+    let said = "";
+    socket.on("data", (chunk) => {
+      said += chunk.toString();
+    });
+    socket.once("close", () => resolve(said));
+    socket.once("error", reject);
+    const head = `POST /v1/encrypt HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${token}`;
+    socket.write(`${head}\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{`);
+  });
+}
 
 test("each refusal is a problem document that tells nothing", async () => {
   const install = await testInstall();
@@ -27,6 +41,8 @@ test("each refusal is a problem document that tells nothing", async () => {
     expectProblem(answered, status, code, secrets);
     return answered;
   };
+
+  const slow = sentSlowly(addressOf(serving), token);
 
   // Who asks
   const nobody = await refused(401, "unauthorized", item, { authorization: undefined });
@@ -72,6 +88,7 @@ test("each refusal is a problem document that tells nothing", async () => {
     { field: "a.$.b" },
     { id: undefined },
     { id: [1] },
+    { id: [] },
     { id: 5.5 },
     { id: 2_147_483_648 },
     { id: { $oid: "zz" } },
@@ -129,59 +146,45 @@ test("each refusal is a problem document that tells nothing", async () => {
   }
   expect((await api.ask("GET", "/v1/openapi.json")).body.openapi).toBe("3.1.0");
   expect((await api.ask("GET", "/healthz")).body).toEqual({ ok: true });
+  expect(await slow).toMatch(/^HTTP\/1\.1 408[\s\S]*body_too_slow/);
   for (const secret of [token, SECRET, base64(SECRET)]) expect(serving.stderr).not.toContain(secret);
   await stop(serving);
 });
 
-test("a client that sends its body slowly is cut off, and others go on meanwhile", async () => {
+test("a field that MongoDB makes no index for is refused, and registered nowhere", async () => {
   const install = await testInstall();
   const { token, variables } = apiToken(directory);
   const serving = await install.serve("api-1", [1], 1, variables);
-  const { hostname, port } = new URL(addressOf(serving));
-  const began = performance.now();
-  const slow = new Promise<string>((resolve, reject) => {
-    const socket = connect(Number(port), hostname);
-    let said = "";
-    socket.on("data", (chunk) => {
-      said += chunk.toString();
-    });
-    socket.once("close", () => resolve(said));
-    socket.once("error", reject);
-    socket.write(
-      `POST /v1/encrypt HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${token}\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{`,
-    );
-  });
-  expect((await apiClient(serving, token).post("encrypt", item)).status).toBe(200);
-  expect(await slow).toMatch(/^HTTP\/1\.1 408[\s\S]*body_too_slow/);
-  expect(performance.now() - began).toBeLessThan(25_000);
+  const api = apiClient(serving, token);
+  const long = { ...item, collection: "\u{1F511}".repeat(75) };
+  expectProblem(await api.post("encrypt", long), 422, "usage", [item.plaintext]);
+  const full = install.db.collection("full");
+  for (let n = 1; n <= 63; n += 1) await full.createIndex({ [`f${n}`]: 1 });
+  expectProblem(await api.post("encrypt", { ...item, collection: "full" }), 422, "usage", [item.plaintext]);
+  expect(await install.db.collection("kek_fields").countDocuments()).toBe(0);
+  expect((await api.post("encrypt", item)).status).toBe(200);
+  expect(await install.db.collection("kek_fields").countDocuments()).toBe(1);
   await stop(serving);
 });
 
 test("encrypt while fenced off is a problem, and decrypt goes on", async () => {
   const install = await testInstall();
-  const path = mkdtempSync(join(tmpdir(), "certautopilot-test-"));
-  const mongod = await startPrivateMongod(path);
-  try {
-    const { token, variables } = apiToken(directory);
-    const serving = await install.serve("api-1", [1], 1, { ...variables, CERTAUTOPILOT_DATABASE_URI: mongod.uri });
-    const api = apiClient(serving, token);
-    const { plaintext, ...place } = item;
-    const sealed = await api.post("encrypt", item);
-    process.kill(mongod.pid, "SIGSTOP");
-    await Bun.sleep(2000);
-    const fenced = await api.post("encrypt", item);
-    expectProblem(fenced, 503, "fenced", [SECRET, plaintext, token]);
-    const batch = await api.post("encrypt", { items: [item, item] });
-    expect(batch.body.items.map(({ error }: { error: { code: string } }) => error.code)).toEqual(["fenced", "fenced"]);
-    expect((await api.post("decrypt", { ...place, ...sealed.body })).body).toEqual({ plaintext });
-    process.kill(mongod.pid, "SIGCONT");
-    await until("it encrypts again", async () => (await api.post("encrypt", item)).status === 200);
-    await stop(serving);
-  } finally {
-    process.kill(mongod.pid, "SIGCONT");
-    await mongod.stop();
-    rmSync(path, { recursive: true, force: true });
-  }
+  const { token, variables } = apiToken(directory);
+  const serving = await install.serve("api-1", [1], 1, variables);
+  const api = apiClient(serving, token);
+  const { plaintext, ...place } = item;
+  const sealed = await api.post("encrypt", item);
+  // A state that a newer release wrote: this process follows none of it, and its lease runs out.
+  const versions = install.db.collection<{ _id: number; format?: number }>("kek_versions");
+  await versions.updateOne({ _id: 1 }, { $set: { format: 9 } });
+  await until("it is fenced off", async () => (await api.post("encrypt", item)).status !== 200);
+  expectProblem(await api.post("encrypt", item), 503, "fenced", [SECRET, plaintext, token]);
+  const batch = await api.post("encrypt", { items: [item, item] });
+  for (const { error } of batch.body.items) expectProblemDocument(error, 503, "fenced");
+  expect((await api.post("decrypt", { ...place, ...sealed.body })).body).toEqual({ plaintext });
+  await versions.updateOne({ _id: 1 }, { $unset: { format: 1 } });
+  await until("it encrypts again", async () => (await api.post("encrypt", item)).status === 200);
+  await stop(serving);
 });
 
 test("off until configured; a token that others can read, or that is none, is refused; a changed one counts at once", async () => {
@@ -255,6 +258,6 @@ test("beyond loopback only under TLS", async () => {
   expect((await api.post("encrypt", item)).status).toBe(200);
   expect((await api.post("encrypt", item, { host: `keys.test:${port}` })).status).toBe(200);
   expectProblem(await api.post("encrypt", item, { host: "other.test" }), 421, "host_refused", [token]);
-  expect(apiClient(`http://localhost:${port}`, token).post("encrypt", item)).rejects.toThrow();
+  await expect(apiClient(`http://localhost:${port}`, token).post("encrypt", item)).rejects.toThrow();
   await stop(serving);
 });

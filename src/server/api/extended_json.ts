@@ -61,10 +61,11 @@ const name = v.pipe(
   v.regex(/^(?!(0|[1-9][0-9]*|__proto__|prototype|constructor)$)[^$\u0000][^\u0000]*$/),
 );
 
-const subdocument = v.record(
+export const subdocument = v.record(
   name,
   v.lazy((): v.GenericSchema<unknown, IdValue> => idPart),
 );
+const noValue = v.never();
 
 const ID_ALTERNATIVES = [
   v.string(),
@@ -116,7 +117,8 @@ const ID_ALTERNATIVES = [
   ),
   v.boolean(),
   v.null(),
-  subdocument,
+  // To valibot a list without items is a record without members.
+  v.lazy((value): v.GenericSchema<unknown, IdValue> => (Array.isArray(value) ? noValue : subdocument)),
 ] as const;
 
 /** A record's `_id`. MongoDB takes no array for it, nor a regular expression. */

@@ -1,7 +1,7 @@
 import { toJsonSchemaDefs } from "@valibot/to-json-schema";
 import manifest from "../../../package.json" with { type: "json" };
 import { MAX_BODY_BYTES } from "./body.ts";
-import { BASE64_PATTERN, base64, idPart, recordId } from "./extended_json.ts";
+import { BASE64_PATTERN, base64, idPart, recordId, subdocument } from "./extended_json.ts";
 import { type Operation, PROBLEM_JSON, REFUSALS } from "./problem.ts";
 import * as schemas from "./schemas.ts";
 
@@ -20,6 +20,7 @@ const COMPONENTS = {
   Base64: base64,
   RecordId: recordId,
   IdPart: idPart,
+  Subdocument: subdocument,
   Envelope: schemas.envelope,
   EncryptItem: schemas.encryptItem,
   EncryptBatch: schemas.encryptBatch,

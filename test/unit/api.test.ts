@@ -1,0 +1,137 @@
+import { expect, test } from "bun:test";
+import { Binary, type Document, EJSON, serialize } from "bson";
+import fc from "fast-check";
+import * as v from "valibot";
+import { InHand, MAX_BODY_BYTES, MAX_BYTES_IN_HAND, MAX_REQUESTS, readJson } from "../../src/server/api/body.ts";
+import { BASE64_PATTERN, base64, recordId } from "../../src/server/api/extended_json.ts";
+import { Refusal } from "../../src/server/api/problem.ts";
+import { hostAllowed, originAllowed } from "../../src/server/host_check.ts";
+
+/** The API's rules that need no server. */
+
+const codeOf = async (work: Promise<unknown>) => {
+  const thrown = await work.then(
+    () => undefined,
+    (reason) => reason,
+  );
+  expect(thrown).toBeInstanceOf(Refusal);
+  return (thrown as Refusal).problem.code;
+};
+
+test("so many requests and bytes are in hand, and one more is told to come again", async () => {
+  const inHand = new InHand();
+  let release = () => {};
+  const held = new Promise<void>((resolve) => {
+    release = resolve;
+  });
+  const full = Array.from({ length: MAX_REQUESTS }, () => inHand.admit(() => held));
+  expect(await codeOf(inHand.admit(async () => 1))).toBe("busy");
+  release();
+  await Promise.all(full);
+  // Bytes of those that are refused, or done, are given back.
+  const whole = MAX_BYTES_IN_HAND / MAX_BODY_BYTES;
+  for (let round = 0; round < 2; round += 1) {
+    const codes = await Promise.all(
+      Array.from({ length: whole + 1 }, () =>
+        inHand
+          .admit(async (take) => {
+            take(MAX_BODY_BYTES);
+            await Bun.sleep(20);
+            return "done";
+          })
+          .catch((thrown: Refusal) => thrown.problem.code),
+      ),
+    );
+    expect(codes).toEqual([...Array.from({ length: whole }, () => "done"), "busy"]);
+  }
+});
+
+test("a body that is in pieces is one, and one that does not end is given up", async () => {
+  const request = (body: ReadableStream<Uint8Array>) =>
+    new Request("http://localhost/", {
+      method: "POST",
+      body,
+      headers: { "content-type": "application/json; charset=utf-8" },
+    });
+  const bytes = new TextEncoder().encode('{"text":"\u{1F511}"}');
+  let taken = 0;
+  const pieces = new ReadableStream<Uint8Array>({
+    start(controller) {
+      for (const byte of bytes) controller.enqueue(Uint8Array.of(byte));
+      controller.close();
+    },
+  });
+  const read = await readJson(request(pieces), (count) => {
+    taken += count;
+  });
+  expect([read, taken]).toEqual([{ text: "\u{1F511}" }, bytes.length]);
+  expect(await codeOf(readJson(request(new ReadableStream()), () => {}, 50))).toBe("body_too_slow");
+});
+
+test("base64 is read as its pattern says", () => {
+  const pattern = new RegExp(BASE64_PATTERN);
+  fc.assert(
+    fc.property(fc.uint8Array({ maxLength: 40 }), (bytes) => {
+      const text = Buffer.from(bytes).toString("base64");
+      expect(pattern.test(text)).toBe(true);
+      expect(new Uint8Array(v.parse(base64, text))).toEqual(bytes);
+    }),
+  );
+  const near = fc.string({ unit: fc.constantFrom(..."ABQgw09+/=-_ \n"), maxLength: 9 });
+  fc.assert(
+    fc.property(near, (text) => expect(v.is(base64, text)).toBe(pattern.test(text))),
+    { numRuns: 2000 },
+  );
+});
+
+test("an _id is byte for byte what bson makes of canonical extended JSON", () => {
+  const int32 = fc.integer();
+  const value = fc.oneof(
+    fc.string({ unit: "grapheme" }),
+    fc.boolean(),
+    int32.map((n) => ({ $numberInt: String(n) })),
+    fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n }).map((n) => ({ $numberLong: String(n) })),
+    fc.integer({ min: -(2 ** 31), max: 2 ** 31 - 1 }).map((n) => ({ $numberDouble: `${n}.25` })),
+    fc.constantFrom("NaN", "Infinity", "-Infinity").map((text) => ({ $numberDouble: text })),
+    fc.integer().map((n) => ({ $numberDecimal: String(n) })),
+    fc.uint8Array({ minLength: 12, maxLength: 12 }).map((bytes) => ({ $oid: Buffer.from(bytes).toString("hex") })),
+    fc.uint8Array().map((bytes) => ({ $binary: { base64: Buffer.from(bytes).toString("base64"), subType: "80" } })),
+    fc.date({ noInvalidDate: true, min: new Date(-1e14), max: new Date(1e14) }).map((at) => ({
+      $date: { $numberLong: String(at.getTime()) },
+    })),
+    fc.tuple(fc.nat(), fc.nat()).map(([t, i]) => ({ $timestamp: { t, i } })),
+  );
+  const id = fc.oneof(value, fc.dictionary(fc.stringMatching(/^[a-z]{1,8}$/), fc.oneof(value, fc.array(value))));
+  fc.assert(
+    fc.property(id, (json) => {
+      const read = serialize({ _id: v.parse(recordId, json) });
+      const expected = serialize(EJSON.deserialize({ _id: json } as Document, { relaxed: false }));
+      expect(Buffer.from(read).equals(Buffer.from(expected))).toBe(true);
+    }),
+    { numRuns: 500 },
+  );
+  const uuid = v.parse(recordId, { $uuid: "00112233-4455-6677-8899-aabbccddeeff" }) as Binary;
+  expect([uuid.sub_type, uuid.toString("hex")]).toEqual([Binary.SUBTYPE_UUID, "00112233445566778899aabbccddeeff"]);
+});
+
+test("a Host is an address, localhost, or a name that was configured; an Origin is this Host's", () => {
+  const names = ["keys.example"];
+  for (const host of ["127.0.0.1:8181", "10.1.2.3", "[::1]:8181", "localhost", "LOCALHOST:1", "Keys.Example:443"])
+    expect([host, hostAllowed(host, names)]).toEqual([host, true]);
+  for (const host of [
+    undefined,
+    "",
+    "keys.example.evil",
+    "evil",
+    "127.0.0.1.evil",
+    "a@localhost",
+    "localhost:x",
+    "[::1",
+    "::1:80:x",
+  ])
+    expect([host, hostAllowed(host, names)]).toEqual([host, false]);
+  expect(originAllowed(undefined, "localhost")).toBe(true);
+  expect(originAllowed("https://keys.example", "keys.example")).toBe(true);
+  for (const origin of ["null", "", "https://keys.example:444", "https://evil/keys.example", "file://keys.example"])
+    expect([origin, originAllowed(origin, "keys.example")]).toEqual([origin, false]);
+});
