@@ -7,7 +7,7 @@ import { KekError } from "../errors/errors.ts";
 import { type Log, SILENT } from "../errors/log.ts";
 import type { AskPin } from "../providers/registry.ts";
 import { openAuditor } from "../store/audit_log.ts";
-import type { Role } from "../store/documents.ts";
+import type { InstallDoc, Role } from "../store/documents.ts";
 import { DOCUMENT_VALIDATION_FAILURE, explainMongo } from "../store/failures.ts";
 import { closeStore, openStore, type Store } from "../store/store.ts";
 import { FenceGuard } from "./fence_guard.ts";
@@ -61,8 +61,20 @@ export interface KekOptions {
   askPin?: AskPin;
 }
 
+/** A process of the fleet from the inside: `serve` also shows what is stored. `kek.close()` closes the store. */
+export interface Membership {
+  kek: Kek;
+  store: Store;
+  install: InstallDoc;
+}
+
 /** Joins the fleet and returns after the first acknowledgement. @throws KekError when it may not serve. */
 export async function joinFleet(config: Config, options: KekOptions = {}): Promise<Kek> {
+  return (await becomeMember(config, options)).kek;
+}
+
+/** The same for `serve`. Library users are given the `Kek` alone. */
+export async function becomeMember(config: Config, options: KekOptions = {}): Promise<Membership> {
   const log = options.log ?? SILENT;
   const role = options.role ?? "library";
   const auditor = openAuditor({
@@ -80,7 +92,7 @@ export async function joinFleet(config: Config, options: KekOptions = {}): Promi
     const onState = (state: Parameters<FenceGuard["look"]>[0]) => guard.look(state);
     const member = new Member({ store, config, install, keyring, auditor, role, log, onState });
     await member.start();
-    return new FleetKek(store, member, keyring, fields, install.install_id);
+    return { kek: new FleetKek(store, member, keyring, fields, install.install_id), store, install };
   } catch (thrown) {
     await closeStore(store);
     throw explainMongo(thrown, config.database.uri) ?? thrown;

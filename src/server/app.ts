@@ -1,12 +1,21 @@
 import { Hono } from "hono";
 import type { Kek } from "../fleet/kek.ts";
+import { pageOf } from "./page/page.ts";
+import type { StatusFeed } from "./status_feed.ts";
+
+export interface Answers {
+  kek: Pick<Kek, "trouble" | "writeVersion">;
+  feed: StatusFeed;
+  /** Names that browsers may know this server by. */
+  hosts: string[];
+}
 
 /** What `serve` answers, as one application: whoever listens hands it requests. */
-export function appOf(kek: Pick<Kek, "trouble" | "writeVersion">): Hono {
+export function appOf({ kek, feed, hosts }: Answers): Hono {
   const app = new Hono();
   app.use(async (context, next) => {
     await next();
-    context.header("cache-control", "no-store");
+    if (!context.res.headers.has("cache-control")) context.header("cache-control", "no-store");
     context.header("x-content-type-options", "nosniff");
   });
   // The process runs.
@@ -21,6 +30,7 @@ export function appOf(kek: Pick<Kek, "trouble" | "writeVersion">): Hono {
   for (const path of ["/healthz", "/readyz"]) {
     app.all(path, (context) => context.json({ error: "method not allowed" }, 405));
   }
+  app.route("/", pageOf(feed, hosts));
   app.notFound((context) => context.json({ error: "not found" }, 404));
   return app;
 }

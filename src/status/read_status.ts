@@ -18,6 +18,8 @@ const REST_AFTER_COUNT = 20;
 interface Census {
   rows: CensusRow[];
   at: Date;
+  /** The state that it was counted in: records of the next one would look astray. */
+  epoch: number;
   takenAt: number;
   tookMs: number;
 }
@@ -28,6 +30,8 @@ export class StatusReader {
   readonly #install: InstallDoc;
   readonly #config: Config;
   #census: Census | undefined;
+  /** Shared by readers that gave up waiting for it: a long count is not begun anew each time. */
+  #counting: Promise<Census> | undefined;
 
   constructor(store: Store, install: InstallDoc, config: Config) {
     this.#store = store;
@@ -51,7 +55,7 @@ export class StatusReader {
       install: this.#install,
       state,
       roster,
-      census: await this.#counted(now),
+      census: await this.#counted(now, state.rotation?.epoch ?? 0),
       history,
       audit: tail,
       times: fleet,
@@ -59,13 +63,24 @@ export class StatusReader {
     });
   }
 
-  async #counted(now: Date): Promise<Census> {
-    const last = this.#census;
+  /** Counted in this state, and not long ago. */
+  async #counted(now: Date, epoch: number): Promise<Census> {
+    for (;;) {
+      const last = this.#census;
+      if (last?.epoch === epoch && performance.now() - last.takenAt < last.tookMs * REST_AFTER_COUNT) return last;
+      this.#counting ??= this.#count(now, epoch).finally(() => {
+        this.#counting = undefined;
+      });
+      const counted = await this.#counting;
+      if (counted.epoch >= epoch) return counted;
+    }
+  }
+
+  async #count(at: Date, epoch: number): Promise<Census> {
     const began = performance.now();
-    if (last !== undefined && began - last.takenAt < last.tookMs * REST_AFTER_COUNT) return last;
     const rows = await countVersions(this.#store, await readFields(this.#store));
     const takenAt = performance.now();
-    this.#census = { rows, at: now, takenAt, tookMs: takenAt - began };
+    this.#census = { rows, at, epoch, takenAt, tookMs: takenAt - began };
     return this.#census;
   }
 }

@@ -10,7 +10,7 @@ export function rotationView(doc: RotationDoc, now: Date, awaitedOf: Member[] = 
   const remaining = sum("remaining");
   const rate = doc.state === "running" ? recentRate(pace, now) : null;
   const [acknowledged, awaited] = [true, false].map((done) =>
-    awaitedOf.filter((member) => (member.acked?.epoch === doc.epoch) === done).map(memberName),
+    awaitedOf.filter((member) => isAwaited(member, doc) !== done).map(memberName),
   );
   return {
     rotation: doc._id,
@@ -40,6 +40,14 @@ export function rotationView(doc: RotationDoc, now: Date, awaitedOf: Member[] = 
     reverses: doc.reverses ?? null,
     ...(doc.mends === true ? { mends: true as const } : {}),
   };
+}
+
+/** Whether the coordinator waits for a member's acknowledgement. Nobody is waited for by a rotation that has stopped. */
+export function isAwaited(
+  { acked }: Pick<Member, "acked">,
+  { epoch, state }: Pick<RotationDoc, "epoch" | "state">,
+): boolean {
+  return state === "running" && acked?.epoch !== epoch;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

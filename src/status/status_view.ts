@@ -119,6 +119,8 @@ export interface ProcessView {
   started_at: string;
   last_beat_ms: number;
   silent: boolean;
+  /** A running rotation waits for its acknowledgement. */
+  awaited: boolean;
   /** What is wrong with this one: silence, missing keys, drift. */
   problems: Pick<Problem, "message" | "hint">[];
 }

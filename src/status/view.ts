@@ -9,7 +9,7 @@ import { type Member, memberName } from "../store/heartbeats.ts";
 import type { KekState } from "../store/state.ts";
 import { isOpen } from "../store/state_rules.ts";
 import { driftProblems, unledRotation } from "./health.ts";
-import { rotationView } from "./rotation_view.ts";
+import { isAwaited, rotationView } from "./rotation_view.ts";
 import type { ProcessView, StatusView, VersionView } from "./status_view.ts";
 import { strayProblems } from "./strays.ts";
 import { verdictOf } from "./verdict.ts";
@@ -46,7 +46,7 @@ export function viewOf(facts: Facts): StatusView {
   const wraps = [...wrapProblems(written), ...wrapWarnings(written)];
   const rotation = open === undefined ? null : rotationView(open, now, roster);
   const versions = state.versions.map((doc) => versionView(doc, facts));
-  const processes = roster.map((member) => processView(member, [...problems, ...drift], times));
+  const processes = roster.map((member) => processView(member, [...problems, ...drift], times, open));
   return {
     at: now.toISOString(),
     verdict: verdictOf({
@@ -129,7 +129,12 @@ function sinceOf({ state, staged_at, activated_at, retired_at, destroyed_at }: V
   return times[state] ?? staged_at;
 }
 
-function processView(member: Member, problems: Problem[], times: FleetTimes): ProcessView {
+function processView(
+  member: Member,
+  problems: Problem[],
+  times: FleetTimes,
+  open: RotationDoc | undefined,
+): ProcessView {
   return {
     id: member._id,
     name: member.instance_name,
@@ -144,6 +149,7 @@ function processView(member: Member, problems: Problem[], times: FleetTimes): Pr
     started_at: member.started_at.toISOString(),
     last_beat_ms: Math.round(member.age_ms),
     silent: member.age_ms > (member.fleet?.lease_ms ?? times.leaseMs),
+    awaited: open !== undefined && isAwaited(member, open),
     problems: problems.filter(({ process }) => process === member._id).map(({ message, hint }) => ({ message, hint })),
   };
 }
