@@ -2,7 +2,7 @@ import { afterAll, expect } from "bun:test";
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Browser, type BrowserContextOptions, chromium, type Page } from "playwright-core";
-import { PAGE_PATH } from "./address.ts";
+import { PAGE_PATH } from "../harness/address.ts";
 
 /** Debian's chromium on the KEK Versions page, and what is asked of the page in every state. */
 
@@ -105,17 +105,13 @@ async function launched(): Promise<Browser> {
   return browser;
 }
 
+/** As `setup_chromium` of scripts/common.sh finds or installs it. */
 function chromiumPath(): string {
-  const given = process.env["CERTAUTOPILOT_TEST_CHROMIUM"];
-  const found = [given, ...["chromium", "chromium-browser", "google-chrome"].map((name) => Bun.which(name))].find(
-    (path) => typeof path === "string" && existsSync(path),
+  const given = process.env["CERTAUTOPILOT_TEST_CHROMIUM"] ?? Bun.which("chromium");
+  if (given !== null && existsSync(given)) return given;
+  throw new Error(
+    "chromium is not on PATH: install it (Debian: chromium), or set CERTAUTOPILOT_TEST_CHROMIUM to its path",
   );
-  if (found === undefined || found === null) {
-    throw new Error(
-      "no chromium on PATH: install it (Debian: chromium), or set CERTAUTOPILOT_TEST_CHROMIUM to its path",
-    );
-  }
-  return found;
 }
 
 /** Runs in the page. */

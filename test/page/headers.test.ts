@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
+import { addressOf, PAGE_PATH } from "../harness/address.ts";
 import { stop, testInstall } from "../harness/program.ts";
-import { addressOf, PAGE_PATH } from "./address.ts";
 
 /** Who may ask for the page, and what its answers say beside their bodies. */
 test("foreign names and origins are refused; every answer is framed by nobody and runs nothing of others", async () => {

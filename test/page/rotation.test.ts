@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
+import { addressOf, PAGE_PATH } from "../harness/address.ts";
 import { library, seed } from "../harness/library.ts";
 import { kekHex, type Running, run, start, stop, testInstall, until } from "../harness/program.ts";
-import { addressOf, PAGE_PATH } from "./address.ts";
 import { focused, inspect, open, reads } from "./browser.ts";
 
 /** The page through a real rotation of a real fleet: what a person reads in each state, in a browser that follows it live. */

@@ -59,7 +59,10 @@ test("imports point one way", () => {
 test("relative imports name their file", () => {
   const vague = imports().filter(
     ({ target, file }) =>
-      !target.includes(":") && target.includes("/") && target.startsWith(top(file)) && !/\.(ts|json|js|css|svg)$/.test(target),
+      !target.includes(":") &&
+      target.includes("/") &&
+      target.startsWith(top(file)) &&
+      !/\.(ts|json|js|css|svg)$/.test(target),
   );
   expect(vague).toEqual([]);
 });
@@ -76,6 +79,7 @@ test("each outside thing has one owner", () => {
   expect(owners(/^consola/)).toEqual(["cli/output.ts"]);
   expect(owners(/^citty/).every((file) => file.startsWith("cli/"))).toBe(true);
   expect(owners(/^yaml$/)).toEqual(["config/load.ts"]);
+  expect(owners(/^hono/).every((file) => file.startsWith("server/"))).toBe(true);
   expect(owners(/^pkcs11js$/)).toEqual(["providers/pkcs11/cryptoki.ts"]);
 });
 

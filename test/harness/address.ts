@@ -1,4 +1,4 @@
-import type { Running } from "../harness/program.ts";
+import type { Running } from "./program.ts";
 
 export const PAGE_PATH = "/settings/kek-versions";
 
