@@ -62,7 +62,7 @@ export async function focused({ page }: Viewed): Promise<string> {
 }
 
 /** Waits until a person reads this in a part of the page. */
-export async function reads({ page }: Viewed, part: string, text: string | RegExp, timeoutMs = 30_000): Promise<void> {
+export async function reads({ page }: Viewed, part: string, text: string | RegExp, timeoutMs = 60_000): Promise<void> {
   const found = page.locator(part).filter({ hasText: text });
   try {
     await found.first().waitFor({ timeout: timeoutMs });

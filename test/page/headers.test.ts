@@ -67,6 +67,8 @@ test("foreign names and origins are refused; every answer is framed by nobody an
   expect([events.status, events.headers.get("content-type")]).toEqual([200, "text/event-stream"]);
   await events.body?.cancel();
 
+  const head = await ask(`${PAGE_PATH}/events`, {}, "HEAD");
+  expect([head.status, await head.text()]).toEqual([200, ""]);
   const posted = await ask(PAGE_PATH, {}, "POST");
   expect([posted.status, posted.headers.get("allow")]).toEqual([405, "GET, HEAD"]);
   expect((await ask("/settings/other")).status).toBe(404);

@@ -1,7 +1,7 @@
 import { html } from "hono/html";
 import type { StatusView } from "../../status/status_view.ts";
 import type { CensusRow } from "../../store/census.ts";
-import { figure, percent } from "./figures.ts";
+import { figure, percent, span } from "./figures.ts";
 import type { Markup } from "./markup.ts";
 
 /** Where the records are: a bar a field, a piece of it a version. */
@@ -10,13 +10,19 @@ export function censusSection(view: StatusView): Markup {
   return html`<section id="census" aria-labelledby="census-h"><h2 id="census-h">Census</h2>${
     fields.size === 0
       ? html`<p>No field holds an envelope yet.</p>`
-      : html`<p class="sub">Envelopes by field and version, counted from the index.</p><ul class="census">${[
+      : html`<p class="sub">Envelopes by field and version, counted from the index${age(view)}.</p><ul class="census">${[
           ...fields,
         ].map(([field, rows]) => bar(field, rows, view))}</ul>`
   }</section>`;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+/** A long count is not repeated each second. */
+function age({ at, census_at: counted }: StatusView): string {
+  const ms = Date.parse(at) - Date.parse(counted);
+  return ms < 5000 ? "" : ` ${span(ms)} ago`;
+}
 
 function bar(field: string, rows: CensusRow[], view: StatusView): Markup {
   const whole = rows.reduce((total, { count }) => total + count, 0);

@@ -28,9 +28,12 @@ export function pageOf(feed: StatusFeed, hosts: string[]): Hono {
     const sighting = await feed.view();
     return context.html(await documentOf(sighting), sighting.fault === undefined ? 200 : 503);
   });
-  page.get(`${PAGE_PATH}/events`, (context) =>
-    isOwnOrigin(context.req.raw) ? eventsOf(context, feed) : refused(context, 403, FOREIGN_ORIGIN),
-  );
+  page.get(`${PAGE_PATH}/events`, (context) => {
+    if (!isOwnOrigin(context.req.raw)) return refused(context, 403, FOREIGN_ORIGIN);
+    // Nobody would read the stream, and nothing would end it.
+    if (context.req.method === "HEAD") return context.body(null, 200, { "content-type": "text/event-stream" });
+    return eventsOf(context, feed);
+  });
   for (const { path, type, body } of ASSETS) {
     page.get(path, (context) => {
       // The content's hash is in the path: what is there never changes.

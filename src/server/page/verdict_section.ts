@@ -1,4 +1,5 @@
 import { html } from "hono/html";
+import type { KekError } from "../../errors/errors.ts";
 import type { Verdict } from "../../status/status_view.ts";
 import type { Sighting } from "../status_feed.ts";
 import { moment } from "./figures.ts";
@@ -27,7 +28,7 @@ export function verdictSection(sighting: Sighting): Markup {
         ? html`<p>Nothing has been seen yet.</p>`
         : html`<p>Everything below is as of ${moment(view.at)}. Then it was: ${view.verdict.headline}.</p>`;
     const reasons = [{ message: fault.error.message, hint: fault.error.hint }];
-    return banner("unseen", said, html`MongoDB cannot be read since ${moment(since)}`, reasons, last);
+    return banner("unseen", said, html`${unread(fault.error)} cannot be read since ${moment(since)}`, reasons, last);
   }
   if (view === undefined) return banner("unseen", said, html`The install has not been read yet`, []);
   return banner(view.verdict.level, said, html`${capital(view.verdict.headline)}`, view.verdict.reasons);
@@ -35,12 +36,17 @@ export function verdictSection(sighting: Sighting): Markup {
 
 /** The headline as plain text, for the line that is read out. */
 export function headlineOf({ view, fault }: Sighting): string {
-  if (fault !== undefined || view === undefined) return `${WORD.unseen}: MongoDB cannot be read`;
+  if (fault !== undefined || view === undefined) return `${WORD.unseen}: ${unread(fault?.error)} cannot be read`;
   const { level, headline } = view.verdict;
   return headline.startsWith(WORD[level]) ? headline : `${WORD[level]}: ${headline}`;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+/** What could not be read: there may be an answer that makes no sense. */
+function unread(error: KekError | undefined): string {
+  return error === undefined || error.code.startsWith("mongodb_") ? "MongoDB" : "The install";
+}
 
 function banner(
   level: keyof typeof WORD,

@@ -28,9 +28,7 @@ export function versionsSection(view: StatusView): Markup {
 // ---------------------------------------------------------------------------------------------------------------------
 
 function row(version: VersionView, view: StatusView): Markup {
-  return html`<tr><th scope="row">v${version.version}</th><td>${tag(STATE[version.state], version.state)} <small>since ${moment(version.since)}</small></td><td>${canary(
-    version,
-  )}</td><td class="n">${figure(version.records)}</td><td class="n">${figure(version.wraps)} <small>${version.wraps_percent}%</small></td><td>${span(
+  return html`<tr><th scope="row">v${version.version}</th><td>${tag(STATE[version.state], version.state)} <small>since ${moment(version.since)}</small></td><td>${canary(version, view)}</td><td class="n">${figure(version.records)}</td><td class="n">${figure(version.wraps)} <small>${version.wraps_percent}%</small></td><td>${span(
     version.age_ms,
   )}</td><td>${due(version, view)}</td><td>${
     version.backup_verified_at === null
@@ -41,12 +39,15 @@ function row(version: VersionView, view: StatusView): Markup {
   }</td></tr>`;
 }
 
-function canary({ canary: { proved_by: proved, of, wrong_key: wrong }, state }: VersionView): Markup | string {
+function canary(
+  { version, canary: { proved_by: proved, of, wrong_key: wrong }, state }: VersionView,
+  { rotation }: StatusView,
+): Markup | string {
   if (wrong.length > 0) return html`${tag("bad", "wrong key")} <small>in ${wrong.slice(0, 3).join(", ")}</small>`;
   if (state === "destroyed") return "–";
   const text = `proved by ${proved} of ${of}`;
-  // A retired version needs nobody's proof any more.
-  if (state === "retired") return text;
+  // A version that is left, or being left for good, needs nobody's proof any more.
+  if (state === "retired" || (rotation?.phase === 3 && rotation.from === version)) return text;
   return tag(proved === of && of > 0 ? "ok" : "due", text);
 }
 
