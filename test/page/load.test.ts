@@ -60,8 +60,12 @@ test("200 processes and 50 rotations: under 300 KB in under 100 ms; 100 viewers 
 
   // MongoDB stops answering: the page says so, keeps what it saw, and comes back.
   process.kill(pid, "SIGSTOP");
-  await until("the page tells", async () => (await fetch(address + PAGE_PATH)).status === 503);
-  const away = await (await fetch(address + PAGE_PATH)).text();
+  let away = "";
+  await until("the page tells", async () => {
+    const response = await fetch(address + PAGE_PATH);
+    away = await response.text();
+    return response.status === 503;
+  });
   expect(away).toContain("MongoDB cannot be read since");
   expect(away).toContain("MongoDB has not answered within 5 s");
   expect(away).toContain("Everything below is as of");
@@ -81,7 +85,7 @@ test("200 processes and 50 rotations: under 300 KB in under 100 ms; 100 viewers 
 async function timed(address: string): Promise<{ fastest: number; median: number; bytes: number; text: string }> {
   const took: number[] = [];
   let text = "";
-  for (let turn = 0; turn < 9; turn += 1) {
+  for (let turn = 0; turn < 6; turn += 1) {
     await Bun.sleep(950);
     const began = performance.now();
     const response = await fetch(address + PAGE_PATH);
@@ -90,12 +94,12 @@ async function timed(address: string): Promise<{ fastest: number; median: number
     expect(response.status).toBe(200);
   }
   took.sort((one, other) => one - other);
-  return { fastest: took[0] as number, median: took[4] as number, bytes: Buffer.byteLength(text), text };
+  return { fastest: took[0] as number, median: took[3] as number, bytes: Buffer.byteLength(text), text };
 }
 
 /** Operations that mongod counts in a second while so many watch. */
 async function cost(client: MongoClient, address: string, viewers: number): Promise<{ rate: number; events: number }> {
-  const MS = 5000;
+  const MS = 3000;
   const ended = new AbortController();
   let events = 0;
   const watching = Array.from({ length: viewers }, async () => {

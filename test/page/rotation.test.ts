@@ -134,7 +134,7 @@ test(
     await stop(api1);
     await reads(viewed, "#stale", /connection to this server is lost/);
     await reads(viewed, "#link", "not live");
-    await page.screenshot({ path: "test-output/page/10-connection-lost.png", fullPage: true });
+    await inspect(viewed, "10-connection-lost", "gone");
     await library1.close();
     await stop(api2);
   },

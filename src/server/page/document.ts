@@ -18,8 +18,8 @@ export async function documentOf(sighting: Sighting): Promise<string> {
 <script type="module" src="${SCRIPT.path}"></script><noscript><meta http-equiv="refresh" content="${REFRESH_S}"></noscript></head>
 <body data-release="${RELEASE}"><a class="skip" href="#main">Skip to the status</a>
 <header><div><p class="crumb">certautopilot · Settings</p><h1>KEK Versions</h1></div><div class="seen">${raw(asof ?? "")}<p id="link"><noscript>loaded anew every ${REFRESH_S} s</noscript></p></div></header>
-<p id="stale" hidden></p><p id="said" class="said" role="status" aria-live="polite">${headlineOf(sighting)}</p>
-<main id="main" tabindex="-1">${raw(Object.values(sections).join("\n"))}</main>
+<p id="said" class="said" role="status" aria-live="polite">${headlineOf(sighting)}</p>
+<main id="main" tabindex="-1"><p id="stale" hidden></p>${raw(Object.values(sections).join("\n"))}</main>
 <footer><p>Read-only: rotations are started, cancelled and reversed from a shell with <code>certautopilot kek rotate</code>. All times are UTC, by MongoDB’s clock.</p></footer></body></html>
 `;
   return String(page);
