@@ -86,6 +86,26 @@ setup_hsm() {
   export CERTAUTOPILOT_TEST_HSM CERTAUTOPILOT_TEST_SOFTHSM
 }
 
+# The browser that the page's tests drive.
+setup_chromium() {
+  local candidate
+  find_chromium() {
+    for candidate in "${CERTAUTOPILOT_TEST_CHROMIUM:-}" chromium chromium-browser google-chrome; do
+      if [ -n "$candidate" ] && CERTAUTOPILOT_TEST_CHROMIUM=$(command -v "$candidate"); then export CERTAUTOPILOT_TEST_CHROMIUM && return 0; fi
+    done
+    return 1
+  }
+  find_chromium && return
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    say "installing chromium"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } >&2
+    find_chromium && return
+  fi
+  say "error: chromium is not installed"
+  say "hint: install it (Debian: chromium), or set CERTAUTOPILOT_TEST_CHROMIUM to its path"
+  exit 1
+}
+
 # Moves the wall clock of one process. Without it the campaign leaves clocks alone, and says so.
 setup_faketime() {
   local candidate

@@ -9,7 +9,8 @@ import { askPinOn, withHsmSessions } from "./session.ts";
 
 /** `serve`: runs until it is told to stop, then leaves the fleet cleanly. */
 export default leaf({
-  summary: "Run a process of the fleet: follows every rotation, answers /healthz and /readyz",
+  summary:
+    "Run a process of the fleet: follows every rotation, shows the KEK Versions page, answers /healthz and /readyz",
   args: {
     role: { type: "string", description: "api or worker (default api)", valueHint: "ROLE" },
     "hsm-sessions": HSM_SESSIONS,

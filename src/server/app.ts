@@ -1,16 +1,21 @@
 import { Hono } from "hono";
 import type { Kek } from "../fleet/kek.ts";
 import { type ApiOptions, apiOf } from "./api/api.ts";
+import { pageOf } from "./page/page.ts";
+import type { StatusFeed } from "./status_feed.ts";
 
 export interface Answers {
   kek: Pick<Kek, "trouble" | "writeVersion">;
   metrics: Hono;
+  feed: StatusFeed;
+  /** Names that browsers may know this server by. */
+  hosts: string[];
   /** Undefined while the encrypt/decrypt API is not configured. */
   api: ApiOptions | undefined;
 }
 
 /** What `serve` answers, as one application: whoever listens hands it requests. */
-export function appOf({ kek, metrics, api }: Answers): Hono {
+export function appOf({ kek, metrics, feed, hosts, api }: Answers): Hono {
   const app = new Hono();
   app.use(async (context, next) => {
     await next();
@@ -31,6 +36,7 @@ export function appOf({ kek, metrics, api }: Answers): Hono {
     app.all(path, (context) => context.json({ error: "method not allowed" }, 405));
   }
   app.route("/v1", apiOf(api));
+  app.route("/", pageOf(feed, hosts));
   app.notFound((context) => context.json({ error: "not found" }, 404));
   return app;
 }

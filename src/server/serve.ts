@@ -10,6 +10,7 @@ import { type Listener, listen } from "./listener.ts";
 import { EventLoopLag } from "./metrics/event_loop_lag.ts";
 import { OperationMetrics } from "./metrics/exposition.ts";
 import { metricsApp } from "./metrics/metrics_app.ts";
+import { StatusFeed } from "./status_feed.ts";
 import { readTls } from "./tls_files.ts";
 import { listenOnSocket } from "./unix_socket.ts";
 
@@ -32,11 +33,11 @@ export async function serve(config: Config, options: Omit<KekOptions, "observe">
   const membership = await becomeMember(config, { ...options, observe: operations.observe });
   const { kek, store, install } = membership;
   const { uri } = config.database;
-  const reader = new StatusReader(store, install, config);
-  const feed = { view: () => reader.read() };
+  const feed = new StatusFeed(new StatusReader(store, install, config), { uri, log });
   const lag = new EventLoopLag();
   const listeners: Listener[] = [];
   const stop = async () => {
+    feed.close();
     for (const listener of listeners) await listener.stop();
     lag.stop();
     await kek.close();
@@ -44,7 +45,7 @@ export async function serve(config: Config, options: Omit<KekOptions, "observe">
   try {
     const api: ApiOptions | undefined = token === undefined ? undefined : { kek, token, log, uri, hosts };
     const metrics = metricsApp({ config, role, log, membership, feed, operations, lag });
-    const app = appOf({ kek, metrics, api });
+    const app = appOf({ kek, metrics, feed, hosts, api });
     const listener = listen({ on: { host, port }, tls }, app.fetch);
     listeners.push(listener);
     if (config.api?.socket !== undefined) {

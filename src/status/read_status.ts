@@ -17,8 +17,9 @@ const REST_AFTER_COUNT = 20;
 
 interface Census {
   rows: CensusRow[];
-  /** By MongoDB's clock, once that is known. */
-  at: Date | undefined;
+  at: Date;
+  /** The state that it was counted in: records of the next one would look astray. */
+  epoch: number;
   takenAt: number;
   tookMs: number;
 }
@@ -29,6 +30,8 @@ export class StatusReader {
   readonly #install: InstallDoc;
   readonly #config: Config;
   #census: Census | undefined;
+  /** Shared by readers that gave up waiting for it: a long count is not begun anew each time. */
+  #counting: Promise<Census> | undefined;
 
   constructor(store: Store, install: InstallDoc, config: Config) {
     this.#store = store;
@@ -40,21 +43,19 @@ export class StatusReader {
   async read(): Promise<StatusView> {
     const store = this.#store;
     const { audit, fleet, rotationPeriodMs } = this.#config;
-    const [state, roster, history, tail, now, census] = await Promise.all([
+    const [state, roster, history, tail, now] = await Promise.all([
       readState(store),
       readRoster(store),
       rotationHistory(store, HISTORY),
       auditTail(store, audit.secret, AUDIT_EVENTS),
       serverNow(store),
-      this.#counted(),
     ]);
-    census.at ??= now;
     return viewOf({
       now,
       install: this.#install,
       state,
       roster,
-      census: { rows: census.rows, at: census.at },
+      census: await this.#counted(now, state.rotation?.epoch ?? 0),
       history,
       audit: tail,
       times: fleet,
@@ -62,13 +63,24 @@ export class StatusReader {
     });
   }
 
-  async #counted(): Promise<Census> {
-    const last = this.#census;
+  /** Counted in this state, and not long ago. */
+  async #counted(now: Date, epoch: number): Promise<Census> {
+    for (;;) {
+      const last = this.#census;
+      if (last?.epoch === epoch && performance.now() - last.takenAt < last.tookMs * REST_AFTER_COUNT) return last;
+      this.#counting ??= this.#count(now, epoch).finally(() => {
+        this.#counting = undefined;
+      });
+      const counted = await this.#counting;
+      if (counted.epoch >= epoch) return counted;
+    }
+  }
+
+  async #count(at: Date, epoch: number): Promise<Census> {
     const began = performance.now();
-    if (last !== undefined && began - last.takenAt < last.tookMs * REST_AFTER_COUNT) return last;
     const rows = await countVersions(this.#store, await readFields(this.#store));
     const takenAt = performance.now();
-    this.#census = { rows, at: undefined, takenAt, tookMs: takenAt - began };
+    this.#census = { rows, at, epoch, takenAt, tookMs: takenAt - began };
     return this.#census;
   }
 }

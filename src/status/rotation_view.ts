@@ -38,7 +38,8 @@ export function rotationView(doc: RotationDoc, now: Date, roster: Member[] = [])
     eta_ms: rate === null || rate === 0 || remaining === 0 ? null : Math.round((remaining / rate) * 1000),
     pace: rates(pace).map((point) => ({ ...point, at: point.at.toISOString() })),
     acknowledged: roster.filter((member) => follows(doc, member)).map(memberName),
-    awaited: roster.filter((member) => !follows(doc, member)).map(memberName),
+    // One that has stopped waits for nobody.
+    awaited: roster.filter((member) => doc.state === "running" && !follows(doc, member)).map(memberName),
     fenced: doc.fence.versions,
     ways_on: isOpen(doc) ? ways(doc, led) : [],
     unfenced: doc.fence.unfenced ?? [],

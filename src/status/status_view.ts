@@ -130,7 +130,7 @@ export interface ProcessView {
   current_version: number | null;
   write_version: number | null;
   acked: Acked | null;
-  /** Whether it follows the open rotation's phase; null while none is open. */
+  /** Whether it follows the running rotation's phase, which otherwise waits for it; null while none runs. */
   acknowledged: boolean | null;
   started_at: string;
   last_beat_ms: number;

@@ -134,7 +134,7 @@ function processView(
     current_version: member.current_version,
     write_version: member.write_version,
     acked: member.acked,
-    acknowledged: open === undefined ? null : follows(open, member),
+    acknowledged: open?.state === "running" ? follows(open, member) : null,
     started_at: member.started_at.toISOString(),
     last_beat_ms: Math.max(0, Math.round(member.age_ms)),
     silent: member.age_ms > (member.fleet?.lease_ms ?? times.leaseMs),

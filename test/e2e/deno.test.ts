@@ -1,6 +1,7 @@
 import { expect, test } from "bun:test";
+import { addressOf, PAGE_PATH } from "../harness/address.ts";
 import { countRight, library, seed, versionsOf } from "../harness/library.ts";
-import { FAST, run, stop, testInstall } from "../harness/program.ts";
+import { FAST, type Running, run, stop, testInstall } from "../harness/program.ts";
 
 /** The same sources under Deno, in one fleet with the compiled binary. */
 test("serve, verify, rotate, status and remove run under Deno", async () => {
@@ -11,6 +12,16 @@ test("serve, verify, rotate, status and remove run under Deno", async () => {
   await seed(seeder, install, 600);
   await seeder.close();
   const fleet = await Promise.all([install.serve("deno", [1, 2], 2, {}, "deno"), install.serve("binary", [1, 2], 2)]);
+
+  // The page, its parts and its events come from there as well.
+  const address = addressOf(fleet[0] as Running);
+  const page = await (await fetch(address + PAGE_PATH)).text();
+  expect(page).toContain("<h1>KEK Versions</h1>");
+  const [stylesheet] = /\/settings\/kek-versions\/\w+\.css/.exec(page) ?? [];
+  expect((await fetch(`${address}${stylesheet}`)).headers.get("content-type")).toBe("text/css; charset=utf-8");
+  const events = (await fetch(`${address}${PAGE_PATH}/events`)).body?.getReader();
+  expect(new TextDecoder().decode((await events?.read())?.value)).toContain("event: release");
+  await events?.cancel();
 
   const verified = await run(["kek", "verify", "--target=2", "--json"], operator, "deno");
   expect(verified.stderr).toBe("");

@@ -9,7 +9,7 @@ import { makeSchedule } from "./schedule.ts";
 
 /** A short campaign; the long one is ./scripts/torture --schedules=100. */
 
-const SEEDS = [1, 2, 5, 6, 9, 12];
+const SEEDS = [1, 2, 5, 6];
 
 test("a seed decides a schedule", () => {
   expect(makeSchedule(7)).toEqual(makeSchedule(7));

@@ -5,7 +5,6 @@ import * as v from "valibot";
 import { InHand, MAX_BODY_BYTES, MAX_BYTES_IN_HAND, MAX_REQUESTS, readJson } from "../../src/server/api/body.ts";
 import { BASE64_PATTERN, base64, recordId } from "../../src/server/api/extended_json.ts";
 import { Refusal } from "../../src/server/api/problem.ts";
-import { hostAllowed, originAllowed } from "../../src/server/host_check.ts";
 
 /** The API's rules that need no server. */
 
@@ -112,26 +111,4 @@ test("an _id is byte for byte what bson makes of canonical extended JSON", () =>
   );
   const uuid = v.parse(recordId, { $uuid: "00112233-4455-6677-8899-aabbccddeeff" }) as Binary;
   expect([uuid.sub_type, uuid.toString("hex")]).toEqual([Binary.SUBTYPE_UUID, "00112233445566778899aabbccddeeff"]);
-});
-
-test("a Host is an address, localhost, or a name that was configured; an Origin is this Host's", () => {
-  const names = ["keys.example"];
-  for (const host of ["127.0.0.1:8181", "10.1.2.3", "[::1]:8181", "localhost", "LOCALHOST:1", "Keys.Example:443"])
-    expect([host, hostAllowed(host, names)]).toEqual([host, true]);
-  for (const host of [
-    undefined,
-    "",
-    "keys.example.evil",
-    "evil",
-    "127.0.0.1.evil",
-    "a@localhost",
-    "localhost:x",
-    "[::1",
-    "::1:80:x",
-  ])
-    expect([host, hostAllowed(host, names)]).toEqual([host, false]);
-  expect(originAllowed(undefined, "localhost")).toBe(true);
-  expect(originAllowed("https://keys.example", "keys.example")).toBe(true);
-  for (const origin of ["null", "", "https://keys.example:444", "https://evil/keys.example", "file://keys.example"])
-    expect([origin, originAllowed(origin, "keys.example")]).toEqual([origin, false]);
 });

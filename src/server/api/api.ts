@@ -2,7 +2,7 @@ import { type Context, Hono } from "hono";
 import * as v from "valibot";
 import { messageOf } from "../../errors/errors.ts";
 import type { Log } from "../../errors/log.ts";
-import { hostAllowed, originAllowed } from "../host_check.ts";
+import { isOwnHost, isOwnOrigin } from "../same_host.ts";
 import { InHand, readJson } from "./body.ts";
 import { openApiDocument } from "./openapi.ts";
 import { type Operation, PROBLEM_JSON, type Problem, problemOf, RETRY_AFTER_S, Refusal } from "./problem.ts";
@@ -34,7 +34,7 @@ export function apiOf(options: ApiOptions | undefined): Hono {
   }
   const inHand = new InHand();
   api.use(async ({ req }, next) => {
-    checkSender(req.header("host"), req.header("origin"), options.hosts);
+    checkSender(req.raw, options.hosts);
     await next();
   });
   api.get("/openapi.json", (context) => context.json(openApiDocument()));
@@ -71,12 +71,12 @@ const METHODS = { "/encrypt": "POST", "/decrypt": "POST", "/openapi.json": "GET,
 
 type Schema<T> = v.GenericSchema<unknown, T>;
 
-function checkSender(host: string | undefined, origin: string | undefined, hosts: readonly string[]): void {
-  if (!hostAllowed(host, hosts)) {
+function checkSender(request: Request, hosts: readonly string[]): void {
+  if (!isOwnHost(request, hosts)) {
     const hint = "ask by an address or localhost, or name this host in CERTAUTOPILOT_SERVER_HOSTS (server.hosts)";
     throw new Refusal("host_refused", "the request's Host is no name of this server", hint);
   }
-  if (!originAllowed(origin, host)) {
+  if (!isOwnOrigin(request)) {
     const hint = "this API is for services: leave the Origin header out";
     throw new Refusal("origin_refused", "the request comes from another site's page", hint);
   }

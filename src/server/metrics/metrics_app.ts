@@ -2,25 +2,21 @@ import process from "node:process";
 import { Hono } from "hono";
 import type { Config } from "../../config/config.ts";
 import { VERSION } from "../../config/version.ts";
-import { messageOf } from "../../errors/errors.ts";
 import type { Log } from "../../errors/log.ts";
 import type { Membership } from "../../fleet/kek.ts";
 import type { StatusView } from "../../status/status_view.ts";
-import { within } from "../../store/store.ts";
+import type { StatusFeed } from "../status_feed.ts";
 import type { EventLoopLag } from "./event_loop_lag.ts";
 import { CONTENT_TYPE, type OperationMetrics, textOf } from "./exposition.ts";
 import { INSTALL_METRICS, STATUS_UP } from "./install_metrics.ts";
 import { PROCESS_METRICS, type ProcessFacts } from "./process_metrics.ts";
-
-/** Prometheus gives up after ten seconds: this process's own metrics are to come through also when MongoDB hangs. */
-const VIEW_LIMIT_MS = 3000;
 
 export interface Measured {
   config: Pick<Config, "instanceName">;
   role: string;
   log: Log;
   membership: Pick<Membership, "kek" | "standing">;
-  feed: { view(): Promise<StatusView> };
+  feed: Pick<StatusFeed, "view">;
   operations: OperationMetrics;
   lag: EventLoopLag;
 }
@@ -30,16 +26,13 @@ export function metricsApp(measured: Measured): Hono {
   const { feed, operations, log } = measured;
   let complained = false;
   const view = async (): Promise<StatusView | undefined> => {
-    try {
-      const found = await within(VIEW_LIMIT_MS, feed.view());
-      complained = false;
-      return found;
-    } catch (thrown) {
-      // Once, not at each scrape.
-      if (!complained) log.warn(`/metrics is without the install's metrics: ${messageOf(thrown)}`);
-      complained = true;
-      return undefined;
+    const { view, fault } = await feed.view();
+    // Once, not at each scrape.
+    if (fault !== undefined && !complained) {
+      log.warn(`/metrics is without the install's metrics: ${fault.error.message}`);
     }
+    complained = fault !== undefined;
+    return fault === undefined ? view : undefined;
   };
   const app = new Hono();
   app.get("/metrics", async (context) => {

@@ -1,0 +1,80 @@
+import { html } from "hono/html";
+import type { KekError } from "../../errors/errors.ts";
+import type { Verdict } from "../../status/status_view.ts";
+import type { Sighting } from "../status_feed.ts";
+import { moment } from "./figures.ts";
+import type { Markup } from "./markup.ts";
+
+const WORD = {
+  well: "Healthy",
+  working: "Rotating",
+  due: "To do soon",
+  trouble: "Needs attention",
+  unseen: "Out of sight",
+};
+
+/** More are told by the rows of the tables below. */
+const MOST_GROUPS = 10;
+const MOST_ALIKE = 3;
+
+/** What a person wants to know first: is it well, and what is waited for. */
+export function verdictSection(sighting: Sighting): Markup {
+  const { view, fault } = sighting;
+  const said = headlineOf(sighting);
+  if (fault !== undefined) {
+    const since = fault.since.toISOString();
+    const last =
+      view === undefined
+        ? html`<p>Nothing has been seen yet.</p>`
+        : html`<p>Everything below is as of ${moment(view.at)}. Then it was: ${view.verdict.headline}.</p>`;
+    const reasons = [{ message: fault.error.message, hint: fault.error.hint, urgent: true }];
+    return banner("unseen", said, html`${unread(fault.error)} cannot be read since ${moment(since)}`, reasons, last);
+  }
+  if (view === undefined) return banner("unseen", said, html`The install has not been read yet`, []);
+  return banner(view.verdict.level, said, html`${capital(view.verdict.headline)}`, view.verdict.reasons);
+}
+
+/** The headline as plain text, for the line that is read out. */
+export function headlineOf({ view, fault }: Sighting): string {
+  if (fault !== undefined || view === undefined) return `${WORD.unseen}: ${unread(fault?.error)} cannot be read`;
+  const { level, headline } = view.verdict;
+  return headline.startsWith(WORD[level]) ? headline : `${WORD[level]}: ${headline}`;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** What could not be read: there may be an answer that makes no sense. */
+function unread(error: KekError | undefined): string {
+  return error === undefined || error.code.startsWith("mongodb_") ? "MongoDB" : "The install";
+}
+
+function banner(
+  level: keyof typeof WORD,
+  said: string,
+  headline: Markup,
+  reasons: Verdict["reasons"],
+  more?: Markup,
+): Markup {
+  return html`<section id="verdict" class="verdict ${level}" data-said="${said}" aria-labelledby="verdict-h"><p class="level">${WORD[level]}</p>
+<h2 id="verdict-h">${headline}</h2>${more}${reasons.length === 0 ? "" : listed(reasons)}</section>`;
+}
+
+/** Reasons with the same way out are one: a fleet that lags behind is not told process by process. */
+function listed(reasons: Verdict["reasons"]): Markup {
+  const groups = [...Map.groupBy(reasons, ({ hint }) => hint)];
+  const left = groups.length - MOST_GROUPS;
+  return html`<ul>${groups
+    .slice(0, MOST_GROUPS)
+    .map(
+      ([hint, alike]) =>
+        html`<li>${alike.slice(0, MOST_ALIKE).map(({ message }) => html`<span class="line">${message}</span>`)}${
+          alike.length > MOST_ALIKE
+            ? html`<span class="line">and ${alike.length - MOST_ALIKE} more like these</span>`
+            : ""
+        }<span class="hint">${hint}</span></li>`,
+    )}${left > 0 ? html`<li>and ${left} more, marked in the tables below</li>` : ""}</ul>`;
+}
+
+function capital(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
