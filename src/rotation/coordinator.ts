@@ -132,7 +132,8 @@ export class Coordinator {
     const completed = await this.#steadily(() =>
       completeRotation(this.#context.store, this.#context.auditor, this.#lease.held),
     );
-    if (completed === undefined) await this.#lease.refused();
+    if (completed === undefined && !(await this.#hadMoved((doc) => doc.state === "completed")))
+      await this.#lease.refused();
     crashPoint("complete.done");
   }
 
@@ -143,9 +144,10 @@ export class Coordinator {
 
   async #advance(phase: Phase): Promise<void> {
     this.#lease.check();
-    const doc = await this.#steadily(() =>
+    const advanced = await this.#steadily(() =>
       advancePhase(this.#context.store, this.#context.auditor, this.#lease.held, phase),
     );
+    const doc = advanced ?? (await this.#hadMoved((now) => now.state === "running" && now.phase === phase));
     if (doc === undefined) return await this.#lease.refused();
     crashPoint("phase.advanced");
     this.#doc = doc;
@@ -201,6 +203,13 @@ export class Coordinator {
       this.#lease.check();
       await new Promise((resolve) => setTimeout(resolve, 250));
     }
+  }
+
+  /** The next epoch under this coordinator's own token: a change that it made, and of which it was never told. */
+  async #hadMoved(expected: (doc: RotationDoc) => boolean): Promise<RotationDoc | undefined> {
+    const { rotation, token, epoch } = this.#lease.held;
+    const doc = await readRotation(this.#context.store, rotation);
+    return doc?.lease?.token === token && doc.epoch === epoch + 1 && expected(doc) ? doc : undefined;
   }
 
   /** A conditional change whose answer got lost is tried again: whether it had happened shows in the state. */
