@@ -69,7 +69,9 @@ export default leaf({
         const { _id: cancelled, from, to, phase } = rotation;
         const rest =
           open === undefined
-            ? "nothing has changed, the fleet goes on as before"
+            ? rotation.mends === true
+              ? `strays that are not back at version ${to} stay where they are, and the fleet goes on as before`
+              : "nothing has changed, the fleet goes on as before"
             : `both versions stay readable, the rotation ${open.from} → ${open.to} is unfinished; ${waysOn(open)}`;
         const text = `rotation ${cancelled} (${from} → ${to}) is cancelled in phase ${phase}; ${rest}`;
         output.result(text, { cancelled, from, to, phase, open: open?._id ?? null });

@@ -17,7 +17,7 @@ export interface Stance {
 }
 
 type Versions = Pick<VersionDoc, "_id" | "state">[];
-type Rotation = Pick<RotationDoc, "_id" | "from" | "to" | "phase" | "epoch" | "state">;
+type Rotation = Pick<RotationDoc, "_id" | "from" | "to" | "phase" | "epoch" | "state" | "mends">;
 
 /** @returns undefined while no version is active: an install that has not begun. */
 export function stanceOf(versions: Versions, rotation: Rotation | undefined): Stance | undefined {

@@ -6,7 +6,7 @@ import type { RotationDoc } from "../store/documents.ts";
 import { readFields } from "../store/fields.ts";
 import { fenceRecorder } from "../store/rotation_records.ts";
 import { cancelRotation } from "../store/rotation_steps.ts";
-import { hasLiftedItsFence, newestRotation } from "../store/rotations.ts";
+import { hasLifted, newestRotation } from "../store/rotations.ts";
 import { readState } from "../store/state.ts";
 import { isOpen } from "../store/state_rules.ts";
 import type { Context } from "./context.ts";
@@ -29,6 +29,7 @@ export interface Cancelled {
 export async function cancel(context: Context, own?: RotationDoc): Promise<Cancelled> {
   const { store, auditor } = context;
   const until = performance.now() + PATIENCE_MS;
+  let raised = false;
   for (;;) {
     const { rotation: seen } = await readState(store);
     if (seen === undefined || !isOpen(seen)) {
@@ -56,7 +57,7 @@ export async function cancel(context: Context, own?: RotationDoc): Promise<Cance
         waysOn(seen),
       );
     }
-    if (phase === 1 && seen.reverses === undefined && (await hasLiftedItsFence(store, seen))) {
+    if (phase === 1 && seen.reverses === undefined && (await hasLifted(store, seen, to))) {
       // A coordinator that lives goes on to phase 2 at once, and there it can be cancelled.
       if (performance.now() < until) {
         await new Promise((resolve) => setTimeout(resolve, 50));
@@ -67,6 +68,14 @@ export async function cancel(context: Context, own?: RotationDoc): Promise<Cance
         `the way back ${from} → ${to} cannot be cancelled in phase 1 any more: MongoDB accepts writes under version ${to} again, and no process would read them`,
         `go on: ${resumeCommand(seen)}  and cancel it in phase 2, or let it complete`,
       );
+    }
+    const recorded = seen.fence.versions.includes(from);
+    if (seen.mends === true && !(recorded && raised) && (recorded || (await hasLifted(store, seen, from)))) {
+      // Processes are about to give the retired version up again: no late write may come after them.
+      const versions = recorded ? seen.fence.versions : [...seen.fence.versions, from];
+      await setFence(store, await readFields(store), seen.fence, versions, fenceRecorder(store, auditor, seen));
+      raised = true;
+      continue;
     }
     const cancelled = await cancelRotation(store, auditor, seen);
     if (cancelled === undefined) continue;
@@ -87,7 +96,8 @@ export async function liftFenceOfCancelled(
 ): Promise<void> {
   const { store, auditor } = context;
   const doc = await newestRotation(store);
-  if (doc?.state !== "cancelled" || !doc.fence.versions.includes(version)) return;
+  // Strays that were not brought back stay behind the fence.
+  if (doc?.state !== "cancelled" || doc.mends === true || !doc.fence.versions.includes(version)) return;
   const versions = doc.fence.versions.filter((entry) => entry !== version);
   await setFence(store, await readFields(store), doc.fence, versions, fenceRecorder(store, auditor, doc));
 }

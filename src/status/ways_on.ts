@@ -34,7 +34,7 @@ export function ways(rotation: Open, led: boolean): WayOn[] {
   const goOn = { does: "go on", command: resumeCommand(rotation) };
   const back = { does: "back", command: reverseCommand(rotation) };
   if (rotation.phase === 1) return [goOn, stop];
-  if (rotation.mends === true) return [goOn];
+  if (rotation.mends === true && rotation.phase === 2) return [goOn, stop];
   if (rotation.phase === 3)
     return [
       { ...goOn, does: "let it complete" },

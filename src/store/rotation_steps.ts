@@ -155,7 +155,8 @@ export async function completeRotation(store: Store, auditor: Auditor, held: Hel
 }
 
 /**
- * Cancels what was read, whoever coordinates it. Phase 1 goes back to steady; phase 2 stays open, both versions readable.
+ * Cancels what was read, whoever coordinates it. Phase 1 goes back to steady, and so does one that only mends; phase 2 stays
+ * open, both versions readable.
  * The first phase of a way back goes back to the unfinished rotation that it came from: records are at both versions.
  */
 export async function cancelRotation(
@@ -164,7 +165,7 @@ export async function cancelRotation(
   seen: RotationDoc,
 ): Promise<RotationDoc | undefined> {
   const cancelled = await audited(store, auditor, async (session) => {
-    const closes = seen.phase === 1;
+    const closes = seen.phase === 1 || seen.mends === true;
     const doc = await rotations(store).findOneAndUpdate(
       {
         _id: seen._id,

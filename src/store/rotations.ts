@@ -48,13 +48,13 @@ export async function readRotation(store: Store, id: number): Promise<RotationDo
 }
 
 /**
- * Whether this rotation has lifted the fence against its own target: the one before it still rejected that version.
+ * Whether this rotation has lifted the fence against a version: the one before it still rejected that.
  * From then on a write held back since long ago may arrive, so processes must not give the version up.
  */
-export async function hasLiftedItsFence(store: Store, { epoch, to, fence }: RotationDoc): Promise<boolean> {
-  if (fence.versions.includes(to)) return false;
+export async function hasLifted(store: Store, { epoch, fence }: RotationDoc, version: number): Promise<boolean> {
+  if (fence.versions.includes(version)) return false;
   const before = await rotations(store).findOne({ epoch: { $lt: epoch } }, { sort: { epoch: -1 } });
-  return before?.fence.versions.includes(to) ?? false;
+  return before?.fence.versions.includes(version) ?? false;
 }
 
 /** Newest first. */

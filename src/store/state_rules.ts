@@ -2,13 +2,24 @@ import type { Phase, RotationDoc, RotationState, VersionDoc } from "./documents.
 
 /** What versions and rotations must be to each other: pure. A state that breaks it was restored by halves, or forged. */
 
-/** Whether processes must follow a rotation: one that runs, or one that was cancelled with records at both versions. */
-export function isOpen({ state, phase }: { state: RotationState; phase: Phase }): boolean {
-  return state === "running" || (state === "cancelled" && phase === 2);
+/**
+ * Whether processes must follow a rotation: one that runs, or one that was cancelled with records at both versions. One that
+ * only brought strays back is over when it is cancelled: nobody has written under the version they are at.
+ */
+export function isOpen({
+  state,
+  phase,
+  mends,
+}: {
+  state: RotationState;
+  phase: Phase;
+  mends?: true | undefined;
+}): boolean {
+  return state === "running" || (state === "cancelled" && phase === 2 && mends !== true);
 }
 
 type Versions = Pick<VersionDoc, "_id" | "state">[];
-type Rotation = Pick<RotationDoc, "_id" | "from" | "to" | "phase" | "state">;
+type Rotation = Pick<RotationDoc, "_id" | "from" | "to" | "phase" | "state" | "mends">;
 
 /**
  * @param rotation the newest one.
@@ -32,6 +43,6 @@ export function contradiction(versions: Versions, rotation: Rotation | undefined
     return only === from || only === to ? undefined : `${which} is open, and version ${only ?? "none"} is active`;
   }
   if (state === "reverted") return `${which} is the newest one, and the rotation that reverted it is gone`;
-  const expected = state === "completed" ? to : from;
+  const expected = state === "completed" || rotation.mends === true ? to : from;
   return only === expected ? undefined : `${which} has ended, and version ${only ?? "none"} is active`;
 }

@@ -1,4 +1,7 @@
 import { expect, test } from "bun:test";
+import { randomBytes } from "node:crypto";
+import { Binary } from "mongodb";
+import { take } from "../harness/crash.ts";
 import { library, versionsOf } from "../harness/library.ts";
 import { stop, type TestInstall, until } from "../harness/program.ts";
 import {
@@ -82,26 +85,63 @@ test("strays are named by verify, keep no rotation from being told what to do, a
   await stopAll();
 }, 60_000);
 
-test("mending that is cancelled, and one whose coordinator is killed, goes on by the same command; there is no way back", async () => {
+test("mending that is cancelled is over, and begun anew by the same command; one whose coordinator is killed goes on; there is no way back", async () => {
   const { install, stopAll } = await withStrays();
   const slow = ["--to-version=2", "--max-rate=1", "--batch-size=1"];
   const first = rotating(install, ...slow);
   await until("a stray is moved", async () => ((await versionsOf(install, "secrets", "other"))["2"] ?? 0) > 0);
   expect((await kek(install, "rotate", "--cancel")).code).toBe(0);
   expect((await first.exited).code).toBe(5);
-  expect(await newestRotation(install)).toMatchObject({ state: "cancelled", phase: 2, from: 1, to: 2 });
-  const back = await rotating(install, "--to-version=1", "--from-version=2").exited;
-  expect([back.code, back.json.error.message]).toEqual([3, expect.stringContaining("no way back")]);
+  const cancelled = await newestRotation(install);
+  expect(cancelled).toMatchObject({ state: "cancelled", phase: 2, from: 1, to: 2, fence: { versions: [1] } });
+  expect(cancelled).not.toHaveProperty("open");
+  expect(await versionStates(install)).toEqual({ "1": "retired", "2": "active" });
 
   const moved = (await versionsOf(install, "secrets", "other"))["2"] ?? 0;
   const second = rotating(install, ...slow);
   await until("another is moved", async () => ((await versionsOf(install, "secrets", "other"))["2"] ?? 0) > moved);
   second.kill("SIGKILL");
   await second.exited;
+  const back = await rotating(install, "--to-version=1", "--from-version=2").exited;
+  expect([back.code, back.json.error.message]).toEqual([3, expect.stringContaining("no way back")]);
   await install.db.collection("kek_rotations").updateOne({ open: true }, { $set: { "lease.expires_at": new Date(0) } });
   expect((await rotating(install, "--to-version=2").exited).code).toBe(0);
   expect(await versionsOf(install)).toEqual({ "2": 44 });
   expect(await versionStates(install)).toEqual({ "1": "retired", "2": "active" });
   await proveAll(install, [2], 44);
+  await stopAll();
+}, 60_000);
+
+test("one that does not open keeps nobody in: the mending is cancelled, also when that dies half way, and rotations go on", async () => {
+  const { install, stopAll } = await withStrays();
+  const broken = { _id: STRAYS[0] as never };
+  await install.db
+    .collection("secrets")
+    .updateOne(
+      broken,
+      { $set: { "other.wrapped_dek": new Binary(randomBytes(60), 0) } },
+      { bypassDocumentValidation: true },
+    );
+  const variables = install.variables([1, 2], 2);
+  expect((await rotating(install, "--to-version=2").exited).code).toBe(6);
+  expect(await newestRotation(install)).toMatchObject({ open: true, mends: true, fence: { versions: [] } });
+  await take({ words: ["kek", "rotate", "--cancel"], dies: "fence.recorded" }, variables);
+  const cancelled = await kek(install, "rotate", "--cancel");
+  expect({ code: cancelled.code, json: cancelled.json }).toMatchObject({ code: 0, json: { open: null } });
+  expect(await newestRotation(install)).toMatchObject({ state: "cancelled", fence: { versions: [1] } });
+  // Whoever holds the active version alone may serve again, and nothing comes back behind the fence.
+  const alone = await library(install, [2], 2, "alone");
+  expect(alone.writeVersion).toBe(2);
+  await alone.close();
+  const late = { _id: 99 as never, value: (await install.db.collection("secrets").findOne(broken))?.["other"] };
+  expect(
+    await install.db
+      .collection("secrets")
+      .insertOne(late)
+      .catch((thrown) => thrown.code),
+  ).toBe(121);
+  await install.db.collection("secrets").deleteOne(broken);
+  expect((await rotating(install, "--to-version=2").exited).code).toBe(3);
+  expect(await versionsOf(install)).toEqual({ "2": 43 });
   await stopAll();
 }, 60_000);
