@@ -69,7 +69,7 @@ test(
     // Cancelled half way: what to do now is on the page, to be copied.
     expect((await run(["kek", "rotate", "--cancel"], operator)).code).toBe(0);
     await first.exited;
-    await reads(viewed, "#verdict .level", "Needs attention");
+    await reads(viewed, "#verdict .level", "To do soon");
     await reads(viewed, "#rotation", "Cancelled half way");
     await reads(viewed, "#rotation .ways", "certautopilot kek rotate --to-version=1 --from-version=2");
     await inspect(viewed, "4-cancelled");
@@ -90,7 +90,7 @@ test(
     worker.kill("SIGCONT");
     expect((await second.exited).code).toBe(0);
     await reads(viewed, "#verdict .level", "Healthy");
-    await reads(viewed, "#verdict h2", "Healthy: all 4 processes serve and write under KEK version 2");
+    await reads(viewed, "#verdict h2", "Healthy: 4 processes serve and write under KEK version 2");
     await reads(viewed, "#history tbody tr", /v1 → v2.*completed/);
     await reads(viewed, "#versions tbody tr", /v2.*active/);
     await reads(viewed, "#audit", "chain whole");
