@@ -65,7 +65,8 @@ static CK_FUNCTION_LIST table;
 static _Atomic uint64_t *control;
 static _Atomic uint64_t dropped;
 static _Atomic uint64_t mine; /* sessions of this process */
-static pthread_mutex_t drop_lock = PTHREAD_MUTEX_INITIALIZER;
+/* SoftHSM frees the sessions that it closes while other threads are at work in them: no call is inside during a drop. */
+static pthread_rwlock_t inside = PTHREAD_RWLOCK_INITIALIZER;
 static atomic_int busy[HANDLES];
 static struct {
   CK_BYTE_PTR iv;
@@ -91,7 +92,7 @@ static void nap(uint64_t us) {
 
 static void drop_sessions(void) {
   if (READ(DROPS) == atomic_load(&dropped)) return;
-  pthread_mutex_lock(&drop_lock);
+  pthread_rwlock_wrlock(&inside);
   if (READ(DROPS) != atomic_load(&dropped)) {
     CK_SLOT_ID slots[64];
     CK_ULONG count = 64;
@@ -100,7 +101,7 @@ static void drop_sessions(void) {
     atomic_store(&dropped, READ(DROPS));
     atomic_fetch_sub(&control[SESSIONS], atomic_exchange(&mine, 0));
   }
-  pthread_mutex_unlock(&drop_lock);
+  pthread_rwlock_unlock(&inside);
 }
 
 /* What a call answers before the token sees it; CKR_OK lets it through. */
@@ -129,11 +130,11 @@ static CK_RV after(CK_RV rv) {
   return rv;
 }
 
-#define GUARDED(call)          \
-  do {                         \
-    CK_RV rv = before();       \
-    if (rv != CKR_OK) return rv; \
-    return after(call);        \
+#define INSIDE(rv, call)           \
+  do {                             \
+    pthread_rwlock_rdlock(&inside); \
+    rv = (call);                   \
+    pthread_rwlock_unlock(&inside); \
   } while (0)
 
 #define ON_SESSION(call)                                                      \
@@ -141,7 +142,7 @@ static CK_RV after(CK_RV rv) {
     CK_RV rv = before();                                                      \
     if (rv != CKR_OK) return rv;                                              \
     if (atomic_fetch_add(&busy[session % HANDLES], 1) > 0) COUNT(OVERLAPS);   \
-    rv = (call);                                                              \
+    INSIDE(rv, call);                                                         \
     atomic_fetch_sub(&busy[session % HANDLES], 1);                            \
     return after(rv);                                                         \
   } while (0)
@@ -203,7 +204,7 @@ static CK_RV open_session(CK_SLOT_ID slot, CK_FLAGS flags, CK_VOID_PTR app, CK_N
     atomic_fetch_sub(&control[SESSIONS], 1);
     return CKR_SESSION_COUNT;
   }
-  rv = real->C_OpenSession(slot, flags, app, notify, session);
+  INSIDE(rv, real->C_OpenSession(slot, flags, app, notify, session));
   if (rv != CKR_OK) atomic_fetch_sub(&control[SESSIONS], 1);
   else atomic_fetch_add(&mine, 1);
   uint64_t peak = READ(SESSIONS_PEAK);
@@ -213,7 +214,8 @@ static CK_RV open_session(CK_SLOT_ID slot, CK_FLAGS flags, CK_VOID_PTR app, CK_N
 
 static CK_RV close_session(CK_SESSION_HANDLE session) {
   COUNT(CALLS);
-  CK_RV rv = real->C_CloseSession(session);
+  CK_RV rv;
+  INSIDE(rv, real->C_CloseSession(session));
   if (rv == CKR_OK) {
     atomic_fetch_sub(&control[SESSIONS], 1);
     atomic_fetch_sub(&mine, 1);
@@ -226,7 +228,8 @@ static CK_RV login(CK_SESSION_HANDLE session, CK_USER_TYPE type, CK_UTF8CHAR_PTR
   if (rv != CKR_OK) return rv;
   COUNT(LOGINS);
   if (READ(LOGIN_CODE)) return READ(LOGIN_CODE);
-  return after(real->C_Login(session, type, pin, length));
+  INSIDE(rv, real->C_Login(session, type, pin, length));
+  return after(rv);
 }
 
 static CK_RV get_session_info(CK_SESSION_HANDLE session, CK_SESSION_INFO_PTR info) {
@@ -266,7 +269,7 @@ static CK_RV encrypt_init(CK_SESSION_HANDLE session, CK_MECHANISM_PTR how, CK_OB
     else own_iv[session % HANDLES].iv = given;
     gcm->pIv = own_iv[session % HANDLES].made;
     CK_RV rv = before();
-    if (rv == CKR_OK) rv = real->C_EncryptInit(session, how, key);
+    if (rv == CKR_OK) INSIDE(rv, real->C_EncryptInit(session, how, key));
     gcm->pIv = given;
     return after(rv);
   }
