@@ -54,6 +54,13 @@
 #define FOR_PROCESSES(act) act(0); act(1); act(2)
 #endif
 
+#ifdef TERMS               /* how often a coordinator may take the lease, all of them together */
+byte terms = TERMS;
+#define may_lead (terms > 0)
+#else
+#define may_lead true
+#endif
+
 #define STEADY 0
 #define OLD 0
 #define YOUNG 1
@@ -370,12 +377,15 @@ acquire:
 end:
   atomic {
     if
-    :: successor && phase == STEADY && starts > 0 && trouble ->
+    :: successor && may_lead && phase == STEADY && starts > 0 && trouble ->
       starts--; to = other(to); phase = 1; reverses = false
-    :: successor && phase != STEADY && lease_free -> skip
-    :: successor && phase == 2 && lease_free && starts > 0 && trouble ->
+    :: successor && may_lead && phase != STEADY && lease_free -> skip
+    :: successor && may_lead && phase == 2 && lease_free && starts > 0 && trouble ->
       starts--; to = other(to); phase = 1; reverses = true
     fi;
+#ifdef TERMS
+    terms--;
+#endif
     running = true; held[c] = true; target = to;
     epoch_grows();
     if :: phase == 2 -> goto rewrap :: phase == 3 -> goto settle :: else fi
