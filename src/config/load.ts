@@ -3,41 +3,12 @@ import * as v from "valibot";
 import { parse as parseYaml } from "yaml";
 import { KekError, messageOf } from "../errors/errors.ts";
 import type { Config, KekHex, Pkcs11Config } from "./config.ts";
+import { checkUri, DATABASE_NAME, databaseOfUri } from "./database_uri.ts";
 import { hostName, PREFIX, readEnvironment } from "./environment.ts";
 import { kekVersionOf, type Settings, settingsSchema } from "./schema.ts";
 import { readPrivateFile, readSecretsFile } from "./secrets_file.ts";
+import { overlay, type Tree, variableOf } from "./variables.ts";
 
-/** Where each variable lands in the shape of config.yaml. `_` separates words inside a name too, so this is a table. */
-const VARIABLES: Record<string, readonly [string, ...string[]]> = {
-  DATABASE_URI: ["database", "uri"],
-  DATABASE_NAME: ["database", "name"],
-  ENCRYPTION_PROVIDER: ["encryption", "provider"],
-  ENCRYPTION_CURRENT_VERSION: ["encryption", "current_version"],
-  ENCRYPTION_ROTATION_PERIOD: ["encryption", "rotation_period"],
-  ENCRYPTION_PKCS11_MODULE_PATH: ["encryption", "pkcs11", "module_path"],
-  ENCRYPTION_PKCS11_TOKEN_LABEL: ["encryption", "pkcs11", "token_label"],
-  ENCRYPTION_PKCS11_PIN: ["encryption", "pkcs11", "pin"],
-  ENCRYPTION_PKCS11_PIN_FILE: ["encryption", "pkcs11", "pin_file"],
-  ENCRYPTION_PKCS11_SESSIONS: ["encryption", "pkcs11", "sessions"],
-  ENCRYPTION_PKCS11_USE_GCM_IV_FROM_HSM: ["encryption", "pkcs11", "use_gcm_iv_from_hsm"],
-  SECRETS_FILE: ["secrets_file"],
-  INSTANCE_NAME: ["instance_name"],
-  SERVER_LISTEN: ["server", "listen"],
-  SERVER_TLS_CERT_FILE: ["server", "tls_cert_file"],
-  SERVER_TLS_KEY_FILE: ["server", "tls_key_file"],
-  SERVER_HOSTS: ["server", "hosts"],
-  API_TOKEN_FILE: ["api", "token_file"],
-  API_SOCKET: ["api", "socket"],
-  AUDIT_SECRET: ["audit", "secret"],
-  AUDIT_FILE: ["audit", "file"],
-  FLEET_BEAT_MS: ["fleet", "beat_ms"],
-  FLEET_LEASE_MS: ["fleet", "lease_ms"],
-  FLEET_EVICTION_MS: ["fleet", "eviction_ms"],
-  FLEET_DRAIN_MS: ["fleet", "drain_ms"],
-  FIELDS: ["fields"],
-};
-/** Given as one text, with commas. */
-const LISTS = new Set(["FIELDS", "SERVER_HOSTS"]);
 const DAY_MS = 86_400_000;
 const KEK_VARIABLE = "ENCRYPTION_ENV_";
 
@@ -76,8 +47,6 @@ export function declaredVersion(config: Config): number | undefined {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-type Tree = { [key: string]: unknown };
-
 function readYaml(path: string): Tree {
   let content: string;
   try {
@@ -112,43 +81,10 @@ function holdsSecrets(yaml: Tree): boolean {
   );
 }
 
-/** Lays variables over a tree, by name. Names it does not know are left alone: other tools share the environment. */
-function overlay(tree: Tree, variables: Record<string, string>): Tree {
-  const result = structuredClone(tree);
-  for (const [name, value] of Object.entries(variables)) {
-    if (!name.startsWith(PREFIX)) continue;
-    const bare = name.slice(PREFIX.length);
-    if (VARIABLES[bare]) {
-      const listed = LISTS.has(bare) ? value.split(",").map((item) => item.trim()) : value;
-      assign(result, VARIABLES[bare], listed);
-    }
-  }
-  return result;
-}
-
-function assign(tree: Tree, [head, ...rest]: readonly string[], value: unknown): void {
-  if (head === undefined) return;
-  if (rest.length === 0) {
-    tree[head] = value;
-    return;
-  }
-  if (tree[head] === undefined || tree[head] === null) tree[head] = {};
-  if (typeof tree[head] !== "object" || Array.isArray(tree[head])) {
-    throw new KekError(
-      "config_invalid",
-      `${head} in the configuration file is not a section`,
-      "see the table of settings in README.md",
-    );
-  }
-  assign(tree[head] as Tree, rest, value);
-}
-
 function invalid(issue: v.BaseIssue<unknown>): KekError {
   const path = (issue.path ?? []).map((item) => String(item.key));
-  const variable = Object.entries(VARIABLES).find(
-    ([, place]) => place.join(".") === path.slice(0, place.length).join("."),
-  )?.[0];
-  const name = variable === undefined ? path.join(".") : `${PREFIX}${variable} (${path.join(".")})`;
+  const variable = variableOf(path);
+  const name = variable === undefined ? path.join(".") : `${variable} (${path.join(".")})`;
   // Valibot's own messages quote the value received, which may be a secret: only ours, which begin with a verb, pass.
   const what = /^(is|must|has) /.test(issue.message)
     ? issue.message
@@ -251,36 +187,4 @@ function keksOf(
     if (name.startsWith(PREFIX + KEK_VARIABLE)) add(name.slice((PREFIX + KEK_VARIABLE).length), name, hex);
   }
   return keks;
-}
-
-/** What MongoDB forbids in the name of a database, on any platform. */
-const DATABASE_NAME = /^[^/\\. "$*<>:|?\0]{1,63}$/;
-
-/** A password with a raw `@`, `/` or `:` would be taken for a host, looked up in DNS, and printed. */
-function checkUri(uri: string): void {
-  const rest = /^mongodb(?:\+srv)?:\/\/([\s\S]*)$/.exec(uri)?.[1];
-  const [authority = "", ...path] = (rest ?? "").split("?")[0]?.split("/") ?? [];
-  const credentials = authority.includes("@") ? authority.slice(0, authority.lastIndexOf("@")) : "";
-  if (
-    rest === undefined ||
-    path.join("/").includes("@") ||
-    credentials.includes("@") ||
-    credentials.split(":").length > 2
-  ) {
-    throw new KekError(
-      "config_invalid",
-      "CERTAUTOPILOT_DATABASE_URI (database.uri) is not a MongoDB URI",
-      "write it as mongodb://user:password@host:27017/?replicaSet=rs0, with @ : / in the password as %40 %3A %2F",
-    );
-  }
-}
-
-function databaseOfUri(uri: string): string | undefined {
-  const path = /^mongodb(?:\+srv)?:\/\/[^/]+\/([^?]*)/.exec(uri)?.[1];
-  try {
-    return path ? decodeURIComponent(path) : undefined;
-  } catch {
-    // Not percent-encoded: the name, as it stands, is refused by the next check.
-    return path;
-  }
 }
