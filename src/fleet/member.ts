@@ -257,6 +257,7 @@ export class Member {
       loaded: keyring.loaded,
       available: this.#report.available,
       problems: this.#report.problems,
+      key_trouble: this.#keyCheck.trouble ?? null,
       current_version: this.#declared() ?? null,
       write_version: keyring.writeVersion ?? null,
     };

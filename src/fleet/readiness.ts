@@ -18,6 +18,8 @@ export type ProblemCode =
   | "target"
   | "rotation"
   | "own_key"
+  | "key_trouble"
+  | "behind"
   | "stray"
   | "backup"
   | "wraps"

@@ -169,6 +169,8 @@ class SealedCollection<T> implements EncryptedCollection<T> {
     send: (sealed: object) => Promise<object | null>,
   ): Promise<R> {
     const id = oneId(filter);
+    if (found.length > 0 && options["collation"] !== undefined)
+      throw usage("a change by a collation", "leave `collation` out: by it the _id may name another record");
     refuseSearched(filter, this.#fields);
     return await this.#write(options, async () => {
       if (found.length === 0) return (await send(change)) as R;
@@ -214,16 +216,19 @@ const NOTHING: Updated = { acknowledged: true, matchedCount: 0, modifiedCount: 0
 /** @throws KekError `usage` unless the filter has an `_id`, and no operator on it. */
 function oneId(filter: { _id?: unknown }): unknown {
   const { _id: id } = filter;
-  const isOperator = Object.prototype.toString.call(id) === "[object Object]" && firstKey(id as object).startsWith("$");
-  if (id !== undefined && !isOperator && !(id instanceof RegExp)) return id;
+  if (id !== undefined && !isQuery(id)) return id;
   throw usage(
     "a change by a filter that does not name one record",
     "give the record's _id itself in the filter; an envelope belongs to one record",
   );
 }
 
-function firstKey(document: object): string {
-  return Object.keys(document)[0] ?? "";
+/** Whether it may match any number of records: operators, also in a Map, and regular expressions, also those of bson. */
+function isQuery(id: unknown): boolean {
+  if (typeof id !== "object" || id === null) return false;
+  if (id instanceof RegExp || (id as { _bsontype?: unknown })._bsontype === "BSONRegExp") return true;
+  const first = id instanceof Map ? id.keys().next().value : Object.keys(id)[0];
+  return String(first).startsWith("$");
 }
 
 /** @throws KekError `usage` when a read leaves out what is needed to open envelopes, or decodes nothing. */

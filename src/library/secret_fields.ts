@@ -37,6 +37,9 @@ export function secretsInUpdate(update: object, fields: SecretField[]): Found[] 
     Object.entries((changes ?? {}) as Tree).flatMap(([key, value]) => {
       const named = [key, ...(operator === "$rename" ? [String(value)] : [])];
       const touched = fields.filter(({ path }) => named.some((name) => related(name, path)));
+      const through = fields.find(({ path }) => named.some((name) => reachesThroughArray(name, path)));
+      if (through !== undefined)
+        throw usage(`${operator} of ${key}, in an array on the way to ${through.path},`, NO_ARRAY);
       return touched.flatMap((field) => {
         if (isWithin(key, field.path))
           throw usage(`${operator} of ${key}, a part of an envelope,`, `set ${field.path}`);
@@ -111,9 +114,11 @@ export function usage(what: string, hint: string): KekError {
 
 function foundAt(document: object, at: string[], field: SecretField): Found[] {
   let value: unknown = document;
-  for (const key of at) {
+  for (const [depth, key] of at.entries()) {
     if (value === undefined || value === null) return [];
-    if (!isTree(value)) throw new KekError("usage", `${field.path} leads through a value that is no subdocument`, FORM);
+    if (!isPlain(value))
+      throw new KekError("usage", `${field.path} leads through a value that is no subdocument`, FORM);
+    refuseDotted(value, key, at.slice(depth).join("."), field);
     value = value[key];
   }
   if (value === undefined || value === null) return [];
@@ -123,6 +128,15 @@ function foundAt(document: object, at: string[], field: SecretField): Found[] {
   return [{ field, at, plaintext: value as Uint8Array | string }];
 }
 
+/** The driver stores a key with dots in it as it is: a plaintext under it would be passed by. */
+function refuseDotted(tree: Tree, expected: string, path: string, field: SecretField): void {
+  const dotted = Object.keys(tree).find((key) => key !== expected && key.includes(".") && related(key, path));
+  if (dotted === undefined) return;
+  const what = `the key ${dotted} has dots in it, where ${field.path} is encrypted`;
+  throw new KekError("usage", what, "in a document give subdocuments; dots are for the keys of an update");
+}
+
+const NO_ARRAY = "encrypted fields stand in subdocuments, not in arrays: an envelope belongs to one path of one record";
 const FORM = 'give plaintext: a string where the field is declared "text", a Uint8Array where it is "bytes"';
 
 function plaintextOf({ path, kind }: SecretField, bytes: Buffer): Buffer | string {
@@ -146,6 +160,17 @@ function isWithin(key: string, path: string): boolean {
 
 function related(key: string, path: string): boolean {
   return key === path || isWithin(key, path) || isWithin(path, key);
+}
+
+/** Whether a path of an update leads to an encrypted one by way of an array's items: `keys.0.pem`, `keys.$[].pem`. */
+function reachesThroughArray(key: string, path: string): boolean {
+  const plain = key.split(".").filter((part) => !/^(\d+|\$(\[.*\])?)$/.test(part));
+  return !related(key, path) && plain.length > 0 && plain.join(".") !== key && related(plain.join("."), path);
+}
+
+/** What the driver stores as the members that it shows: of a Map, or a class with a form of its own, it stores others. */
+function isPlain(value: unknown): value is Tree {
+  return isTree(value) && !(value instanceof Map) && typeof value["toBSON"] !== "function";
 }
 
 function isTree(value: unknown): value is Tree {

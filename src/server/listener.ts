@@ -20,8 +20,7 @@ export type Answer = (request: Request) => Response | Promise<Response>;
 /** @throws KekError `config_invalid` when the address is not free, or not ours. */
 export function listen({ on, tls }: Where, answer: Answer): Listener {
   try {
-    const listener = "Deno" in globalThis ? listenOnDeno({ on, tls }, answer) : listenOnBun({ on, tls }, answer);
-    return listener;
+    return "Deno" in globalThis ? listenOnDeno({ on, tls }, answer) : listenOnBun({ on, tls }, answer);
   } catch (thrown) {
     const what = "socket" in on ? `unix:${on.socket}` : `${on.host}:${on.port}`;
     const { code, message } = thrown as NodeJS.ErrnoException;
@@ -43,18 +42,28 @@ function addressOf({ on, tls }: Where, port: number | undefined): string {
   return `${tls === undefined ? "http" : "https"}://${on.host.includes(":") ? `[${on.host}]` : on.host}:${port}`;
 }
 
+/** How long a connection may be idle between requests. Bun does not apply it to one that has asked nothing yet, nor to one that does not read. */
+const IDLE_S = 60;
+
 function listenOnBun({ on, tls }: Where, answer: Answer): Listener {
-  // Whoever reads a body has a limit for it, and says so when it is passed.
-  const common = { ...(tls === undefined ? {} : { tls }), fetch: answer, maxRequestBodySize: Number.MAX_SAFE_INTEGER };
+  const common = {
+    ...(tls === undefined ? {} : { tls }),
+    // Whoever reads a body has a limit for it, and says so when it is passed.
+    maxRequestBodySize: Number.MAX_SAFE_INTEGER,
+    async fetch(request: Request, bun: Bun.Server<undefined>): Promise<Response> {
+      // A token may take long, and whoever works has limits of his own: without an answer nobody would know what became of it.
+      bun.timeout(request, 0);
+      const response = await answer(request);
+      const isStream = response.headers.get("content-type")?.startsWith("text/event-stream") === true;
+      if (!isStream) bun.timeout(request, IDLE_S);
+      return response;
+    },
+  };
   const server =
     "socket" in on
       ? Bun.serve({ ...common, unix: on.socket })
-      : // Streams of events are idle for as long as nothing happens.
-        Bun.serve({ ...common, hostname: on.host, port: on.port, idleTimeout: 0 });
-  return {
-    address: addressOf({ on, tls }, server.port),
-    stop: async () => await server.stop(true),
-  };
+      : Bun.serve({ ...common, hostname: on.host, port: on.port, idleTimeout: IDLE_S });
+  return { address: addressOf({ on, tls }, server.port), stop: async () => await server.stop(true) };
 }
 
 /** As much of Deno's server as is used here. */

@@ -61,6 +61,11 @@ export class StatusFeed {
     };
   }
 
+  /** How many watch. */
+  get watched(): number {
+    return this.#watchers.size;
+  }
+
   /** Nothing is read after this. */
   close(): void {
     this.#closed = true;

@@ -1,3 +1,4 @@
+import type { FleetTimes } from "../config/config.ts";
 import type { Problem } from "../fleet/readiness.ts";
 import { stanceOf } from "../fleet/stance.ts";
 import type { RotationDoc } from "../store/documents.ts";
@@ -38,6 +39,29 @@ export function driftProblems(roster: Member[], state: KekState): Problem[] {
   });
 }
 
+/** Processes whose heart beats and that cannot do their work: the key is there and its token is away, or the state is not followed. */
+export function idleProblems(roster: Member[], state: KekState, now: Date, times: FleetTimes): Problem[] {
+  return roster.flatMap((member) => {
+    const leaseMs = member.fleet?.lease_ms ?? times.leaseMs;
+    // Silence says it all.
+    if (member.age_ms > leaseMs) return [];
+    const add = (code: "key_trouble" | "behind", what: string, hint: string): Problem => {
+      return { code, message: `${memberName(member)} ${what}`, hint, process: member._id };
+    };
+    const { key_trouble: trouble } = member;
+    return [
+      ...(trouble == null
+        ? []
+        : [
+            add("key_trouble", `can neither encrypt nor decrypt: ${trouble}`, "see to the token; it goes on by itself"),
+          ]),
+      ...(isBehind(member, state, now, leaseMs)
+        ? [add("behind", "does not follow the state, and fences itself", "look at its log, and restart it")]
+        : []),
+    ];
+  });
+}
+
 /** Whether a coordinator is at work on a rotation. */
 export function isLed({ state, lease }: Pick<RotationDoc, "state" | "lease">, now: Date): boolean {
   return state === "running" && lease !== null && lease.owner !== null && lease.expires_at > now;
@@ -49,4 +73,17 @@ export function unledRotation(rotation: RotationDoc | undefined, now: Date): Pro
   const { from, to, phase, state } = rotation;
   const message = `the rotation ${from} → ${to} is unfinished (phase ${phase}, ${state}) and nobody leads it`;
   return [{ code: "rotation", message, hint: waysOn(rotation) }];
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** In the steady state everybody has acknowledged the last change, once a lease has passed. Of an open rotation it is awaited. */
+function isBehind({ acked }: Member, { versions, rotation }: KekState, now: Date, leaseMs: number): boolean {
+  const stance = stanceOf(versions, rotation);
+  if (acked === null || stance === undefined || stance.phase !== 0) return false;
+  const changed = Math.max(
+    ...[rotation?.ended_at, ...Object.values(rotation?.phase_times ?? {})].map((at) => at?.getTime() ?? 0),
+  );
+  if (now.getTime() - changed <= leaseMs) return false;
+  return acked.rotation !== stance.rotation || acked.epoch !== stance.epoch || acked.phase !== 0;
 }

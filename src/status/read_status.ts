@@ -1,42 +1,31 @@
 import type { Config } from "../config/config.ts";
 import { auditTail } from "../store/audit_tail.ts";
-import { type CensusRow, countVersions } from "../store/census.ts";
+import { countVersions } from "../store/census.ts";
 import type { InstallDoc } from "../store/documents.ts";
 import { readFields } from "../store/fields.ts";
 import { readRoster } from "../store/heartbeats.ts";
 import { rotationHistory } from "../store/rotations.ts";
 import { readState } from "../store/state.ts";
 import { type Store, serverNow } from "../store/store.ts";
+import { KeptCensus } from "./kept_census.ts";
 import type { StatusView } from "./status_view.ts";
 import { viewOf } from "./view.ts";
 
 const HISTORY = 50;
 const AUDIT_EVENTS = 12;
-/** Counting takes a part of a second for each million records: no more than a twentieth of the time goes into it. */
-const REST_AFTER_COUNT = 20;
-
-interface Census {
-  rows: CensusRow[];
-  at: Date;
-  /** The state that it was counted in: records of the next one would look astray. */
-  epoch: number;
-  takenAt: number;
-  tookMs: number;
-}
 
 /** Reads what there is, again and again: for whoever shows it live. */
 export class StatusReader {
   readonly #store: Store;
   readonly #install: InstallDoc;
   readonly #config: Config;
-  #census: Census | undefined;
-  /** Shared by readers that gave up waiting for it: a long count is not begun anew each time. */
-  #counting: Promise<Census> | undefined;
+  readonly #census: KeptCensus;
 
   constructor(store: Store, install: InstallDoc, config: Config) {
     this.#store = store;
     this.#install = install;
     this.#config = config;
+    this.#census = new KeptCensus(async () => await countVersions(store, await readFields(store)));
   }
 
   /** @throws KekError `mongodb_…`, `document_invalid`, `document_newer`. */
@@ -55,32 +44,11 @@ export class StatusReader {
       install: this.#install,
       state,
       roster,
-      census: await this.#counted(now, state.rotation?.epoch ?? 0),
+      census: await this.#census.of(state.rotation?.epoch ?? 0, now),
       history,
       audit: tail,
       times: fleet,
       rotationPeriodMs,
     });
-  }
-
-  /** Counted in this state, and not long ago. */
-  async #counted(now: Date, epoch: number): Promise<Census> {
-    for (;;) {
-      const last = this.#census;
-      if (last?.epoch === epoch && performance.now() - last.takenAt < last.tookMs * REST_AFTER_COUNT) return last;
-      this.#counting ??= this.#count(now, epoch).finally(() => {
-        this.#counting = undefined;
-      });
-      const counted = await this.#counting;
-      if (counted.epoch >= epoch) return counted;
-    }
-  }
-
-  async #count(at: Date, epoch: number): Promise<Census> {
-    const began = performance.now();
-    const rows = await countVersions(this.#store, await readFields(this.#store));
-    const takenAt = performance.now();
-    this.#census = { rows, at, epoch, takenAt, tookMs: takenAt - began };
-    return this.#census;
   }
 }

@@ -8,7 +8,7 @@ import type { InstallDoc, RotationDoc, VersionDoc } from "../store/documents.ts"
 import { type Member, memberName } from "../store/heartbeats.ts";
 import type { KekState } from "../store/state.ts";
 import { isOpen } from "../store/state_rules.ts";
-import { driftProblems } from "./health.ts";
+import { driftProblems, idleProblems } from "./health.ts";
 import { reasonsOf } from "./reasons.ts";
 import { follows, rotationView } from "./rotation_view.ts";
 import type { ProcessView, StatusView, VersionView } from "./status_view.ts";
@@ -33,7 +33,7 @@ export function viewOf(facts: Facts): StatusView {
   const { now, install, state, roster, census, history, audit, times } = facts;
   const stance = stanceOf(state.versions, state.rotation);
   const open = state.rotation !== undefined && isOpen(state.rotation) ? state.rotation : undefined;
-  const problems = fleetProblems(roster, {
+  const ready = fleetProblems(roster, {
     provider: install.provider,
     active: stance?.write,
     target: stance?.readable.find((version) => version !== stance.write && version !== stance.leaving),
@@ -41,6 +41,7 @@ export function viewOf(facts: Facts): StatusView {
     times,
     ...(open === undefined ? {} : { rotatesTo: open.to }),
   });
+  const problems = [...ready, ...idleProblems(roster, state, now, times)];
   const drift = driftProblems(roster, state);
   const written = writable(state.versions, open);
   const rotation = open === undefined ? null : rotationView(open, now, roster);

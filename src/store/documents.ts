@@ -161,6 +161,8 @@ export interface HeartbeatDoc {
   /** Proved, but not held: retired versions that this process could load for a rotation back. */
   available?: number[];
   problems?: KeyProblem[];
+  /** Why the key that it writes under cannot be used now, though it holds it: a token that is away. */
+  key_trouble?: string | null;
   current_version: number | null;
   write_version: number | null;
   acked: Acked | null;

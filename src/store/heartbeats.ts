@@ -28,7 +28,10 @@ export async function join(store: Store, session: Session, member: NewMember): P
   );
 }
 
-export type BeatFields = Pick<HeartbeatDoc, "loaded" | "available" | "problems" | "current_version" | "write_version">;
+export type BeatFields = Pick<
+  HeartbeatDoc,
+  "loaded" | "available" | "problems" | "key_trouble" | "current_version" | "write_version"
+>;
 
 /**
  * A beat; with `acked`, it acknowledges what has been applied.

@@ -124,6 +124,7 @@ const HEARTBEAT = stored({
   loaded: list(version),
   available: v.optional(list(version)),
   problems: v.optional(list(document({ version, reason: oneOf("missing", "wrong_key", "unreadable") }))),
+  key_trouble: v.optional(v.nullable(text)),
   current_version: v.nullable(version),
   write_version: v.nullable(version),
   acked: v.nullable(document({ rotation: v.nullable(whole(1)), epoch: whole(0), phase: numberOf(0, 0, 1, 2, 3) })),

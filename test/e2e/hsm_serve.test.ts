@@ -43,6 +43,11 @@ for (const code of ["TOKEN_NOT_PRESENT", "DEVICE_REMOVED", "GENERAL_ERROR"] as c
       expect(failed.error.message).toMatch(/token "certautopilot"/);
       expect(performance.now() - began).toBeLessThan(15_000);
       expect((await service.ask({ right: true })).error.message).toMatch(/token "certautopilot"/);
+      // Whoever looks at the fleet sees it too, not only who asks this process.
+      await until("its heartbeat says so", async () => {
+        const beats = await install.db.collection("process_heartbeats").find({ role: "api" }).toArray();
+        return beats.length === 1 && /token "certautopilot"/.test(beats[0]?.["key_trouble"]);
+      });
       expect(shim.get("logins")).toBe(0);
       shim.set({ away: 0, drops: shim.get("drops") + 1 });
       await until("it is ready again", async () => (await readyz(serving)).status === 200);

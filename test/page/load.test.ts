@@ -136,6 +136,8 @@ function heartbeats(count: number): object[] {
       pid: 1000 + index,
       // One in ten lags behind.
       current_version: index % 10 === 9 ? 2 : 1,
+      // The last of the rotations that are made below.
+      acked: { rotation: 50, epoch: 200, phase: 0 },
       fleet,
       started_at: new Date(),
       updated_at: new Date(Date.now() + 60_000),

@@ -112,3 +112,25 @@ test("an _id is byte for byte what bson makes of canonical extended JSON", () =>
   const uuid = v.parse(recordId, { $uuid: "00112233-4455-6677-8899-aabbccddeeff" }) as Binary;
   expect([uuid.sub_type, uuid.toString("hex")]).toEqual([Binary.SUBTYPE_UUID, "00112233445566778899aabbccddeeff"]);
 });
+
+test("what JSON's parser makes alike and a driver does not is refused, and so is what would keep everybody waiting", async () => {
+  const read = (text: string) => {
+    const headers = { "content-type": "application/json", "content-length": String(Buffer.byteLength(text)) };
+    return readJson(new Request("http://localhost/", { method: "POST", body: text, headers }), () => undefined);
+  };
+  for (const number of ["5.0", "5e0", "50E-1", "-0", "-0.0", "1e400"]) {
+    expect(await codeOf(read(`{"id":${number}}`))).toBe("request_invalid");
+    expect(await codeOf(read(`[1, ${number}]`))).toBe("request_invalid");
+  }
+  for (const fit of ['{"id":-5,"at":0}', '{"id":"a:5.0,-0"}', '{"id":{"$numberDouble":"5.0"}}']) {
+    expect(await read(fit)).toEqual(JSON.parse(fit));
+  }
+  for (const sprawling of [
+    `[${"1,".repeat(60_000)}1]`,
+    `{"items":[${'{"id":{"a":1}},'.repeat(20_000)}1]}`,
+    `${"[".repeat(5000)}${"]".repeat(5000)}`,
+    `${'{"a":'.repeat(101)}1${"}".repeat(101)}`,
+  ]) {
+    expect(await codeOf(read(sprawling))).toBe("request_invalid");
+  }
+});

@@ -44,6 +44,52 @@ const CASES: [string, Facts, Verdict["level"], string, string[]][] = [
   ],
   ["nobody is there", facts({ roster: [] }), "trouble", "1 thing needs attention", ["no process is in the fleet"]],
   [
+    "the token of one is away while its heart beats",
+    facts({ roster: three({ key_trouble: "KEK version 1 cannot be used: the token is away" }) }),
+    "trouble",
+    "1 thing needs attention",
+    [`${NAMED(3)} can neither encrypt nor decrypt: KEK version 1 cannot be used: the token is away`],
+  ],
+  [
+    "one beats, and follows a state that is gone",
+    facts({ roster: three({ acked: { rotation: 9, epoch: 12, phase: 0 } }) }),
+    "trouble",
+    "1 thing needs attention",
+    [`${NAMED(3)} does not follow the state, and fences itself`],
+  ],
+  [
+    "one has stayed behind at a rotation that ended",
+    facts({
+      state: {
+        versions: [version(1, "active")],
+        rotation: rotation(3, {
+          state: "completed",
+          ended_at: ago(31_000),
+          phase_times: {},
+          from: 2,
+          to: 1,
+        }),
+      },
+      roster: [1, 2].map((number) => steady(number, { acked: { rotation: 3, epoch: 7, phase: number === 1 ? 0 : 3 } })),
+    }),
+    "trouble",
+    "1 thing needs attention",
+    [`${NAMED(2)} does not follow the state, and fences itself`],
+  ],
+  [
+    "a rotation has just ended",
+    facts({
+      state: {
+        versions: [version(1, "active")],
+        rotation: rotation(3, { state: "completed", ended_at: ago(2000), from: 2, to: 1 }),
+      },
+      roster: [steady(1, { acked: { rotation: 3, epoch: 7, phase: 3 } })],
+    }),
+    "well",
+    "Healthy: 1 process serves and writes under KEK version 1",
+    [],
+  ],
+  [
     "one is silent",
     facts({ roster: three({ age_ms: 45_000 }) }),
     "trouble",
@@ -270,7 +316,10 @@ const CASES: [string, Facts, Verdict["level"], string, string[]][] = [
   [
     "cancelled in phase 1: steady",
     facts({
-      state: { ...versions(version(1, "active"), version(2, "staged")), rotation: rotation(1, { state: "cancelled" }) },
+      state: {
+        ...versions(version(1, "active"), version(2, "staged")),
+        rotation: rotation(1, { state: "cancelled", ended_at: ago(2000) }),
+      },
     }),
     "well",
     "Healthy: 3 processes serve and write under KEK version 1",

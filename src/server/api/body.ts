@@ -99,9 +99,17 @@ async function inTime<T>(reading: Promise<T>, limitMs: number): Promise<T> {
   }
 }
 
-/** Names that mean something to JavaScript's objects, which would be passed over; and halves of a UTF-16 pair, which no BSON string holds. */
+/**
+ * Names that mean something to JavaScript's objects, which would be passed over; halves of a UTF-16 pair, which no BSON string
+ * holds; and 5.0, which is 5 here, and a double to the driver that stores the record.
+ */
 const UNFIT_NAMES = new Set(["__proto__", "prototype", "constructor"]);
-const SUSPECT = /__proto__|prototype|constructor|\\u/;
+const SUSPECT = /__proto__|prototype|constructor|\\u|[[:,]\s*(?:-0|-?\d+[.eE])/;
+const WHOLE_NUMBER = /^(0|-?[1-9]\d*)$/;
+/** Enough for a full batch. Checking each against the schema keeps everything else waiting, heartbeats too. */
+const MAX_VALUES = 50_000;
+/** As many as MongoDB stores. */
+const MAX_DEPTH = 100;
 
 function parse(bytes: Uint8Array): unknown {
   let unfit = false;
@@ -110,8 +118,9 @@ function parse(bytes: Uint8Array): unknown {
     const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
     value = JSON.parse(text);
     if (SUSPECT.test(text)) {
-      JSON.parse(text, (key, part) => {
+      JSON.parse(text, (key, part, context?: { source?: string }) => {
         unfit ||= UNFIT_NAMES.has(key) || !key.isWellFormed() || (typeof part === "string" && !part.isWellFormed());
+        unfit ||= typeof part === "number" && !WHOLE_NUMBER.test(context?.source ?? "");
         return part;
       });
     }
@@ -119,9 +128,26 @@ function parse(bytes: Uint8Array): unknown {
     // The parser's message quotes the body, which holds secrets.
     throw new Refusal("body_broken", "the body is not JSON in UTF-8", "send one JSON object");
   }
-  if (!unfit) return value;
-  const hint = "no member may be called __proto__, prototype or constructor, and every text must be valid Unicode";
-  throw new Refusal("request_invalid", "the body has a name or a text that no record can have", hint);
+  if (unfit) {
+    const hint =
+      "no member may be called __proto__, prototype or constructor, every text must be valid Unicode, and a number must be whole, as 5; others as $numberDouble";
+    throw new Refusal("request_invalid", "the body has a name, a text or a number that is not taken", hint);
+  }
+  refuseSprawling(value);
+  return value;
+}
+
+function refuseSprawling(body: unknown): void {
+  let level = [body];
+  let values = 0;
+  for (let depth = 0; level.length > 0; depth += 1) {
+    values += level.length;
+    if (values > MAX_VALUES || depth > MAX_DEPTH) {
+      const hint = `send at most ${MAX_VALUES} values, ${MAX_DEPTH} levels deep; fewer items at once`;
+      throw new Refusal("request_invalid", "the body has too many values, or too many levels", hint);
+    }
+    level = level.flatMap((value) => (typeof value === "object" && value !== null ? Object.values(value) : []));
+  }
 }
 
 const CLOSE = { connection: "close" };

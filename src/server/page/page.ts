@@ -32,6 +32,7 @@ export function pageOf(feed: StatusFeed, hosts: string[]): Hono {
     if (!isOwnOrigin(context.req.raw)) return refused(context, 403, FOREIGN_ORIGIN);
     // Nobody would read the stream, and nothing would end it.
     if (context.req.method === "HEAD") return context.body(null, 200, { "content-type": "text/event-stream" });
+    if (feed.watched >= MOST_VIEWERS) return context.text("As many look at this page live as may.\n", 503);
     return eventsOf(context, feed);
   });
   for (const { path, type, body } of ASSETS) {
@@ -45,6 +46,9 @@ export function pageOf(feed: StatusFeed, hosts: string[]): Hono {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+/** Each holds a connection and is sent what changes: whoever opens thousands is to cost no more than this. */
+const MOST_VIEWERS = 500;
 
 const SECURITY = {
   "content-security-policy": [
