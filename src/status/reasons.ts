@@ -50,6 +50,7 @@ export function reasonsOf(grounds: Grounds): { reasons: Reason[]; urgent: number
     ...(open?.state === "cancelled" ? unled : []),
     ...problems.filter((problem) => !urgentOf(problem)),
     ...otherDeclarations(grounds),
+    ...notFenced(state.rotation),
     ...wrapWarnings(written),
     ...view.versions.filter(({ overdue, version }) => overdue && version !== open?.from).map(wasDue),
     ...state.versions.filter((doc) => nobodyHolds(doc, grounds)).map(stagedForNobody),
@@ -142,6 +143,20 @@ function otherDeclarations({ facts, stance, drift }: Grounds): Found[] {
       hint: `to rotate: certautopilot kek verify --target=${version}; if not, restart with CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION=${stance?.write}`,
     };
   });
+}
+
+/** A process that was cut off could still store values there under the version that was left. */
+function notFenced(newest: RotationDoc | undefined): Found[] {
+  const names = newest?.fence.unfenced ?? [];
+  if (names.length === 0) return [];
+  const some = names.slice(0, SHOWN).join(", ") + (names.length > SHOWN ? ` and ${names.length - SHOWN} more` : "");
+  return [
+    {
+      code: "fence",
+      message: `MongoDB does not reject envelopes of a version that was left in ${some}`,
+      hint: "the user in the URI needs dbAdmin on the database; certautopilot kek verify tells more",
+    },
+  ];
 }
 
 function wasDue({ version, due_at }: VersionView): Found {

@@ -6,7 +6,9 @@ import type { Reason, RotationView, Verdict } from "./status_view.ts";
 
 export interface Judged {
   writeVersion: number | undefined;
+  /** Those that have acknowledged: before that they do not serve. */
   processes: number;
+  joining: number;
   rotation: RotationView | null;
   /** Records still at the version that the open rotation leaves. */
   left: number;
@@ -18,7 +20,7 @@ export interface Judged {
 
 export const MEANING: Record<Phase, string> = { 1: "announce", 2: "re-wrap", 3: "settle" };
 
-export function verdictOf({ writeVersion, processes, rotation, left, reasons, urgent, due }: Judged): Verdict {
+export function verdictOf({ writeVersion, processes, joining, rotation, left, reasons, urgent, due }: Judged): Verdict {
   const work = rotation === null ? undefined : workOf(rotation, left);
   if (urgent > 0) {
     const needs = `${urgent === 1 ? "1 thing needs" : `${urgent} things need`} attention`;
@@ -27,6 +29,10 @@ export function verdictOf({ writeVersion, processes, rotation, left, reasons, ur
   const soon = due === 0 ? "" : `; ${due === 1 ? "1 thing is" : `${due} things are`} to be done soon`;
   if (rotation !== null && work !== undefined) {
     return { level: rotation.led ? "working" : "due", headline: capital(work), reasons };
+  }
+  if (processes === 0) {
+    const who = joining === 1 ? "the one there is has" : `the ${joining} there are have`;
+    return { level: "due", headline: `No process serves yet: ${who} not finished joining`, reasons };
   }
   const fleet = processes === 1 ? "1 process serves and writes" : `${processes} processes serve and write`;
   const headline = `Healthy: ${fleet} under KEK version ${writeVersion}${soon}`;

@@ -50,7 +50,8 @@ export function viewOf(facts: Facts): StatusView {
     at: now.toISOString(),
     verdict: verdictOf({
       writeVersion: stance?.write,
-      processes: roster.length,
+      processes: roster.filter(({ acked }) => acked !== null).length,
+      joining: roster.filter(({ acked }) => acked === null).length,
       rotation,
       left: versions.find(({ version }) => version === open?.from)?.records ?? 0,
       ...reasonsOf({ facts, stance, open, problems, drift, view: { rotation, versions } }),

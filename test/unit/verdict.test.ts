@@ -100,8 +100,33 @@ const CASES: [string, Facts, Verdict["level"], string, string[]][] = [
     "one has just joined",
     facts({ roster: three({ acked: null, loaded: [], started_at: ago(2000) }) }),
     "due",
-    "Healthy: 3 processes serve and write under KEK version 1; 2 things are to be done soon",
+    "Healthy: 2 processes serve and write under KEK version 1; 2 things are to be done soon",
     ["has not finished joining", "does not hold KEK version 1"],
+  ],
+  [
+    "nobody has finished joining",
+    facts({ roster: [steady(1, { acked: null, started_at: ago(2000) })] }),
+    "due",
+    "No process serves yet: the one there is has not finished joining",
+    ["has not finished joining"],
+  ],
+  [
+    "a collection could not be fenced",
+    facts({
+      state: {
+        versions: [version(1, "retired"), version(2, "active")],
+        rotation: rotation(3, {
+          state: "completed",
+          ended_at: ago(2000),
+          fence: { versions: [1], collections: [], unfenced: ["users"] },
+        }),
+      },
+      roster: [steady(1, { current_version: 2, write_version: 2 })],
+      census: { rows: [], at: ago(0) },
+    }),
+    "due",
+    "Healthy: 1 process serves and writes under KEK version 2; 1 thing is to be done soon",
+    ["MongoDB does not reject envelopes of a version that was left in users"],
   ],
   [
     "one does not get ready",
