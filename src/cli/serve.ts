@@ -10,7 +10,7 @@ import { askPinOn, withHsmSessions } from "./session.ts";
 /** `serve`: runs until it is told to stop, then leaves the fleet cleanly. */
 export default leaf({
   summary:
-    "Run a process of the fleet: follows every rotation, shows the KEK Versions page, answers /healthz and /readyz",
+    "Run a process of the fleet: follows every rotation, shows the KEK Versions page, answers /metrics, /healthz, /readyz and the API",
   args: {
     role: { type: "string", description: "api or worker (default api)", valueHint: "ROLE" },
     "hsm-sessions": HSM_SESSIONS,
@@ -37,8 +37,13 @@ export default leaf({
   },
 });
 
+/**
+ * A second Ctrl-C ends the process at once. A second SIGTERM does not: whoever signals the process and its group, as `timeout`
+ * does, sends two, and a process that dies while it leaves stays in the roster as a silent one.
+ */
 async function stopSignal(): Promise<string> {
   return await new Promise((resolve) => {
-    for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => resolve(signal));
+    process.on("SIGTERM", () => resolve("SIGTERM"));
+    process.once("SIGINT", () => resolve("SIGINT"));
   });
 }

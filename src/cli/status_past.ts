@@ -39,7 +39,7 @@ export function auditLines({ audit }: StatusView, paper: Paper): string[] {
   }));
   return [
     ...(state === "broken" ? lines.map((line) => paper.paint("bad", line)) : lines),
-    ...section(["event", "at", "what", "who", ""], rows, rows.length, paper),
+    ...section(["seq", "at", "event", "actor", ""], rows, rows.length, paper),
   ];
 }
 

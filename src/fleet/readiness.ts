@@ -94,7 +94,7 @@ export function memberProblems(member: Member, question: ReadinessQuestion): Pro
     add(
       "declares_other",
       `${declares}, not ${question.target}`,
-      `restart it with CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION=${question.target}`,
+      `set CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION=${question.target} in its secrets file, or restart it with that variable`,
     );
   }
   return problems;

@@ -23,7 +23,7 @@ export function driftProblems(roster: Member[], state: KekState): Problem[] {
       found.push({
         code: "declares_other",
         message: `${memberName(member)} declares current version ${member.current_version}, and the install is at ${stance.write}`,
-        hint: `restart it with CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION=${stance.write}, or rotate to ${member.current_version}`,
+        hint: `rotate to ${member.current_version}, or have it declare ${stance.write} again: CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION=${stance.write}`,
         process: member._id,
       });
     }

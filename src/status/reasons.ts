@@ -140,7 +140,7 @@ function otherDeclarations({ facts, stance, drift }: Grounds): Found[] {
     return {
       code: "declares_other",
       message: `${who} KEK version ${version}, and the install is at ${stance?.write}`,
-      hint: `to rotate: certautopilot kek verify --target=${version}; if not, restart with CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION=${stance?.write}`,
+      hint: `to rotate: certautopilot kek verify --target=${version}; if not, declare ${stance?.write} again: CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION=${stance?.write}`,
     };
   });
 }

@@ -72,6 +72,8 @@ test("each refusal is a problem document that tells nothing", async () => {
   await refused(422, "request_invalid", { items: Array.from({ length: 1001 }, () => item) });
   const misplaced = await refused(422, "request_invalid", { ...item, [SECRET]: 1 });
   expect(misplaced.body.detail).toContain("not known");
+  const long = await refused(422, "request_invalid", { ...item, id: 5_000_000_000 });
+  expect(long.body.hint).toContain('{"$numberLong": "…"}');
   const second = await refused(422, "request_invalid", { items: [item, { ...item, plaintext: SECRET }] });
   expect(second.body.detail).toContain("items.1.plaintext");
   for (const over of [
@@ -142,7 +144,10 @@ test("each refusal is a problem document that tells nothing", async () => {
   ] as const) {
     const answered = await api.ask(method, path);
     expectProblem(answered, status, code, secrets);
-    if (status === 405) expect(answered.headers.get("allow")).toMatch(/POST|GET/);
+    if (status === 405) {
+      expect(answered.headers.get("allow")).toMatch(/POST|GET/);
+      expect(answered.body.detail).toStartWith(path);
+    }
   }
   expect((await api.ask("GET", "/v1/openapi.json")).body.openapi).toBe("3.1.0");
   expect((await api.ask("GET", "/healthz")).body).toEqual({ ok: true });

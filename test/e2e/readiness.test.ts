@@ -267,3 +267,12 @@ test("serve answers /healthz and /readyz, and leaves the roster on SIGTERM and S
     expect(await heartbeat(install, "leaver")).toBe(null);
   }
 });
+
+test("a second SIGTERM does not keep serve from leaving the roster", async () => {
+  const serving = await install.serve("leaver", [1, 2], 2);
+  serving.kill("SIGTERM");
+  await serving.says("stopping: SIGTERM");
+  serving.kill("SIGTERM");
+  expect((await serving.exited).code).toBe(0);
+  expect(await heartbeat(install, "leaver")).toBe(null);
+});

@@ -56,7 +56,7 @@ export function apiOf(options: ApiOptions | undefined): Hono {
   post("decrypt", decryptItem, decryptBatch, (item) => decryptOne(options, item));
   for (const [path, allow] of Object.entries(METHODS)) {
     api.all(path, () => {
-      throw new Refusal("method_not_allowed", `${path} does not know this method`, `use ${allow}`, { allow });
+      throw new Refusal("method_not_allowed", `/v1${path} does not know this method`, `use ${allow}`, { allow });
     });
   }
   api.all("*", () => {
@@ -67,6 +67,8 @@ export function apiOf(options: ApiOptions | undefined): Hono {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
+const ID_HINT =
+  'write it as extended JSON: {"$oid": "…"}, and a number that is no int32 as {"$numberLong": "…"}; docs/api.md has them all';
 const METHODS = { "/encrypt": "POST", "/decrypt": "POST", "/openapi.json": "GET, HEAD" };
 
 type Schema<T> = v.GenericSchema<unknown, T>;
@@ -101,7 +103,11 @@ function parsed<T>(schema: Schema<T>, body: unknown): T {
     : path === ""
       ? "the request is not an object with the members that are asked for"
       : `${path} ${issue.received === "undefined" ? "is missing" : what}`;
-  throw new Refusal("request_invalid", detail, "see /v1/openapi.json, or docs/api.md");
+  throw new Refusal(
+    "request_invalid",
+    detail,
+    /^(items\.\d+\.)?id(\.|$)/.test(path) ? ID_HINT : "see /v1/openapi.json, or docs/api.md",
+  );
 }
 
 function answer(context: Context, outcome: Outcome<object>): Response {

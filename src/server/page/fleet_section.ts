@@ -2,13 +2,14 @@ import { html } from "hono/html";
 import type { ProcessView, StatusView } from "../../status/status_view.ts";
 import { span } from "./figures.ts";
 import { type Markup, table, tag } from "./markup.ts";
+import { gradeOf } from "./process_grade.ts";
 
 /** Problems that are spelt out above the table; its rows mark them all. */
 const MOST_PROBLEMS = 20;
 
 /** Each process, and how it differs from the install or from the others. */
 export function fleetSection(view: StatusView): Markup {
-  const processes = [...view.processes].sort(byUrgency);
+  const processes = [...view.processes].sort(byUrgency(view));
   const columns = [
     { title: "Process" },
     { title: "Status" },
@@ -31,10 +32,10 @@ export function fleetSection(view: StatusView): Markup {
 // ---------------------------------------------------------------------------------------------------------------------
 
 /** Those to look at come first. */
-function byUrgency(one: ProcessView, other: ProcessView): number {
-  const urgency = ({ problems: list, acknowledged }: ProcessView) =>
-    list.length > 0 ? 2 : acknowledged === false ? 1 : 0;
-  return urgency(other) - urgency(one) || one.name.localeCompare(other.name) || one.pid - other.pid;
+function byUrgency(view: StatusView): (one: ProcessView, other: ProcessView) => number {
+  const urgency = (process: ProcessView) =>
+    gradeOf(process, view).level === "bad" ? 2 : process.acknowledged === false ? 1 : 0;
+  return (one, other) => urgency(other) - urgency(one) || one.name.localeCompare(other.name) || one.pid - other.pid;
 }
 
 function problems(processes: ProcessView[]): Markup | string {
@@ -54,8 +55,10 @@ function row(process: ProcessView, view: StatusView): Markup {
   const { phase, write_version: write, rotation } = view;
   // During a rotation both of its versions are in order.
   const expected = rotation === null ? [write] : [rotation.from, rotation.to];
-  const off = (version: number | null) => (version !== null && !expected.includes(version) ? html` class="bad"` : "");
-  return html`<tr${process.problems.length > 0 ? html` class="off"` : ""}><th scope="row">${process.name}</th><td>${status(process)}</td><td>${
+  const { level, word } = gradeOf(process, view);
+  const off = (version: number | null) =>
+    version !== null && !expected.includes(version) ? html` class="${level}"` : "";
+  return html`<tr${level === "bad" ? html` class="off"` : ""}><th scope="row">${process.name}</th><td>${tag(level, word)}</td><td>${
     process.role
   }</td><td>${process.host}:${process.pid}</td><td>${process.loaded.map(named).join(" ") || "–"}</td><td${off(process.current_version)}>${named(
     process.current_version,
@@ -70,12 +73,6 @@ function row(process: ProcessView, view: StatusView): Markup {
 
 function named(version: number | null): string {
   return version === null ? "–" : `v${version}`;
-}
-
-function status({ silent, problems: list }: ProcessView): Markup {
-  if (silent) return tag("bad", "silent");
-  if (list.length > 0) return tag("bad", list.length === 1 ? "1 problem" : `${list.length} problems`);
-  return tag("ok", "fit");
 }
 
 /** Rounded while all is well, so that a calm fleet is a calm page: what has not changed is not sent again. */

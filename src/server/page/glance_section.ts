@@ -2,13 +2,14 @@ import { html } from "hono/html";
 import type { StatusView } from "../../status/status_view.ts";
 import { figure, span } from "./figures.ts";
 import type { Markup } from "./markup.ts";
+import { gradeOf } from "./process_grade.ts";
 
 const PHASE = { 0: "steady", 1: "announce", 2: "re-wrap", 3: "settle" };
 
 /** The few figures that are asked for most. */
 export function glanceSection(view: StatusView): Markup {
   const { processes, versions } = view;
-  const fit = processes.filter(({ silent, problems }) => !silent && problems.length === 0).length;
+  const sound = processes.filter((process) => gradeOf(process, view).level !== "bad").length;
   const records = view.census.reduce((total, row) => total + row.count, 0);
   const active = versions.find(({ state }) => state === "active");
   const fields = new Set(view.census.map(({ field }) => field)).size;
@@ -18,8 +19,8 @@ export function glanceSection(view: StatusView): Markup {
       view.write_version === null ? "no version" : `v${view.write_version}`,
       "KEK version of new values",
     ],
-    ["Phase", `${view.phase} ${PHASE[view.phase]}`, view.rotation === null ? "no rotation is open" : "of 0 to 3"],
-    ["Processes", `${fit} of ${processes.length}`, "beat and agree with the install"],
+    ["Phase", `${view.phase} ${PHASE[view.phase]}`, view.rotation === null ? "no rotation is open" : "of 3"],
+    ["Processes", `${sound} of ${processes.length}`, "beat and follow the install"],
     ["Records", figure(records), fields === 1 ? "in 1 field" : `in ${fields} fields`],
     [
       "Next rotation",

@@ -31,8 +31,8 @@ function kindOf({ mends, reverses }: RotationView): string {
 
 function ledBy({ state, coordinator, lease_ran_out_ms: late }: RotationView): Markup {
   if (state === "cancelled") return html`<strong class="due">Cancelled half way: both versions stay readable.</strong>`;
-  if (coordinator === null) return html`<strong class="bad">Nobody coordinates it.</strong>`;
-  if (late === null) return html`Coordinated by ${coordinator}.`;
+  if (coordinator === null) return html`<strong class="bad">Nobody leads it.</strong>`;
+  if (late === null) return html`Led by ${coordinator}.`;
   return html`<strong class="bad">Its coordinator ${coordinator} is gone: the lease ran out ${span(late)} ago.</strong>`;
 }
 

@@ -62,17 +62,23 @@ function banner(
 /** Reasons with the same way out are one: a fleet that lags behind is not told process by process. */
 function listed(reasons: Verdict["reasons"]): Markup {
   const groups = [...Map.groupBy(reasons, ({ hint }) => hint)];
+  // Said where both are there: the headline counts what is to be done now.
+  const mixed = reasons.some(({ urgent }) => urgent) && reasons.some(({ urgent }) => !urgent);
   const left = groups.length - MOST_GROUPS;
   return html`<ul>${groups
     .slice(0, MOST_GROUPS)
     .map(
       ([hint, alike]) =>
-        html`<li>${alike.slice(0, MOST_ALIKE).map(({ message }) => html`<span class="line">${message}</span>`)}${
+        html`<li>${alike.slice(0, MOST_ALIKE).map(({ message, urgent }) => html`<span class="line">${mixed ? kind(urgent) : ""}${message}</span>`)}${
           alike.length > MOST_ALIKE
             ? html`<span class="line">and ${alike.length - MOST_ALIKE} more like these</span>`
             : ""
         }<span class="hint">${hint}</span></li>`,
     )}${left > 0 ? html`<li>and ${left} more, marked in the tables below</li>` : ""}</ul>`;
+}
+
+function kind(urgent: boolean): Markup {
+  return html`<strong>${urgent ? "problem" : "warning"}:</strong> `;
 }
 
 function capital(text: string): string {

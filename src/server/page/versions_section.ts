@@ -14,7 +14,7 @@ export function versionsSection(view: StatusView): Markup {
     { title: "Wraps of 2³²", figures: true as const },
     { title: "Age" },
     { title: "Rotation due" },
-    { title: "Backup verified" },
+    { title: "Backup proved" },
   ];
   // The newest is of most interest.
   const rows = [...view.versions].reverse().map((version) => row(version, view));

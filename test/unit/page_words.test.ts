@@ -1,0 +1,51 @@
+import { expect, test } from "bun:test";
+import { fleetSection } from "../../src/server/page/fleet_section.ts";
+import { glanceSection } from "../../src/server/page/glance_section.ts";
+import { verdictSection } from "../../src/server/page/verdict_section.ts";
+import { type Facts, viewOf } from "../../src/status/view.ts";
+import { facts, steady } from "../harness/facts.ts";
+
+/** The page's sections say of one view what its verdict says. */
+
+const text = async (markup: ReturnType<typeof fleetSection>) => (await markup).toString();
+
+async function sections(seen: Facts): Promise<{ verdict: string; glance: string; fleet: string }> {
+  const view = viewOf(seen);
+  return {
+    verdict: await text(verdictSection({ view, fault: undefined })),
+    glance: await text(glanceSection(view)),
+    fleet: await text(fleetSection(view)),
+  };
+}
+
+test("processes that declare the version to come are due, as the verdict has it, and not at fault", async () => {
+  const { verdict, glance, fleet } = await sections(
+    facts({ roster: [1, 2].map((number) => steady(number, { current_version: 2 })) }),
+  );
+  expect(verdict).toContain('class="verdict due"');
+  expect(verdict).not.toContain("warning:");
+  expect(glance).toContain("2 of 2");
+  expect(fleet.match(/<span class="tag due">drift<\/span>/g)?.length).toBe(2);
+  expect(fleet).not.toContain('class="off"');
+  expect(fleet).not.toContain('class="bad"');
+});
+
+test("a silent process, one that writes another version, and one that only declares one", async () => {
+  const { verdict, glance, fleet } = await sections(
+    facts({
+      roster: [
+        steady(1, { age_ms: 45_000 }),
+        steady(2, { write_version: 2 }),
+        steady(3, { current_version: 2 }),
+        steady(4),
+      ],
+    }),
+  );
+  expect(verdict).toMatch(/<strong>problem:<\/strong> .*api-1 .* is silent/);
+  expect(verdict).toMatch(/<strong>warning:<\/strong> .*api-3 .* declares KEK version 2/);
+  expect(glance).toContain("2 of 4");
+  expect(fleet).toContain('<span class="tag bad">silent</span>');
+  expect(fleet).toContain('<span class="tag bad">drift</span>');
+  expect(fleet).toContain('<span class="tag due">drift</span>');
+  expect(fleet).toContain('<span class="tag ok">ok</span>');
+});
