@@ -97,8 +97,12 @@ class SealedCollection<T> implements EncryptedCollection<T> {
     document: NewRecord<T>,
     options: DriverOptions & { upsert?: boolean } = {},
   ): Promise<Updated> {
+    // With an _id in the replacement MongoDB stores its form, 6 for a double 6.0, and the envelopes are bound to the one before.
+    const { _id, ...replacement } = document as StoredDocument;
+    if (_id !== undefined && !sameId(_id, oneId(filter)))
+      throw usage("a replacement with another _id than its filter", "leave _id out of the document");
     const found = secretsIn(document, this.#fields);
-    return await this.#change(filter, options, NOTHING, found, document, (sealed) =>
+    return await this.#change(filter, options, NOTHING, found, replacement, (sealed) =>
       this.#collection.replaceOne(filter, sealed, options),
     );
   }

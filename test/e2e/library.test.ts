@@ -131,6 +131,26 @@ test("a record's life: fields within fields, bytes, nothing at all, upserts, pro
   expect(await vault.findOne({ _id: "tx" })).toMatchObject({ token: "b" });
 }, 60_000);
 
+test("a record that is read and replaced keeps the form of its _id, which its envelope is bound to", async () => {
+  const install = await testInstall();
+  const kek = await library(install, [1], 1);
+  const raw = install.db.collection<{ _id: unknown }>("users");
+  const users = kek.collection(raw, { fields: { token: "text" } });
+  await raw.insertMany([{ _id: new Double(6) }, { _id: Long.fromNumber(7) }]);
+  for (const _id of [6, 7, 8]) {
+    const read = (await users.findOne({ _id })) ?? { _id };
+    await users.replaceOne({ _id: read._id }, { ...read, token: `of ${_id}` }, { upsert: true });
+  }
+  const stored = await raw.find({}, { promoteValues: false, sort: { _id: 1 } }).toArray();
+  expect(stored.map(({ _id }) => (_id as { _bsontype: string })._bsontype)).toEqual(["Double", "Long", "Int32"]);
+  for (const { _id } of stored) {
+    const sealed = (await install.db.collection("users").findOne({ _id: _id as ObjectId }))?.["token"];
+    expect((await kek.decrypt(sealed, { collection: "users", id: _id, field: "token" })).toString()).toBe(`of ${_id}`);
+  }
+  const other = users.replaceOne({ _id: 8 }, { _id: new Double(8), token: "x" });
+  expect(await codeOf(() => other)).toBe("usage");
+});
+
 test("what encrypted fields cannot do is refused before anything is written, and quotes no secret", async () => {
   const install = await testInstall();
   const kek = await library(install, [1], 1);
