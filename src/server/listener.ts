@@ -45,6 +45,9 @@ function addressOf({ on, tls }: Where, port: number | undefined): string {
 /** How long a connection may be idle between requests. Bun does not apply it to one that has asked nothing yet, nor to one that does not read. */
 const IDLE_S = 60;
 
+/** On a Unix socket Bun takes no timeout for one request, so there is none at all. Its types do not know the option, and it counts. */
+const UNLIMITED = { idleTimeout: 0 } as object;
+
 function listenOnBun({ on, tls }: Where, answer: Answer): Listener {
   const common = {
     ...(tls === undefined ? {} : { tls }),
@@ -61,7 +64,7 @@ function listenOnBun({ on, tls }: Where, answer: Answer): Listener {
   };
   const server =
     "socket" in on
-      ? Bun.serve({ ...common, unix: on.socket })
+      ? Bun.serve({ ...common, unix: on.socket, ...UNLIMITED })
       : Bun.serve({ ...common, hostname: on.host, port: on.port, idleTimeout: IDLE_S });
   return { address: addressOf({ on, tls }, server.port), stop: async () => await server.stop(true) };
 }

@@ -2,6 +2,7 @@ import type { Config } from "../config/config.ts";
 import { SILENT } from "../errors/log.ts";
 import { becomeMember, type Kek, type KekOptions } from "../fleet/kek.ts";
 import { StatusReader } from "../status/read_status.ts";
+import { auditTail } from "../store/audit_tail.ts";
 import type { ApiOptions } from "./api/api.ts";
 import { BearerToken } from "./api/token.ts";
 import { appOf } from "./app.ts";
@@ -48,9 +49,16 @@ export async function serve(config: Config, options: Omit<KekOptions, "observe">
     const app = appOf({ kek, metrics, feed, hosts, api });
     const listener = listen({ on: { host, port }, tls }, app.fetch);
     listeners.push(listener);
+    if (api !== undefined) log.info(`the API answers on ${listener.address}/v1`);
     if (config.api?.socket !== undefined) {
       listeners.push(await listenOnSocket(config.api.socket, app.fetch));
       log.info(`the API answers on unix:${config.api.socket} too`);
+    }
+    const { chain } = await auditTail(store, config.audit.secret, 1);
+    if (chain.state === "broken") {
+      log.warn(
+        `CERTAUTOPILOT_AUDIT_SECRET is not what the audit log's last entry was written with (${chain.fault}): this process can neither add to it nor check it`,
+      );
     }
     return { kek, address: listener.address, stop };
   } catch (thrown) {

@@ -186,6 +186,6 @@ function brokenChain(fault: string | null): Found {
   return {
     code: "canary",
     message: `the audit chain is broken: ${fault}`,
-    hint: "find out who changed the audit log: certautopilot audit verify",
+    hint: "is CERTAUTOPILOT_AUDIT_SECRET the fleet's here? If it is, the log was changed: certautopilot audit verify",
   };
 }

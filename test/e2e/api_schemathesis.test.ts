@@ -8,7 +8,8 @@ import { scratchDirectory } from "../harness/scratch.ts";
 /** A tester that knows only the OpenAPI document makes up requests, right ones and wrong ones, and compares every answer. */
 
 const directory = scratchDirectory();
-const CONFIGURATION = join(import.meta.dir, "../independent/schemathesis.toml");
+const INDEPENDENT = join(import.meta.dir, "../independent");
+const CONFIGURATION = join(INDEPENDENT, "schemathesis.toml");
 
 test("schemathesis finds nothing", async () => {
   const install = await testInstall();
@@ -18,7 +19,12 @@ test("schemathesis finds nothing", async () => {
   const how = ["--seed=1", "--max-examples=40", "--checks=all", "--continue-on-failure"];
   const child = Bun.spawn([process.env["CERTAUTOPILOT_TEST_SCHEMATHESIS"] ?? "schemathesis", ...words, ...how], {
     cwd: directory,
-    env: { PATH: process.env["PATH"] ?? "", CERTAUTOPILOT_TEST_TOKEN: token },
+    env: {
+      PATH: process.env["PATH"] ?? "",
+      CERTAUTOPILOT_TEST_TOKEN: token,
+      SCHEMATHESIS_HOOKS: "schemathesis_hooks",
+      PYTHONPATH: INDEPENDENT,
+    },
     stdout: "pipe",
     stderr: "pipe",
   });

@@ -276,3 +276,12 @@ test("a second SIGTERM does not keep serve from leaving the roster", async () =>
   expect((await serving.exited).code).toBe(0);
   expect(await heartbeat(install, "leaver")).toBe(null);
 });
+
+test("a process with another audit secret than the install's says so at its start", async () => {
+  const install = await testInstall();
+  const right = await install.serve("right", [1], 1);
+  const wrong = await install.serve("wrong", [1], 1, { CERTAUTOPILOT_AUDIT_SECRET: "another-secret-altogether" });
+  expect(wrong.stderr).toContain("is not what the audit log's last entry was written with");
+  expect(right.stderr).not.toContain("AUDIT_SECRET");
+  await stop(right, wrong);
+});
