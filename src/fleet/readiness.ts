@@ -58,7 +58,7 @@ export function memberProblems(member: Member, question: ReadinessQuestion): Pro
   const name = memberName(member);
   const add = (code: ProblemCode, message: string, hint: string) =>
     problems.push({ code, message: `${name} ${message}`, hint, process: member._id });
-  const leaseMs = member.fleet?.lease_ms ?? question.times.leaseMs;
+  const leaseMs = leaseMsOf(member, question.times);
 
   if (member.provider !== question.provider) {
     add(
@@ -156,6 +156,11 @@ function sameTimes(announced: AnnouncedTimes, own: FleetTimes): boolean {
     announced.eviction_ms === own.evictionMs &&
     announced.drain_ms === own.drainMs
   );
+}
+
+/** The lease that a member goes by: what it announces itself, else what whoever looks at it has. In milliseconds. */
+export function leaseMsOf(member: Member, own: FleetTimes): number {
+  return member.fleet?.lease_ms ?? own.leaseMs;
 }
 
 /** How long a member must have been silent to be evicted: it has surely fenced itself by then, whoever's times are right. */

@@ -1,5 +1,5 @@
 import type { FleetTimes } from "../config/config.ts";
-import type { Problem } from "../fleet/readiness.ts";
+import { leaseMsOf, type Problem } from "../fleet/readiness.ts";
 import { stanceOf } from "../fleet/stance.ts";
 import type { RotationDoc } from "../store/documents.ts";
 import { type Member, memberName } from "../store/heartbeats.ts";
@@ -42,7 +42,7 @@ export function driftProblems(roster: Member[], state: KekState): Problem[] {
 /** Processes whose heart beats and that cannot do their work: the key is there and its token is away, or the state is not followed. */
 export function idleProblems(roster: Member[], state: KekState, now: Date, times: FleetTimes): Problem[] {
   return roster.flatMap((member) => {
-    const leaseMs = member.fleet?.lease_ms ?? times.leaseMs;
+    const leaseMs = leaseMsOf(member, times);
     // Silence says it all.
     if (member.age_ms > leaseMs) return [];
     const add = (code: "key_trouble" | "behind", what: string, hint: string): Problem => {

@@ -1,4 +1,4 @@
-import { type Problem, seconds } from "../fleet/readiness.ts";
+import { leaseMsOf, type Problem, seconds } from "../fleet/readiness.ts";
 import type { Stance } from "../fleet/stance.ts";
 import { wrapProblems, wrapWarnings, writable } from "../fleet/wrap_limit.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
@@ -85,7 +85,7 @@ function gathered(found: Found[]): Pick<Reason, "message" | "hint">[] {
 
 /** Keys are loaded after the first heartbeat: for as long as a lease a process may be on its way. */
 function isJoining(member: Member, { now, times }: Facts): boolean {
-  const leaseMs = member.fleet?.lease_ms ?? times.leaseMs;
+  const leaseMs = leaseMsOf(member, times);
   return member.acked === null && member.age_ms <= leaseMs && now.getTime() - member.started_at.getTime() <= leaseMs;
 }
 

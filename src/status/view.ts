@@ -1,5 +1,5 @@
 import type { FleetTimes } from "../config/config.ts";
-import { fleetProblems, type Problem } from "../fleet/readiness.ts";
+import { fleetProblems, leaseMsOf, type Problem } from "../fleet/readiness.ts";
 import { stanceOf } from "../fleet/stance.ts";
 import { wrapProblems, wrapsPercent, wrapWarnings, writable } from "../fleet/wrap_limit.ts";
 import type { AuditTail } from "../store/audit_tail.ts";
@@ -139,7 +139,7 @@ function processView(
     acknowledged: open?.state === "running" ? follows(open, member) : null,
     started_at: member.started_at.toISOString(),
     last_beat_ms: Math.max(0, Math.round(member.age_ms)),
-    silent: member.age_ms > (member.fleet?.lease_ms ?? times.leaseMs),
+    silent: member.age_ms > leaseMsOf(member, times),
     problems: problems.filter(({ process }) => process === member._id).map(({ message, hint }) => ({ message, hint })),
   };
 }

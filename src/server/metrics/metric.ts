@@ -21,16 +21,11 @@ export function single<Facts>(
   value: (facts: Facts) => number | boolean | null | undefined,
   type: "gauge" | "counter" = "gauge",
 ): Metric<Facts> {
-  return {
-    name,
-    help,
-    type,
-    labels: [],
-    samples(facts) {
-      const found = value(facts);
-      return found === null || found === undefined ? [] : [{ labels: {}, value: Number(found) }];
-    },
+  const row = (facts: Facts): [[], number][] => {
+    const found = value(facts);
+    return found === null || found === undefined ? [] : [[[], Number(found)]];
   };
+  return labelled(name, help, [], row, type);
 }
 
 /** A metric with labels: values in the order of their names. */
