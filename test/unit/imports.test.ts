@@ -19,6 +19,8 @@ const LEVEL: Record<string, number> = {
   library: 6,
   rotation: 7,
   server: 7,
+  install: 7,
+  transfer: 7,
   demo: 8,
   "index.ts": 8,
   cli: 9,
