@@ -88,7 +88,7 @@ export async function startHost({ boot, mongod = true }: { boot: boolean; mongod
     await ended;
     running.delete(child);
     rmSync(work, { recursive: true, force: true });
-    for (const group of groups) removeControlGroup(group);
+    for (const group of groups) await removeControlGroup(group);
   };
   try {
     const leader = await until(
@@ -209,15 +209,18 @@ function ownControlGroups(name: string): string[] {
     });
 }
 
-/** Its processes are dead but perhaps not gone; a group that stays is empty. */
-function removeControlGroup(group: string): void {
+/** Its processes are dead, but the kernel may take a moment to see them out of their groups. */
+async function removeControlGroup(group: string): Promise<void> {
   for (const entry of readdirSync(group, { withFileTypes: true }))
-    if (entry.isDirectory()) removeControlGroup(join(group, entry.name));
-  try {
-    rmdirSync(group);
-  } catch {
-    // The next start of the machine forgets it.
+    if (entry.isDirectory()) await removeControlGroup(join(group, entry.name));
+  for (let tries = 0; tries < 40; tries += 1) {
+    try {
+      return rmdirSync(group);
+    } catch {
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
   }
+  process.stderr.write(`note: the control group ${group} is left\n`);
 }
 
 async function until<T>(
