@@ -148,3 +148,13 @@ setup_spin() {
   say "hint: install spin 6.5 and a C compiler (Debian: spin gcc libc6-dev)"
   exit 1
 }
+
+# A Debian 12 root that the tests of hosts start copies of. Without it they are left out, and that is said.
+setup_hosts() {
+  if CERTAUTOPILOT_TEST_HOST_ROOT=$("$ROOT/scripts/host-root"); then
+    export CERTAUTOPILOT_TEST_HOST_ROOT
+  else
+    unset CERTAUTOPILOT_TEST_HOST_ROOT
+    say "note: no host can be made here; the installer is not tried on one"
+  fi
+}
