@@ -8,6 +8,8 @@ export interface Block {
   text: string;
   /** From the comments right above: `<!-- exit: 3 -->` is `exit` → `3`. Readers do not see them. */
   marks: Map<string, string>;
+  /** Whether it stands right below the block before it, with no words between. */
+  follows: boolean;
 }
 
 /** What a comment above a block may say. */
@@ -38,6 +40,7 @@ export function blocksOf(path: string, markdown: string): Block[] {
   let open: Block | undefined;
   let indent = "";
   let before = "";
+  let wordsSince = true;
   markdown.split("\n").forEach((raw, index) => {
     const line = index + 1;
     const fence = /^( *)```(.*)$/.exec(raw);
@@ -55,7 +58,8 @@ export function blocksOf(path: string, markdown: string): Block[] {
     if (fence !== null) {
       const [, spaces = "", language = ""] = fence;
       if (language === "") throw fault(line, "a fenced block says what it is: sh, text, yaml, …");
-      open = { line, language, text: "", marks };
+      open = { line, language, text: "", marks, follows: !wordsSince };
+      wordsSince = false;
       indent = spaces;
       marks = new Map();
     } else if (comment !== null) {
@@ -63,6 +67,7 @@ export function blocksOf(path: string, markdown: string): Block[] {
       if (!Object.hasOwn(MARKS, name)) throw fault(line, `there is no mark "${name}": ${Object.keys(MARKS).join(", ")}`);
       marks.set(name, value);
     } else if (raw.trim() !== "") {
+      wordsSince = true;
       if (marks.size > 0) throw fault(line, `a mark stands right above its block: ${[...marks.keys()].join(", ")}`);
       if (/^ {4}\S/.test(raw) && before.trim() === "") throw fault(line, "an indented block: fence it, and say what it is");
     }
