@@ -34,6 +34,7 @@ const PROGRAM: Branch = {
         list: async () => (await import("./audit_list.ts")).default,
       },
     }),
+    install: async () => (await import("./install.ts")).default,
     demo: async () => (await import("./demo.ts")).default,
   },
 };

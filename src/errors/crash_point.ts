@@ -54,6 +54,8 @@ export const CRASH_POINTS = [
   "secrets.renamed",
   "forget.deleted",
   "forget.done",
+  // Each step of an install
+  "install.step",
   // Every audited change
   "audit.appended",
   "audit.committed",
