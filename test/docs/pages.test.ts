@@ -11,7 +11,7 @@ import { Stage } from "./stage.ts";
 
 const ROOT = join(import.meta.dir, "../..");
 /** In the order that an operator meets them: each goes on where the one before has left its hosts. */
-const PAGES = ["install", "hsm/softhsm2", "rotate", "monitor", "recover", "security", "upgrade"].map(
+const PAGES = ["install", "hsm/softhsm2", "rotate", "api", "monitor", "recover", "security", "upgrade"].map(
   (name) => `docs/${name}.md`,
 );
 /** Hosts that share a network, and so one story; other hosts' stories go on beside it. */

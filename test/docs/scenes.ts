@@ -1,5 +1,5 @@
-import { writeFileSync } from "node:fs";
-import { FAST } from "../harness/program.ts";
+import { copyFileSync, writeFileSync } from "node:fs";
+import { BINARY, FAST } from "../harness/program.ts";
 import { releaseFiles, type Stage } from "./stage.ts";
 
 /** What the test does between the command lines of a page: what an operator does elsewhere, and what goes wrong. By the marks' names. */
@@ -11,7 +11,8 @@ const SECRETS = "/etc/certautopilot/secrets.env";
 const DECLARED = "CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION";
 const AUDIT = "CERTAUTOPILOT_AUDIT_SECRET";
 const RECORDS_A_FIELD = 750;
-const PIN = "hsm-pin-31415926";
+/** Typed on docs/hsm/softhsm2.md. */
+const PIN = "31415926";
 
 export const SCENES: Record<string, Scene> = {
   "the release files are in /root/release": async (stage, host) => releaseFiles(await stage.host(host), "1.4.0"),
@@ -33,6 +34,11 @@ export const SCENES: Record<string, Scene> = {
     await stage.inside("app-1", "records", `${RECORDS_A_FIELD}`, token);
   },
   "kek-v2.env is brought here": async (stage) => await bring(stage, "/root/kek-v2.env", "/root/kek-v2.env"),
+  "a host with certautopilot and no install": async (stage, host) => {
+    copyFileSync(BINARY, (await stage.host(host)).path("/usr/local/bin/certautopilot"));
+    await stage.sh(host, "mkdir /etc/certautopilot");
+  },
+  "a second later": async () => await Bun.sleep(1000),
   "3 s later": async () => await Bun.sleep(3000),
   "version 3 is given to all, and a slow rotation to it is in phase 2": async (stage) => {
     await giveVersion(stage, 3);
