@@ -68,6 +68,8 @@ export async function startHost({ boot, mongod = true }: { boot: boolean; mongod
       "--timezone=off",
     ],
     ...[`--machine=${basename(work).toLowerCase()}`, "--hostname=host", `--directory=${work}/root`, "--console=pipe"],
+    // A unit's mongod locks memory, which a container may not unless it is told.
+    "--system-call-filter=@memlock",
     ...(boot ? ["--boot"] : ["--as-pid2", "sleep", "infinity"]),
   ];
   // The overlay is mounted where only this host sees it, and so goes with it.
