@@ -11,10 +11,10 @@ import { installPackages, MONGOD_OF_PACKAGES } from "./find_mongod.ts";
 import { isLocked, makeFirstKey } from "./first_key.ts";
 import type { Found, Ids } from "./found.ts";
 import { Journal } from "./journal.ts";
-import { LAYOUT, SERVICE, wantsLink } from "./layout.ts";
+import { LAYOUT, wantsLink } from "./layout.ts";
 import { canConnect, MongodProcess } from "./mongod_process.ts";
 import { makeAbove, type Placed, placeCopy, placeDirectory, placeText } from "./place.ts";
-import { awaitReady } from "./ready.ts";
+import { awaitUnit, notReady } from "./ready.ts";
 import type { InstallRequest } from "./request.ts";
 import { type Action, idsOf, type Owner, type Step } from "./step.ts";
 import { makeUser, removeUser } from "./system_user.ts";
@@ -126,7 +126,11 @@ class Run {
     },
     enable: async ({ unit }, title) => await this.#enable(unit, title),
     start: async ({ unit, restart }, title) => await this.#start(unit, restart, title),
-    ready: async ({ url }) => await awaitReady(url, SERVICE, this.#applying.log, this.#applying.interrupted),
+    listening: async ({ unit, address }) => {
+      const listens = async () => ((await canConnect(address)) ? undefined : "it does not listen yet");
+      await awaitUnit(unit, address, listens, this.#applying);
+    },
+    ready: async ({ unit, url }) => await awaitUnit(unit, url, async () => await notReady(url), this.#applying),
   };
 
   #at(path: string): string {

@@ -188,12 +188,17 @@ function planUnits(plan: Planner, request: InstallRequest, wanted: Wanted, found
   for (const unit of units) {
     const { active } = stateOf(found, unit);
     const restart = active && (unit === MONGOD ? mongodRestart : serviceRestart);
-    plan.add({ do: "start", unit, restart }, `${unit} ${restart ? "restarted" : "started"}`, !active || restart);
+    const change = !active || restart;
+    plan.add({ do: "start", unit, restart }, `${unit} ${restart ? "restarted" : "started"}`, change);
+    if (unit === MONGOD && wanted.mongo.kind === "local") {
+      const address = `127.0.0.1:${wanted.mongo.port}`;
+      plan.add({ do: "listening", unit, address }, `MongoDB listens on ${address}`, change);
+    }
   }
   const tls = found.installed?.tls === true;
   const url = readyUrl(listenOf(request, found), tls);
   const started = plan.steps.some((step) => step.do === "start" && step.unit === SERVICE && step.change);
-  plan.add({ do: "ready", url }, `ready: ${url} answers 200`, started);
+  plan.add({ do: "ready", unit: SERVICE, url }, `ready: ${url} answers 200`, started);
 }
 
 const stateOf = ({ units }: Found, unit: string) => (unit === MONGOD ? units.mongod : units.service);

@@ -2,23 +2,33 @@ import { KekError } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
 import { journalTail, unitFacts } from "./systemd.ts";
 
-/** Waits for the service to be ready, and says what it waits for. */
+/** Waits for a unit to do what it was started for, and says what it waits for. */
 
 const PATIENCE_MS = 120_000;
+const LOOK_MS = 200;
 /** So many deaths are no start that takes long. */
 const DEATHS = 3;
 
-/** @throws KekError `refused` with what the unit said last. */
-export async function awaitReady(url: string, unit: string, log: Log, interrupted: AbortSignal): Promise<void> {
+/**
+ * @param where what is waited for, for people.
+ * @param lacks why it is not there yet; undefined when it is.
+ * @throws KekError `refused` with what the unit said last, `cancelled`.
+ */
+export async function awaitUnit(
+  unit: string,
+  where: string,
+  lacks: () => Promise<string | undefined>,
+  { log, interrupted }: { log: Log; interrupted: AbortSignal },
+): Promise<void> {
   let told = "";
   const tell = (what: string) => {
-    if (what !== told) log.info(`  waiting for ${url}: ${what}`);
+    if (what !== told) log.info(`  waiting for ${where}: ${what}`);
     told = what;
   };
   let deaths = 0;
   let wasDead = false;
   for (const end = performance.now() + PATIENCE_MS; performance.now() < end && !interrupted.aborted; ) {
-    const reason = await notReady(url);
+    const reason = await lacks();
     if (reason === undefined) return;
     const { active, sub, status } = await unitFacts(unit);
     const dead = active === "failed" || sub === "auto-restart";
@@ -26,10 +36,10 @@ export async function awaitReady(url: string, unit: string, log: Log, interrupte
     wasDead = dead;
     if (active === "failed" || deaths >= DEATHS) throw await notComing(unit, `it ended with ${status}`, log);
     tell(dead ? `${unit} ended with ${status}, systemd starts it again` : reason);
-    await new Promise((resolve) => setTimeout(resolve, 250));
+    await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
   }
   if (interrupted.aborted) throw new KekError("cancelled", "interrupted", "run it again when you are ready");
-  throw await notComing(unit, `${url} does not answer 200 within ${PATIENCE_MS / 1000} s: ${told}`, log);
+  throw await notComing(unit, `${where} is not there within ${PATIENCE_MS / 1000} s: ${told}`, log);
 }
 
 /** @returns why it is not ready; undefined when it is. */

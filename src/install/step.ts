@@ -26,7 +26,8 @@ export type Action =
   | { do: "reload" }
   | { do: "enable"; unit: string }
   | { do: "start"; unit: string; restart: boolean }
-  | { do: "ready"; url: string };
+  | { do: "listening"; unit: string; address: string }
+  | { do: "ready"; unit: string; url: string };
 
 export type Step = Action & {
   /** For people: what is made, its owner and mode. Never a secret. */

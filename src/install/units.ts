@@ -64,6 +64,8 @@ TimeoutStopSec=120s
 LimitNOFILE=64000
 LimitNPROC=64000
 TasksMax=infinity
+# It locks the memory that holds passwords.
+LimitMEMLOCK=infinity
 
 StateDirectory=certautopilot/mongodb
 StateDirectoryMode=0700

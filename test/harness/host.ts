@@ -52,8 +52,8 @@ export const HOST_ROOT = process.env["CERTAUTOPILOT_TEST_HOST_ROOT"];
 export interface HostOptions {
   boot: boolean;
   mongod?: boolean;
-  /** A loopback of its own, or of another host; that of this machine unless told. Ports are free in one of its own. */
-  network?: "own" | Host;
+  /** A loopback of its own, where every port is free; this machine's network unless told. */
+  network?: "own";
 }
 
 /**
@@ -77,7 +77,9 @@ export async function startHost({ boot, mongod = true, network }: HostOptions): 
       "--timezone=off",
     ],
     ...[`--machine=${basename(work).toLowerCase()}`, "--hostname=host", `--directory=${work}/root`, "--console=pipe"],
-    ...(network === undefined ? [] : network === "own" ? ["--private-network"] : [`--network-namespace-path=${network.network}`]),
+    ...(network === "own" ? ["--private-network"] : []),
+    // A unit's mongod locks memory, which a container may not unless it is told.
+    "--system-call-filter=@memlock",
     ...(boot ? ["--boot"] : ["--as-pid2", "sleep", "infinity"]),
   ];
   // The overlay is mounted where only this host sees it, and so goes with it.
