@@ -42,7 +42,10 @@ const ACTS: Record<string, (...words: string[]) => Promise<void>> = {
 
   /** Keeps some records as they are now, to be put back past the fence. */
   async keep() {
-    await db.collection("users").aggregate([{ $limit: 4 }, { $out: "kept" }]).toArray();
+    await db
+      .collection("users")
+      .aggregate([{ $limit: 4 }, { $out: "kept" }])
+      .toArray();
   },
   async "put back"() {
     for await (const { _id, ...record } of db.collection("kept").find())
@@ -65,8 +68,7 @@ const ACTS: Record<string, (...words: string[]) => Promise<void>> = {
 
   /** What a page has for mongosh: a line of JavaScript. */
   async shell(script) {
-    const collections = (name: string) =>
-      new Proxy({}, { get: (_, key: string) => handOf(name, key) });
+    const collections = (name: string) => new Proxy({}, { get: (_, key: string) => handOf(name, key) });
     const handOf = (name: string, key: string) => ({
       renameCollection: async (to: string) => await client.db(name).collection(key).rename(to),
     });

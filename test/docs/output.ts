@@ -35,6 +35,7 @@ const VOLATILE: [RegExp, string][] = [
   [/\b\d+(\.\d+)? ?(ms|s|min|h|days)\b/g, "<duration>"],
   [/\b\d+(\.\d+)?( records)?\/s\b/g, "<rate>"],
   [/\bpid \d+/g, "pid <n>"],
+  [/\b\d+ \(\d+%\)/g, "<wraps>"],
   [/(?<=[a-z0-9-]):\d{2,7}(?= )/g, ":<n>"],
   [/[▁-█░]+/g, "<bar>"],
   [/\s+/g, " "],

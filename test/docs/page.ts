@@ -64,22 +64,31 @@ export function blocksOf(path: string, markdown: string): Block[] {
       marks = new Map();
     } else if (comment !== null) {
       const [, name = "", value = ""] = comment;
-      if (!Object.hasOwn(MARKS, name)) throw fault(line, `there is no mark "${name}": ${Object.keys(MARKS).join(", ")}`);
+      if (!Object.hasOwn(MARKS, name))
+        throw fault(line, `there is no mark "${name}": ${Object.keys(MARKS).join(", ")}`);
       marks.set(name, value);
     } else if (raw.trim() !== "") {
       wordsSince = true;
       if (marks.size > 0) throw fault(line, `a mark stands right above its block: ${[...marks.keys()].join(", ")}`);
-      if (/^ {4}\S/.test(raw) && before.trim() === "") throw fault(line, "an indented block: fence it, and say what it is");
+      if (/^ {4}\S/.test(raw) && before.trim() === "")
+        throw fault(line, "an indented block: fence it, and say what it is");
     }
     before = raw;
   });
   return blocks;
 }
 
-/** Commands of this program in a block or a line of prose, as words; what is no plain word (a `$(…)`) ends them. */
-export function commandsIn(text: string): string[][] {
-  const joined = text.replaceAll(/\\\n\s*/g, " ");
-  return [...joined.matchAll(/(?<![\w./-])(?:\S*\/)?certautopilot((?: +(?:-{0,2}[\w][\w.-]*(?:=\S*)?))+)/g)].map((match) =>
-    (match[1] as string).trim().split(/ +/),
-  );
+/** What a page has as commands of this program, as words: in its shell blocks, and in its prose between backticks. */
+export function commandsIn(markdown: string, blocks: Block[]): string[][] {
+  const shell = blocks.filter(({ language }) => language === "sh").map(({ text }) => text.replaceAll(/\\\n\s*/g, " "));
+  const prose = markdown.replaceAll(/^ *```[\s\S]*?^ *```$/gm, "");
+  const spans = [...prose.matchAll(/`([^`\n]+)`/g)].map((match) => match[1] as string);
+  return [
+    ...shell.flatMap((text) => [
+      ...text.replaceAll(/#.*$/gm, "").matchAll(/(?:^ *|[;|&(] *|sudo )certautopilot( [^\n;|&)>]*)/gm),
+    ]),
+    ...spans.flatMap((text) => [
+      ...text.matchAll(/^(?:certautopilot )((?:[a-z]|--)[^|…]*)$|^((?:kek|audit) [^|…]*)$/g),
+    ]),
+  ].map(([, first, second]) => (first ?? second ?? "").trim().split(/ +/));
 }

@@ -4,16 +4,13 @@ import { join } from "node:path";
 import { HOST_ROOT } from "../harness/host.ts";
 import { missingFrom } from "./output.ts";
 import { type Block, blocksOf } from "./page.ts";
+import { PAGES } from "./pages.ts";
 import { SCENES } from "./scenes.ts";
 import { Stage } from "./stage.ts";
 
 /** Every command line of the operators' pages, run word for word, in the order of the pages, on hosts of their own. */
 
 const ROOT = join(import.meta.dir, "../..");
-/** In the order that an operator meets them: each goes on where the one before has left its hosts. */
-const PAGES = ["install", "hsm/softhsm2", "rotate", "api", "monitor", "recover", "security", "upgrade"].map(
-  (name) => `docs/${name}.md`,
-);
 /** Hosts that share a network, and so one story; other hosts' stories go on beside it. */
 const STORIES = [["app-1", "app-2"], ["by-hand"], ["hsm-1"]];
 

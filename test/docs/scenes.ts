@@ -17,6 +17,8 @@ const PIN = "31415926";
 export const SCENES: Record<string, Scene> = {
   "the release files are in /root/release": async (stage, host) => releaseFiles(await stage.host(host), "1.4.0"),
   "db1 runs, and the release files are in /root/release": async (stage, host) => {
+    // db1 is where both hosts of the fleet reach it: they are connected first.
+    if (FLEET.includes(host)) await stage.host("app-2");
     await startMongod(stage, host);
     await stage.inside(host, "initiate", "db1:27017");
     releaseFiles(await stage.host(host), "1.4.0");
@@ -77,7 +79,10 @@ export const SCENES: Record<string, Scene> = {
     await giveVersion(stage, 6);
     await stage.sh("app-1", "certautopilot kek rotate --to-version=6");
     for (const host of FLEET) await stage.sh(host, "systemctl stop certautopilot");
-    await stage.sh("app-1", "systemctl stop mongod; rm -r /srv/mongodb; mv /srv/backup /srv/mongodb; systemctl start mongod");
+    await stage.sh(
+      "app-1",
+      "systemctl stop mongod; rm -r /srv/mongodb; mv /srv/backup /srv/mongodb; systemctl start mongod",
+    );
     await stage.sh("app-2", "systemctl start certautopilot");
   },
   "rotated to version 6, and some records of before are put back": async (stage) => {
@@ -96,7 +101,10 @@ export const SCENES: Record<string, Scene> = {
   },
   "the audit secret is made anew on every host, and the fleet is stopped": async (stage) => {
     for (const host of FLEET) {
-      await stage.sh(host, `systemctl stop certautopilot; sed -i 's/^${AUDIT}=.*/${AUDIT}=${"1".repeat(64)}/' ${SECRETS}`);
+      await stage.sh(
+        host,
+        `systemctl stop certautopilot; sed -i 's/^${AUDIT}=.*/${AUDIT}=${"1".repeat(64)}/' ${SECRETS}`,
+      );
     }
   },
   "the fleet is started": async (stage) => {
@@ -187,11 +195,10 @@ encryption:
 EOF
 (umask 077; echo ${PIN} > /etc/certautopilot/pin)
 (umask 077; printf '${DECLARED}=1\\n${AUDIT}=%s\\n' "$(openssl rand -hex 32)" > ${SECRETS})
-export SOFTHSM2_CONF=/etc/certautopilot/softhsm2.conf
+cp /etc/certautopilot/softhsm2.conf /etc/softhsm/softhsm2.conf
 certautopilot kek pkcs11-init --version=1
 cat > /etc/systemd/system/certautopilot.service <<'EOF'
 [Service]
-Environment=SOFTHSM2_CONF=/etc/certautopilot/softhsm2.conf
 ExecStart=/usr/local/bin/certautopilot serve
 EOF
 systemctl daemon-reload && systemctl start certautopilot

@@ -44,7 +44,11 @@ export class Stage {
   }
 
   async close(): Promise<void> {
-    for (const started of this.#hosts.values()) await started.then((host) => host.stop(), () => undefined);
+    for (const started of this.#hosts.values())
+      await started.then(
+        (host) => host.stop(),
+        () => undefined,
+      );
     await Promise.allSettled(this.#open);
   }
 
@@ -83,7 +87,8 @@ async function connect(one: Host, other: Host): Promise<void> {
     [a, "app-1"],
     [b, "app-2"],
   ] as const) {
-    const into = (...words: string[]) => execFileSync("nsenter", [`--net=/proc/${at}/ns/net`, "ip", ...words], { stdio: "pipe" });
+    const into = (...words: string[]) =>
+      execFileSync("nsenter", [`--net=/proc/${at}/ns/net`, "ip", ...words], { stdio: "pipe" });
     into("addr", "add", `${ADDRESSES[name]}/24`, "dev", `ca${at}`);
     into("link", "set", `ca${at}`, "up");
   }
