@@ -1,10 +1,9 @@
 import { expect, test } from "bun:test";
-import { execFileSync } from "node:child_process";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { BINARY } from "../harness/program.ts";
 import { type Block, blocksOf, commandsIn } from "./page.ts";
 import { PAGES } from "./pages.ts";
+import { below, usageOf } from "./usage.ts";
 
 /** Every page there is: no command line that nothing runs, no flag that there is not, no link that leads nowhere. */
 
@@ -91,23 +90,14 @@ function linesOf(script: string): string[] {
     .filter((line) => line !== "");
 }
 
-const usages = new Map<string, string>();
-
-function usageOf(words: string[]): string {
-  const key = words.join(" ");
-  const known = usages.get(key) ?? execFileSync(BINARY, [...words, "--help"], { encoding: "utf8" });
-  usages.set(key, known);
-  return known;
-}
-
 function faultOf(words: string[]): string | undefined {
   const path: string[] = [];
   let rest = words;
   for (;;) {
-    const below = /\nUSAGE [^\n]*?([a-z0-9-]+(?:\|[a-z0-9-]+)+)\n/.exec(usageOf(path))?.[1]?.split("|");
+    const known = below(path);
     const [word = ""] = rest;
-    if (below === undefined || (path.length === 0 && ["--version", "--help"].includes(word))) break;
-    if (!below.includes(word)) return `no command "${word}"`;
+    if (known.length === 0 || (path.length === 0 && ["--version", "--help"].includes(word))) break;
+    if (!known.includes(word)) return `no command "${word}"`;
     path.push(word);
     rest = rest.slice(1);
   }

@@ -1,9 +1,8 @@
 import { expect, test } from "bun:test";
-import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { EXIT } from "../../src/errors/errors.ts";
-import { BINARY } from "../harness/program.ts";
+import { leavesBelow, usageOf } from "./usage.ts";
 
 /** docs/commands.md, held against what the program says of itself: each command, each of its flags, each exit code. */
 
@@ -13,7 +12,7 @@ const COMMON = ["--config=FILE", "--debug", "--json"];
 
 test("each command has a section with exactly the flags of its --help", () => {
   expect(commands.length).toBeGreaterThan(8);
-  const shown = commands.map((words) => ({ command: words.join(" "), flags: flagsOf(help(words)) }));
+  const shown = commands.map((words) => ({ command: words.join(" "), flags: flagsOf(usageOf(words)) }));
   const told = commands.map((words) => ({ command: words.join(" "), flags: flagsTold(words.join(" ")) }));
   expect(told).toEqual(shown);
 });
@@ -35,27 +34,17 @@ test("the flags of every command stand at its top", () => {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-function help(words: string[]): string {
-  return execFileSync(BINARY, [...words, "--help"], { encoding: "utf8" });
-}
-
-/** Every command that does something, as its words. */
-function leavesBelow(path: string[]): string[][] {
-  const listed = /\nCOMMANDS\n\n([\s\S]*?)\n\n/.exec(help(path))?.[1];
-  if (listed === undefined) return [path];
-  const names = listed.split("\n").map((line) => line.trim().split(/\s+/)[0] as string);
-  return names.flatMap((name) => leavesBelow([...path, name]));
-}
-
 function flagsOf(usage: string): string[] {
-  return [...usage.matchAll(/^ +(--[a-z0-9-]+)(?:=<(\w+)>)? {2,}/gm)]
+  return [...usage.matchAll(/^ +(--[a-z0-9-]+)(?:=<([\w:]+)>)? {2,}/gm)]
     .map(([, name, value]) => (value === undefined ? name : `${name}=${value}`) as string)
     .filter((flag) => !COMMON.includes(flag))
     .sort();
 }
 
 function flagsTold(command: string): string[] {
-  return [...section(command).matchAll(/^\| `(--[a-z0-9-]+(?:=[A-Z]+)?)`/gm)].map((match) => match[1] as string).sort();
+  return [...section(command).matchAll(/^\| `(--[a-z0-9-]+(?:=[A-Z:]+)?)`/gm)]
+    .map((match) => match[1] as string)
+    .sort();
 }
 
 function section(heading: string): string {
