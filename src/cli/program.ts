@@ -35,6 +35,8 @@ const PROGRAM: Branch = {
       },
     }),
     install: async () => (await import("./install.ts")).default,
+    update: async () => (await import("./update.ts")).default,
+    uninstall: async () => (await import("./uninstall.ts")).default,
     demo: async () => (await import("./demo.ts")).default,
   },
 };

@@ -54,7 +54,8 @@ export const CRASH_POINTS = [
   "secrets.renamed",
   "forget.deleted",
   "forget.done",
-  // Each step of an install
+  // An install: its own MongoDB, and after each step
+  "admin.made",
   "install.step",
   // Every audited change
   "audit.appended",

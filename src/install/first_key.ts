@@ -109,13 +109,27 @@ async function makeInToken({ config, token, tokenGroup, user }: FirstKey): Promi
     CERTAUTOPILOT_ENCRYPTION_PKCS11_PIN_FILE: LAYOUT.pin,
     HOME: LAYOUT.state,
   };
-  const command = [LAYOUT.binary, "kek", "pkcs11-init", "--version=1", "--json"];
+  const command = [
+    "sh",
+    "-c",
+    IN_OWN_DIRECTORY,
+    LAYOUT.state,
+    LAYOUT.binary,
+    "kek",
+    "pkcs11-init",
+    "--version=1",
+    "--json",
+  ];
   const ran = await run([...asServiceUser(user, tokenGroup), ...command] as [string, ...string[]], {
     env: childEnvironment(settings),
     limitMs: 300_000,
   });
   if (ran.code !== 0) throw asError(ran.stdout, ran.stderr);
 }
+
+/** The embedded pkcs11.node is unpacked before it is loaded, which fails where /tmp is mounted noexec. */
+const IN_OWN_DIRECTORY =
+  'BUN_TMPDIR=$(mktemp -d "$0/init.XXXXXX") && export BUN_TMPDIR && { "$@"; code=$?; rm -rf "$BUN_TMPDIR"; exit $code; }';
 
 /** What the command said as JSON, as if it had been thrown here. */
 function asError(stdout: string, stderr: string): KekError {

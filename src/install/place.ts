@@ -41,6 +41,8 @@ export interface Rights {
 /** @param fill writes the content into the open file. */
 export function placeFile(path: string, rights: Rights, fill: (descriptor: number) => void): Placed {
   const { fresh, old } = besideNames(path);
+  const replaced = lstatSync(path, { throwIfNoEntry: false });
+  if (replaced?.isDirectory()) throw inTheWay(path);
   rmSync(fresh, { force: true });
   const descriptor = openSync(fresh, NEW_FILE, 0o600);
   try {
@@ -55,8 +57,6 @@ export function placeFile(path: string, rights: Rights, fill: (descriptor: numbe
     closeSync(descriptor);
   }
   rmSync(old, { force: true });
-  const replaced = lstatSync(path, { throwIfNoEntry: false });
-  if (replaced?.isDirectory()) throw inTheWay(path);
   if (replaced !== undefined) linkSync(path, old);
   renameSync(fresh, path);
   syncDirectory(dirname(path));

@@ -5,6 +5,7 @@ import { readConfigText } from "../config/config_file.ts";
 import { checkUri, databaseOfUri } from "../config/database_uri.ts";
 import { settleConfig } from "../config/load.ts";
 import { parseSecrets } from "../config/secrets_file.ts";
+import { KekError } from "../errors/errors.ts";
 import { explainMongo } from "../store/failures.ts";
 import { readInstall } from "../store/install.ts";
 import { checkRights } from "../store/rights.ts";
@@ -13,6 +14,7 @@ import { readVersions } from "../store/versions.ts";
 import { findMongod, packagesOfMongodb } from "./find_mongod.ts";
 import type { Entry, Found, FoundDatabase, Installed, UnitState } from "./found.ts";
 import { besideNames, DEFAULT_DATABASE, LAYOUT, MONGOD, SERVICE, wantsLink } from "./layout.ts";
+import { readyUrl } from "./plan.ts";
 import type { InstallRequest } from "./request.ts";
 import { findUser, groupOf } from "./system_user.ts";
 import { unitState } from "./systemd.ts";
@@ -54,6 +56,20 @@ export async function digestOfFile(path: string): Promise<string> {
   const hash = createHash("sha256");
   for await (const chunk of createReadStream(path)) hash.update(chunk as Uint8Array);
   return hash.digest("hex");
+}
+
+/** Where `/readyz` of the installed service is asked. @throws KekError `not_installed`. */
+export function installedReadyUrl(): string {
+  const entries = readEntries("");
+  const text = entries.get(LAYOUT.config)?.content;
+  if (text === undefined)
+    throw new KekError(
+      "not_installed",
+      `there is no ${LAYOUT.config}: nothing is installed here`,
+      "begin with: certautopilot install",
+    );
+  const { listen, tls } = installedBy(text, {});
+  return readyUrl(listen, tls);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 import { MongoClient } from "mongodb";
+import { crashPoint } from "../errors/crash_point.ts";
 import { messageOf } from "../errors/errors.ts";
 import { serverCode } from "./failures.ts";
 import { initiateReplicaSet } from "./replica_set.ts";
@@ -33,6 +34,7 @@ export async function setUpLocalDatabase(local: LocalDatabase): Promise<void> {
     await withClient(local, undefined, async (client) => {
       await client.db("admin").command({ createUser: local.admin.name, pwd: local.admin.password, roles: ["root"] });
     });
+    crashPoint("admin.made");
   }
   await withClient(local, local.admin, async (client) => {
     const { name, password } = local.service;
