@@ -6,8 +6,8 @@
 set -eu
 
 VERSION=1.4.0
-# Where the release files are: a URL or a directory with v<version>/ in it. ./scripts/release writes it.
-BASE_URL=
+# Where the release files are: a URL or a directory with v<version>/ in it.
+BASE_URL=https://github.com/CloudNativeWorks/certautopilot-archive/releases/download
 
 main() {
   version=$VERSION base=${CERTAUTOPILOT_BASE_URL:-$BASE_URL} root='' dry_run='' pin='' pin_file='' uri='' uri_file='' work=''
@@ -59,7 +59,6 @@ main() {
   trap 'exit 130' INT
   trap 'exit 143' TERM
   case $base in
-    '') usage "it is not known where the release files are" "name a URL or a directory that has v$version/ in it: --base-url=…, or CERTAUTOPILOT_BASE_URL" ;;
     *://*) from_url "$base" ;;
     *) from_directory "$base" ;;
   esac
