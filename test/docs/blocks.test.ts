@@ -9,15 +9,7 @@ import { below, usageOf } from "./usage.ts";
 
 const ROOT = join(import.meta.dir, "../..");
 /** What an operator or a service's developer reads. */
-const pages = ["docs", "deploy", "examples"].reduce(
-  (found, folder) => [
-    ...found,
-    ...readdirSync(join(ROOT, folder), { recursive: true, encoding: "utf8" })
-      .filter((name) => name.endsWith(".md") && !name.includes("node_modules"))
-      .map((name) => join(folder, name)),
-  ],
-  ["README.md"],
-);
+const pages = ["README.md", ...["docs", "deploy", "examples"].flatMap(pagesBelow)];
 const text = (page: string) => readFileSync(join(ROOT, page), "utf8");
 const blocks = pages.flatMap((page) => blocksOf(page, text(page)).map((block) => ({ page, ...block })));
 const commands = (block: Block) => ["sh", "js", "bash", "shell", "console"].includes(block.language);
@@ -81,6 +73,12 @@ test("each link within the project leads to a page, and to a heading of it", () 
 });
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+function pagesBelow(folder: string): string[] {
+  return readdirSync(join(ROOT, folder), { recursive: true, encoding: "utf8" })
+    .filter((name) => name.endsWith(".md") && !name.includes("node_modules"))
+    .map((name) => join(folder, name));
+}
 
 /** Commands alone, and whatever the numbers of versions are. */
 function linesOf(script: string): string[] {

@@ -31,7 +31,7 @@ describe.skipIf(HOST_ROOT === undefined)("the pages", () => {
 
   for (const [index, hosts] of STORIES.entries()) {
     const what = `what they say of ${hosts.join(" and ")} is so`;
-    test(what, async () => expect(await stories[index]).toBeUndefined(), 120_000);
+    test(what, async () => expect(await stories[index]).toBeUndefined(), 300_000);
   }
 
   test("every block is about one of these hosts", () => {

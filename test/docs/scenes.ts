@@ -1,6 +1,6 @@
 import { copyFileSync, writeFileSync } from "node:fs";
 import { BINARY, FAST } from "../harness/program.ts";
-import { releaseFiles, type Stage } from "./stage.ts";
+import type { Stage } from "./stage.ts";
 
 /** What the test does between the command lines of a page: what an operator does elsewhere, and what goes wrong. By the marks' names. */
 
@@ -15,19 +15,19 @@ const RECORDS_A_FIELD = 750;
 const PIN = "31415926";
 
 export const SCENES: Record<string, Scene> = {
-  "the release files are in /root/release": async (stage, host) => releaseFiles(await stage.host(host), "1.4.0"),
+  "the release files are in /root/release": async (stage, host) => await layRelease(stage, host, "1.4.0"),
   "db1 runs, and the release files are in /root/release": async (stage, host) => {
     // db1 is where both hosts of the fleet reach it: they are connected first.
     if (FLEET.includes(host)) await stage.host("app-2");
     await startMongod(stage, host);
     await stage.inside(host, "initiate", "db1:27017");
-    releaseFiles(await stage.host(host), "1.4.0");
+    await layRelease(stage, host, "1.4.0");
   },
   "the copy is fetched back": async (stage, host) => {
     await stage.sh(host, `install -m 0600 ${SECRETS} /root/copy.env`);
   },
   "the secrets of app-1 are brought here": async (stage, host) => {
-    releaseFiles(await stage.host(host), "1.4.0");
+    await layRelease(stage, host, "1.4.0");
     await bring(stage, SECRETS, "/root/secrets.env");
   },
   records: async (stage) => {
@@ -110,8 +110,8 @@ export const SCENES: Record<string, Scene> = {
     await stage.sh("app-1", "systemctl start mongod");
     for (const host of FLEET) await stage.sh(host, READY);
   },
-  "a release to update to": async (stage, host) => releaseFiles(await stage.host(host), "1.4.1"),
-  "the release file is here": async (stage, host) => releaseFiles(await stage.host(host), "1.4.1"),
+  "a release to update to": async (stage, host) => await layRelease(stage, host, "1.4.1"),
+  "the release file is here": async (stage, host) => await layRelease(stage, host, "1.4.1"),
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -132,6 +132,10 @@ ExecStart=/usr/bin/mongod --dbpath /srv/mongodb --replSet rs0 --bind_ip ${addres
 EOF
 systemctl daemon-reload && systemctl start mongod`,
   );
+}
+
+async function layRelease(stage: Stage, host: string, version: string): Promise<void> {
+  await stage.releases.lay(version, (await stage.host(host)).path("/"));
 }
 
 /** A file of app-1 that an operator brings to app-2. */

@@ -1,20 +1,17 @@
 import { execFileSync } from "node:child_process";
-import { createHash } from "node:crypto";
-import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Host, startHost } from "../harness/host.ts";
-import { BINARY } from "../harness/program.ts";
+import { Releases } from "./release.ts";
 
 /** The hosts that the pages speak of: Debian 12 with systemd, on a network of their own, so that ports are those of the pages. */
 
-const ROOT = join(import.meta.dir, "../..");
 /** Hosts that see each other. */
 const ADDRESSES: Record<string, string> = { "app-1": "10.9.0.1", "app-2": "10.9.0.2" };
 
 export class Stage {
   readonly #hosts = new Map<string, Promise<Host>>();
-  /** What a scene has left running, to be waited for. */
-  readonly #open: Promise<unknown>[] = [];
+  readonly releases = new Releases();
 
   /** Started when a page first speaks of it. */
   async host(name: string): Promise<Host> {
@@ -38,18 +35,10 @@ export class Stage {
     });
   }
 
-  /** Goes on while the page does. */
-  leave(work: Promise<unknown>): void {
-    this.#open.push(work);
-  }
-
   async close(): Promise<void> {
-    for (const started of this.#hosts.values())
-      await started.then(
-        (host) => host.stop(),
-        () => undefined,
-      );
-    await Promise.allSettled(this.#open);
+    for (const started of await Promise.allSettled(this.#hosts.values()))
+      if (started.status === "fulfilled") await started.value.stop();
+    rmSync(this.releases.directory, { recursive: true, force: true });
   }
 
   async #start(name: string): Promise<Host> {
@@ -62,18 +51,6 @@ export class Stage {
     if (name === "app-2") await connect(await this.host("app-1"), host);
     return host;
   }
-}
-
-/** A directory of release files, as `./scripts/release` makes it, of the one binary that the tests have built. */
-export function releaseFiles(host: Host, version: string): void {
-  const directory = host.path(`/root/release/v${version}`);
-  rmSync(directory, { recursive: true, force: true });
-  mkdirSync(directory, { recursive: true });
-  const binary = join(directory, "certautopilot-linux-x64");
-  copyFileSync(BINARY, binary);
-  const digest = createHash("sha256").update(readFileSync(binary)).digest("hex");
-  writeFileSync(join(directory, "SHA256SUMS"), `${digest}  certautopilot-linux-x64\n`);
-  copyFileSync(join(ROOT, "install.sh"), join(directory, "install.sh"));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
