@@ -54,6 +54,16 @@ export const CRASH_POINTS = [
   "secrets.renamed",
   "forget.deleted",
   "forget.done",
+  // Secrets carried to another install
+  "export.told",
+  "export.sealed",
+  "export.exported",
+  "export.named",
+  "import.registered",
+  "import.begun",
+  "import.inserted",
+  "import.proved",
+  "import.completed",
   // Every audited change
   "audit.appended",
   "audit.committed",
