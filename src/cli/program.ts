@@ -34,6 +34,8 @@ const PROGRAM: Branch = {
         list: async () => (await import("./audit_list.ts")).default,
       },
     }),
+    export: async () => (await import("./export.ts")).default,
+    import: async () => (await import("./import.ts")).default,
     demo: async () => (await import("./demo.ts")).default,
   },
 };
