@@ -168,6 +168,15 @@ setup_spin() {
   exit 1
 }
 
+# age itself, which opens what `export` wrote.
+setup_age() {
+  if command -v age >/dev/null 2>&1; then return; fi
+  from_debian age && return
+  say "error: age is not installed"
+  say "hint: install age 1.0 or newer (Debian: age)"
+  exit 1
+}
+
 # A Debian 12 root that the tests of hosts start copies of. Without it they are left out, and that is said.
 setup_hosts() {
   if CERTAUTOPILOT_TEST_HOST_ROOT=$("$ROOT/scripts/host-root"); then

@@ -57,6 +57,16 @@ export const CRASH_POINTS = [
   // An install: its own MongoDB, and after each step
   "admin.made",
   "install.step",
+  // Secrets carried to another install
+  "export.told",
+  "export.sealed",
+  "export.exported",
+  "export.named",
+  "import.registered",
+  "import.begun",
+  "import.inserted",
+  "import.proved",
+  "import.completed",
   // Every audited change
   "audit.appended",
   "audit.committed",

@@ -290,7 +290,10 @@ export class Member {
     if (this.#closed) return;
     clearTimeout(this.#timer);
     this.sync()
-      .catch((thrown) => this.#options.log.warn(`sync: ${messageOf(thrown)}`))
+      .catch((thrown) => {
+        // One that was asked for while this process was leaving has nothing to tell.
+        if (!this.#closed) this.#options.log.warn(`sync: ${messageOf(thrown)}`);
+      })
       .finally(() => this.#schedule());
   }
 
