@@ -12,13 +12,29 @@ import {
   writeFileSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
+import process from "node:process";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
 
 /** The secrets file: `KEY=value` lines, mode 0600, read whole each time it is asked. */
 
+/** Who runs this program; undefined where the system knows no such numbers. */
+export interface Reader {
+  uid: number | undefined;
+  gid: number | undefined;
+}
+
 /**
- * Refuses a file that group or others can read: its content is the key to everything.
+ * Whether nobody reads a file but its owner, or, of a file that root gave to this very program, the program's own group. The latter is how
+ * Kubernetes mounts a Secret for a pod that is not root: root's, of the group `fsGroup`, 0440. Pure.
+ */
+export function isPrivate({ uid, gid, mode }: { uid: number; gid: number; mode: number }, reader: Reader): boolean {
+  if ((mode & 0o077) === 0) return true;
+  return uid === 0 && reader.uid !== undefined && reader.uid !== 0 && gid === reader.gid && (mode & 0o037) === 0;
+}
+
+/**
+ * Refuses a file that group or others can read (but see `isPrivate`): its content is the key to everything.
  * Checked on the open descriptor, so the file that is read is the file that was checked.
  */
 export function readPrivateFile(path: string, what: string): string {
@@ -36,7 +52,7 @@ export function readPrivateFile(path: string, what: string): string {
     const status = fstatSync(descriptor);
     if (!status.isFile()) throw new KekError("secret_unreadable", `${what} ${path} is not a file`, "name a file");
     const mode = status.mode & 0o777;
-    if ((mode & 0o077) !== 0) {
+    if (!isPrivate({ ...status, mode }, { uid: process.getuid?.(), gid: process.getgid?.() })) {
       throw new KekError(
         "secrets_file_exposed",
         `${what} ${path} has mode 0${mode.toString(8)}: others can read it`,

@@ -130,6 +130,7 @@ test("pure rules do no input or output", () => {
     "fleet/wrap_limit.ts",
     "rotation/preflight.ts",
     "audit/chain.ts",
+    "audit/syslog_message.ts",
     "library/secret_fields.ts",
   ];
   const withIo = imports().filter(
