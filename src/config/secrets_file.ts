@@ -102,13 +102,25 @@ export function readSecretsFile(path: string): Record<string, string> {
 /**
  * Takes the line of one key out of the file: a new file, 0600 from its creation and of the same owner, synced, renamed over
  * the old one. A link is followed: it is the file that holds the key.
- * @returns whether the file held the key.
+ * @returns what became of the line; `kept` where this program may not write: a Secret of Kubernetes, a file of root's.
  */
-export function removeSecret(link: string, key: string): boolean {
+export function removeSecret(link: string, key: string): "removed" | "absent" | "kept" {
   const content = readPrivateFile(link, "secrets file");
   const path = realpathSync(link);
   const kept = content.split("\n").filter((line) => !new RegExp(`^\\s*(?:export\\s+)?${key}\\s*=`).test(line));
-  if (kept.length === content.split("\n").length) return false;
+  if (kept.length === content.split("\n").length) return "absent";
+  try {
+    replace(path, kept.join("\n"));
+  } catch (thrown) {
+    if (!["EACCES", "EPERM", "EROFS"].includes((thrown as NodeJS.ErrnoException).code ?? "")) throw thrown;
+    return "kept";
+  }
+  return "removed";
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function replace(path: string, content: string): void {
   const fresh = join(dirname(path), `.${basename(path)}.new`);
   try {
     unlinkSync(fresh);
@@ -121,7 +133,7 @@ export function removeSecret(link: string, key: string): boolean {
     const { uid, gid } = statSync(path);
     const made = fstatSync(descriptor);
     if (made.uid !== uid || made.gid !== gid) fchownSync(descriptor, uid, gid);
-    writeFileSync(descriptor, kept.join("\n"));
+    writeFileSync(descriptor, content);
     fsyncSync(descriptor);
   } finally {
     closeSync(descriptor);
@@ -136,5 +148,4 @@ export function removeSecret(link: string, key: string): boolean {
   } finally {
     closeSync(directory);
   }
-  return true;
 }

@@ -68,8 +68,9 @@ test.skipIf(HELM === undefined || process.getuid?.() !== 0)(
       fields: ["secrets:value"],
       rotate: { job: { enabled: true, toVersion: 3 }, cronJob: { enabled: true } },
     });
-    /** The first container of a manifest's pod. */
-    const run = (kind: string, name: string): Running => {
+
+    /** The first container of a manifest's pod; with another command, as `kubectl exec` runs one. */
+    const run = (kind: string, name: string, other?: string[]): Running => {
       const manifest = only(manifests, kind);
       const [{ command, env }] = (manifest.spec.jobTemplate?.spec ?? manifest.spec).template.spec.containers;
       const variables = Object.fromEntries(
@@ -87,7 +88,7 @@ test.skipIf(HELM === undefined || process.getuid?.() !== 0)(
         "--no-new-privs",
         "--bounding-set=-all",
       ];
-      return startCommand([...(user as [string]), ...command], {
+      return startCommand([...(user as [string]), ...(other ?? command)], {
         ...variables,
         PATH: `${bin}:/usr/bin:/bin`,
         CERTAUTOPILOT_INSTANCE_NAME: name,
@@ -147,6 +148,13 @@ test.skipIf(HELM === undefined || process.getuid?.() !== 0)(
     expect(await eventsAfter(beforeJob)).toEqual(bySchedule);
     // Once more, as a Job that was made anew: refused, and not tried again.
     expect((await run("Job", "job").exited).code).toBe(3);
+
+    // The mounted Secret is not the pod's to change: it says what is left to do.
+    const removed = await run("Deployment", "operator", ["certautopilot", "kek", "remove", "--version=1"]).exited;
+    expect(removed.code, removed.stderr).toBe(0);
+    expect(removed.stdout).toContain(
+      `take it out yourself: CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V1 in ${mounted}/secrets.env`,
+    );
 
     await stop(...pods);
     expect(await install.db.collection("process_heartbeats").countDocuments()).toBe(0);

@@ -57,10 +57,10 @@ describe("the secrets file", () => {
 
   test("loses one line and keeps the others and its mode", () => {
     const path = file("# keep\nA=1\nexport B=2\nAB=3\n");
-    expect(removeSecret(path, "B")).toBe(true);
+    expect(removeSecret(path, "B")).toBe("removed");
     expect(readFileSync(path, "utf8")).toBe("# keep\nA=1\nAB=3\n");
     expect(statSync(path).mode & 0o777).toBe(0o600);
-    expect(removeSecret(path, "B")).toBe(false);
+    expect(removeSecret(path, "B")).toBe("absent");
   });
 });
 
