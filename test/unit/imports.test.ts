@@ -139,6 +139,7 @@ test("pure rules do no input or output", () => {
     "install/step.ts",
     "install/units.ts",
     "install/wanted.ts",
+    "audit/syslog_message.ts",
     "library/secret_fields.ts",
     "transfer/archive_format.ts",
     "transfer/plain_record.ts",
