@@ -2,10 +2,11 @@ import type { Config, KekHex, ProviderName } from "../config/config.ts";
 import { childEnvironment } from "../config/environment.ts";
 import { kekVersionOf } from "../config/schema.ts";
 import { KekError } from "../errors/errors.ts";
+import { SILENT } from "../errors/log.ts";
 import { ensureCollections } from "../fleet/install_start.ts";
 import { loadProved, stageUnknown } from "../fleet/keystore.ts";
 import { buildRegistry, checkLock } from "../providers/registry.ts";
-import { openAuditor } from "../store/audit_log.ts";
+import { closeAuditor, openAuditor } from "../store/audit_log.ts";
 import { lockInstall, readInstall } from "../store/install.ts";
 import { closeStore, openStore } from "../store/store.ts";
 import { readVersions } from "../store/versions.ts";
@@ -79,7 +80,7 @@ function keksIn(secrets: Record<string, string>): Record<number, KekHex> {
 }
 
 async function lockForEnv({ config, actor }: FirstKey): Promise<void> {
-  const auditor = openAuditor({ secret: config.audit.secret, actor, file: config.audit.file });
+  const auditor = openAuditor(config, actor, { log: SILENT, stream: "stderr" });
   const store = await openStore(config.database, { appName: "certautopilot install" });
   const provider = await buildRegistry(config, undefined);
   try {
@@ -92,6 +93,7 @@ async function lockForEnv({ config, actor }: FirstKey): Promise<void> {
   } finally {
     await provider.close();
     await closeStore(store);
+    await closeAuditor(auditor);
   }
 }
 

@@ -18,6 +18,8 @@ const commands = (block: Block) => ["sh", "js", "bash", "shell", "console"].incl
 const NOT_RUN: Record<string, number> = {
   "needs the network": 2,
   "needs a mirror of Debian": 1,
+  "needs mongodump": 1,
+  "needs a Kubernetes cluster": 1,
   "needs an AWS CloudHSM": 3,
   "needs Kryoptic": 2,
   "needs openCryptoki": 1,

@@ -35,16 +35,14 @@ test("the flags of every command stand at its top", () => {
 // ---------------------------------------------------------------------------------------------------------------------
 
 function flagsOf(usage: string): string[] {
-  return [...usage.matchAll(/^ +(--[a-z0-9-]+)(?:=<([\w:]+)>)? {2,}/gm)]
+  return [...usage.matchAll(/^ +(--[a-z0-9-]+)(?:=<([^>]+)>)? {2,}/gm)]
     .map(([, name, value]) => (value === undefined ? name : `${name}=${value}`) as string)
     .filter((flag) => !COMMON.includes(flag))
     .sort();
 }
 
 function flagsTold(command: string): string[] {
-  return [...section(command).matchAll(/^\| `(--[a-z0-9-]+(?:=[A-Z:]+)?)`/gm)]
-    .map((match) => match[1] as string)
-    .sort();
+  return [...section(command).matchAll(/^\| `(--[a-z0-9-]+(?:=[^`]+)?)`/gm)].map((match) => match[1] as string).sort();
 }
 
 function section(heading: string): string {
