@@ -31,7 +31,7 @@ describe.skipIf(HOST_ROOT === undefined)("an external MongoDB", () => {
   test("one that is locked for another provider, or whose keys are elsewhere, is refused; the host stays as it was", async () => {
     const [host] = hosts;
     const locked = await freshDatabase();
-    const words = [...external(host, locked.name), "--mongo-uri-file=/dev/stdin"];
+    const words = [...external(host, locked.name), "--mongo-uri-file=/dev/fd/3"];
     const lock = {
       _id: "kek_install",
       provider: "pkcs11",
@@ -40,7 +40,7 @@ describe.skipIf(HOST_ROOT === undefined)("an external MongoDB", () => {
       locked_by: "pkcs11-init",
     };
     await locked.db.collection<{ _id: string }>("kek_install").insertOne(lock);
-    const other = await host.certautopilot([...words, "--kek-provider=env"], { stdin: locked.uri });
+    const other = await host.certautopilotWith(locked.uri, [...words, "--kek-provider=env"]);
     expect([other.code, other.stderr]).toEqual([
       4,
       expect.stringContaining(
@@ -50,16 +50,18 @@ describe.skipIf(HOST_ROOT === undefined)("an external MongoDB", () => {
     await locked.db
       .collection<{ _id: string }>("kek_install")
       .updateOne({ _id: "kek_install" }, { $set: { provider: "env" } });
-    const keyless = await host.certautopilot(words, { stdin: locked.uri });
+    const keyless = await host.certautopilotWith(locked.uri, words);
     expect([keyless.code, keyless.stderr]).toEqual([3, expect.stringContaining("name it with --secrets-from=FILE")]);
     expect([...host.traces()]).toEqual([]);
   });
 
   test("two hosts make one fleet with the first one's secrets; other bytes are refused before anything is written", async () => {
     const [one, two] = hosts;
-    const first = await one.certautopilot([...external(one), "--mongo-uri-file=/dev/stdin", "--instance-name=one"], {
-      stdin: database.uri,
-    });
+    const first = await one.certautopilotWith(database.uri, [
+      ...external(one),
+      "--mongo-uri-file=/dev/fd/3",
+      "--instance-name=one",
+    ]);
     expect([first.code, first.stdout]).toEqual([0, expect.stringContaining("add a host")]);
     expect(await database.db.collection("kek_install").findOne()).toMatchObject({
       provider: "env",

@@ -27,9 +27,7 @@ describe.skipIf(HOST_ROOT === undefined)("keys in a token", () => {
 
   test("a wrong PIN is told, and the host is as it was", async () => {
     const before = ofInstall();
-    const { code, stderr } = await host.certautopilot([...words, "--pkcs11-pin-file=/dev/stdin"], {
-      stdin: "wrong-1234\n",
-    });
+    const { code, stderr } = await host.certautopilotWith("wrong-1234\n", [...words, "--pkcs11-pin-file=/dev/fd/3"]);
     expect([code, stderr]).toEqual([8, expect.stringContaining('token "ca": the PIN was refused')]);
     expect(stderr).toContain("the host is as it was before");
     expect(ofInstall()).toEqual(before);
