@@ -87,6 +87,15 @@ const TEXTS: string[] = [
 ];
 
 function readEntries(root: string): Map<string, Entry> {
+  try {
+    return entriesBelow(root);
+  } catch (thrown) {
+    if ((thrown as NodeJS.ErrnoException).code !== "EACCES") throw thrown;
+    throw new KekError("usage", `what is installed below ${root || "/"} can be seen by root only`, "run it with sudo");
+  }
+}
+
+function entriesBelow(root: string): Map<string, Entry> {
   const entries = new Map<string, Entry>();
   const places = Object.values(LAYOUT).flatMap((path) => [path, ...Object.values(besideNames(path))]);
   for (const path of [...places, wantsLink(SERVICE), wantsLink(MONGOD)]) {
