@@ -22,8 +22,8 @@ export function watchProcesses(host: Host): ProcessWatch {
         watch.arguments.add(readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ").trim());
         watch.environments.add(readFileSync(`/proc/${pid}/environ`, "utf8"));
       } catch (thrown) {
-        // It ended meanwhile.
-        if (!/ENOENT|ESRCH/.test(String(thrown))) throw thrown;
+        // It ended meanwhile, or is none that root here may look at, and so none of the host's.
+        if (!/ENOENT|ESRCH|EACCES/.test(String(thrown))) throw thrown;
       }
     }
   };
