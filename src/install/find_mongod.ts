@@ -8,9 +8,6 @@ import { mongodIn } from "./units.ts";
 
 /** Which mongod a local MongoDB is run by: the one named, the one installed, PATH's, or the distribution's packages. */
 
-/** Where the packages put it. */
-export const MONGOD_OF_PACKAGES = "/usr/bin/mongod";
-
 const OLDEST = 6;
 const PACKAGES = [["mongodb-org-server", "mongodb-mongosh"], ["mongodb-org-server"], ["mongodb-server"]] as const;
 

@@ -22,6 +22,9 @@ export const LAYOUT = {
 
 export const SERVICE = "certautopilot.service";
 export const MONGOD = "certautopilot-mongod.service";
+/** Where the distribution's packages put it. */
+export const MONGOD_OF_PACKAGES = "/usr/bin/mongod";
+
 export const DEFAULT_DATABASE = "certautopilot";
 
 /** What makes a unit start with the host. */

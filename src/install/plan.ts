@@ -1,9 +1,8 @@
 import type { Changes } from "../config/config_file.ts";
 import { editConfig } from "../config/config_file.ts";
 import { KekError } from "../errors/errors.ts";
-import { MONGOD_OF_PACKAGES } from "./find_mongod.ts";
 import type { Found } from "./found.ts";
-import { besideNames, LAYOUT, MONGOD, SERVICE, USER } from "./layout.ts";
+import { besideNames, LAYOUT, MONGOD, MONGOD_OF_PACKAGES, SERVICE, USER } from "./layout.ts";
 import type { Material } from "./material.ts";
 import { localUri, mongodConfig, REPLICA_SET } from "./mongod_config.ts";
 import type { InstallRequest } from "./request.ts";

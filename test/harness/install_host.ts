@@ -15,7 +15,7 @@ export interface InstallHost extends Host {
   /** What the program answers, from this machine. */
   ready(): Promise<boolean>;
   text(path: string): string;
-  /** What `written` tells of these paths, less the copies that useradd keeps of what it changes. */
+  /** What `written` tells, less the copies that useradd keeps of what it changes, and what mongod writes by itself. */
   traces(): Map<string, string>;
 }
 
@@ -61,7 +61,8 @@ export async function startInstallHost(
 // ---------------------------------------------------------------------------------------------------------------------
 
 const USERS = /^\/etc\/(passwd|group|shadow|gshadow|subuid|subgid)$/;
-const NOISE = /^\/etc\/((passwd|group|shadow|gshadow)-|\.pwd\.lock)$|^\/var\/tmp\/systemd-private-/;
+const NOISE =
+  /^\/etc\/((passwd|group|shadow|gshadow)-|\.pwd\.lock)$|^\/var\/tmp\/systemd-private-|^\/var\/lib\/certautopilot\/mongodb\/./;
 
 const withoutTime = (what: string) => what.replace(/ [\d.]+$/, "");
 

@@ -26,7 +26,7 @@ describe.skipIf(HOST_ROOT === undefined)("install on a host without systemd", ()
       [["install", ...host.local], 2, "systemd does not run on this host"],
       [["install", "--no-service"], 2, "--mongo is missing"],
       [["install", "--no-service", "--mongo=external"], 2, "needs the URI"],
-      [["install", "--no-service", "--mongo=elsewhere"], 2, "--mongo=elsewhere is neither local nor external"],
+      [["install", "--no-service", "--mongo=elsewhere"], 2, "--mongo is neither local nor external"],
       [[...plain, "--kek-provider=pkcs11"], 2, "needs --pkcs11-module=PATH"],
       [[...plain, "--pkcs11-token-label=x"], 2, "are for --kek-provider=pkcs11"],
       [[...plain, "--config=/etc/x.yaml"], 2, "--config is not for this command"],
@@ -37,7 +37,7 @@ describe.skipIf(HOST_ROOT === undefined)("install on a host without systemd", ()
         9,
         "cannot be reached",
       ],
-      [[...plain, "--secrets-from=/etc/hostname"], 2, "has mode 0644"],
+      [[...plain, "--secrets-from=/etc/hostname"], 2, "others can read it"],
     ];
     for (const [words, code, said] of refusals) {
       const ran = await host.certautopilot(words);
@@ -76,11 +76,12 @@ describe.skipIf(HOST_ROOT === undefined)("install on a host without systemd", ()
     for (; kills < 30; kills += 1) {
       // Once in the middle of the longest step too: an administrator, and no user yet.
       if (kills === 7) expect((await kill("admin.made")).code).toBeNull();
-      const { code, stderr } = await kill("install.step");
+      // What is not known to be done without a mongod is looked at again: a step more from there on.
+      const { code, stderr } = await kill(kills < 7 ? "install.step" : "install.step:2");
       if (code === 0) break;
       expect([code, stderr]).toEqual([null, expect.any(String)]);
     }
-    expect(kills).toBeGreaterThan(11);
+    expect(kills).toBeGreaterThan(9);
     const before = [...host.traces()];
     const again = await host.certautopilot(["install", "--no-service", "--mongo=local"]);
     expect([again.code, again.stdout]).toEqual([0, "nothing to change\n"]);
