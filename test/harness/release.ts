@@ -7,10 +7,10 @@ const ROOT = join(import.meta.dir, "../..");
 /** The release file that install.sh takes on this machine. */
 export const TARGET_HERE = /\bavx2\b/.test(readFileSync("/proc/cpuinfo", "utf8")) ? "linux-x64" : "linux-x64-baseline";
 
-/** Builds release files as ./scripts/release does, which also tries each. @returns `<out>/v<version>`. */
-export async function buildRelease(out: string, targets: string[]): Promise<string> {
+/** Builds release files (all, when none is named) as ./scripts/release does, which also tries each. @returns `<out>/v<version>`. */
+export async function buildRelease(out: string, targets: string[], checkout = ROOT): Promise<string> {
   const child = spawn(
-    join(ROOT, "scripts/release"),
+    join(checkout, "scripts/release"),
     [`--out=${out}`, ...targets.map((target) => `--target=${target}`)],
     {
       stdio: ["ignore", "pipe", "pipe"],
