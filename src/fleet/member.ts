@@ -290,7 +290,10 @@ export class Member {
     if (this.#closed) return;
     clearTimeout(this.#timer);
     this.sync()
-      .catch((thrown) => this.#options.log.warn(`sync: ${messageOf(thrown)}`))
+      .catch((thrown) => {
+        // A look that was waiting its turn when this process left.
+        if (!this.#closed) this.#options.log.warn(`sync: ${messageOf(thrown)}`);
+      })
       .finally(() => this.#schedule());
   }
 

@@ -64,8 +64,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if not (and (lt (int (mul 2 $fleet.beatMs)) (int $fleet.leaseMs)) (lt (int $fleet.leaseMs) (int $fleet.evictionMs))) -}}
 {{- fail "fleet: twice beatMs < leaseMs < evictionMs must hold" -}}
 {{- end -}}
-{{- if le (int .Values.terminationGracePeriodSeconds) (int (add 10 (div $fleet.drainMs 1000))) -}}
-{{- fail "terminationGracePeriodSeconds must be more than fleet.drainMs and 10 s to leave the fleet" -}}
+{{- if le (int .Values.terminationGracePeriodSeconds) (int (add 15 (div $fleet.drainMs 1000))) -}}
+{{- fail "terminationGracePeriodSeconds must be more than fleet.drainMs and 15 s to leave the fleet" -}}
 {{- end -}}
 {{- if ne (int .Values.podSecurityContext.runAsGroup) (int .Values.podSecurityContext.fsGroup) -}}
 {{- fail "podSecurityContext: runAsGroup and fsGroup must be the same, else the secrets file is refused" -}}
