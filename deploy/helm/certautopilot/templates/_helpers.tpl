@@ -237,6 +237,12 @@ template:
       {{- with .root.Values.podLabels }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
+    annotations:
+      # A run that is moved is a rotation that is cancelled.
+      cluster-autoscaler.kubernetes.io/safe-to-evict: "false"
+      {{- with .root.Values.podAnnotations }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
   spec:
     restartPolicy: Never
     terminationGracePeriodSeconds: {{ int .root.Values.terminationGracePeriodSeconds }}
