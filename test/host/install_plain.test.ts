@@ -127,6 +127,10 @@ describe.skipIf(HOST_ROOT === undefined)("install on a host without systemd", ()
     expect(config).toContain("instance_name: api-1\n");
     expect(config).toContain("# kept for the SIEM\n");
     expect(host.text("/etc/certautopilot/secrets.env")).toBe(secrets);
+    await host.run(["ln", "-s", "/run/secrets/pin", "/etc/certautopilot/pin"], { check: true });
+    const linked = await host.certautopilot(["install", "--no-service"]);
+    expect([linked.code, linked.stderr]).toEqual([3, expect.stringContaining("neither follows nor replaces it")]);
+    await host.run(["rm", "/etc/certautopilot/pin"], { check: true });
     const before = [...host.traces()];
     const refusals: [string[], number, string][] = [
       [["--kek-provider=pkcs11"], 4, 'KEK provider mismatch: installed="env"'],
