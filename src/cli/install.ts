@@ -98,6 +98,9 @@ function nextSteps(request: InstallRequest, { config, wanted, found }: Prepared)
   if (request.root !== "")
     return [
       ...backUp,
+      ...(found.user !== undefined || found.mayMakeUser
+        ? []
+        : [`no system user was made below ${request.root}: its files belong to whoever ran this`]),
       "on the host itself run `certautopilot install` once: it finishes what cannot be done from here (database, first key, start)",
     ];
   const start = request.units === "started" ? [] : startByHand(wanted, found.mongod);

@@ -102,11 +102,20 @@ function entriesBelow(root: string): Map<string, Entry> {
     const status = lstatSync(`${root}${path}`, { throwIfNoEntry: false });
     if (status === undefined) continue;
     const kind = status.isFile() ? "file" : status.isDirectory() ? "directory" : "other";
-    // A link is not followed: who may make one in a directory of the service decides nothing here.
-    const content = kind === "file" && TEXTS.includes(path) ? readFileSync(`${root}${path}`, "utf8") : undefined;
+    if (TEXTS.includes(path) && kind !== "file") throw notAFile(path);
+    const content = TEXTS.includes(path) ? readFileSync(`${root}${path}`, "utf8") : undefined;
     entries.set(path, { kind, mode: status.mode & 0o7777, uid: status.uid, gid: status.gid, content });
   }
   return entries;
+}
+
+/** A link is not followed, and not replaced either: keys may be behind it. */
+function notAFile(path: string): KekError {
+  return new KekError(
+    "refused",
+    `${path} is no plain file, and install neither follows nor replaces it`,
+    "put the file itself there, with its owner and mode 0600, or move it away",
+  );
 }
 
 function laidState(entries: Map<string, Entry>, unit: string): UnitState {

@@ -73,6 +73,15 @@ describe.skipIf(HOST_ROOT === undefined)("keys in a token", () => {
     expect(stdout).not.toContain(PIN);
   });
 
+  test("a command finds that /tmp may not execute, and says what to do", async () => {
+    const { code, stderr } = await host.run(["certautopilot", "kek", "verify"]);
+    expect([code, stderr]).toEqual([
+      8,
+      expect.stringContaining("its directory is mounted noexec\nhint: set BUN_TMPDIR"),
+    ]);
+    expect((await host.run(["certautopilot", "kek", "verify"], { env: { BUN_TMPDIR: "/root" } })).code).toBe(0);
+  });
+
   test("the unit lets the module at its tokens, and is exposed no more than 2.0", async () => {
     const { stdout } = await host.run(["systemd-analyze", "security", "--no-pager", "certautopilot.service"]);
     expect(Number(/exposure level for \S+: ([\d.]+)/.exec(stdout)?.[1])).toBeLessThanOrEqual(2);
