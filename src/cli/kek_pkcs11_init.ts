@@ -12,7 +12,7 @@ export default leaf({
   },
   async run({ args, output }) {
     const number = required(version("version", args.version), "version");
-    return await withDatabase(args.config, async (base) => {
+    return await withDatabase(args.config, output, async (base) => {
       const done = await initKey(base, number, askPinOn(output), (message) => output.log.info(message));
       const { key, state, already, lockedNow } = done;
       const first = lockedNow ? ['this database is locked for provider="pkcs11" from now on, for ever'] : [];

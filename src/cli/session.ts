@@ -6,7 +6,7 @@ import { KekError } from "../errors/errors.ts";
 import { openInstall } from "../fleet/install_start.ts";
 import type { AskPin } from "../providers/registry.ts";
 import type { Context } from "../rotation/context.ts";
-import { openAuditor } from "../store/audit_log.ts";
+import { closeAuditor, openAuditor } from "../store/audit_log.ts";
 import { explainMongo } from "../store/failures.ts";
 import { closeStore, openStore } from "../store/store.ts";
 import type { Output } from "./output.ts";
@@ -26,7 +26,7 @@ export async function withInstall<T>(
   { output, keys = true, hsmSessions }: InstallNeeds,
   work: (context: Context) => Promise<T>,
 ): Promise<T> {
-  return await withDatabase(configFile, async (base) => {
+  return await withDatabase(configFile, output, async (base) => {
     const config = withHsmSessions(base.config, hsmSessions);
     const { install, provider } = await openInstall(base.store, config, { probe: keys, askPin: askPinOn(output) });
     try {
@@ -40,17 +40,24 @@ export async function withInstall<T>(
 /** The same for a command that makes an install: nothing is known of it yet. */
 export async function withDatabase<T>(
   configFile: string | undefined,
+  output: Output,
   work: (base: Pick<Context, "store" | "config" | "auditor">) => Promise<T>,
 ): Promise<T> {
   const config = loadConfig(configFile);
-  const auditor = auditorOf(config);
-  const store = await openStore(config.database, { appName: "certautopilot" });
+  // Who acts, in leases and audit events: a person's command on a host. Its stdout is its result.
+  const actor = `cli ${hostName()} pid ${process.pid}`;
+  const auditor = openAuditor(config, actor, { log: output.log, stream: "stderr" });
   try {
-    return await work({ store, config, auditor });
-  } catch (thrown) {
-    throw explainMongo(thrown, config.database.uri) ?? thrown;
+    const store = await openStore(config.database, { appName: "certautopilot" });
+    try {
+      return await work({ store, config, auditor });
+    } catch (thrown) {
+      throw explainMongo(thrown, config.database.uri) ?? thrown;
+    } finally {
+      await closeStore(store);
+    }
   } finally {
-    await closeStore(store);
+    await closeAuditor(auditor);
   }
 }
 
@@ -67,13 +74,4 @@ export function withHsmSessions(config: Config, sessions: number | undefined): C
 /** A PIN that is configured nowhere is asked for on the terminal. */
 export function askPinOn(output: Output): AskPin {
   return async (tokenLabel) => await output.askSecret(`PIN of token "${tokenLabel}": `);
-}
-
-/** Who acts, in leases and audit events: a person's command on a host. */
-export function auditorOf(config: Config) {
-  return openAuditor({
-    secret: config.audit.secret,
-    actor: `cli ${hostName()} pid ${process.pid}`,
-    file: config.audit.file,
-  });
 }

@@ -59,6 +59,22 @@ export interface ApiConfig {
   socket: string | undefined;
 }
 
+export interface AuditConfig {
+  secret: string;
+  /** JSON lines in this file; "-" for a standard stream. */
+  file: string | undefined;
+  syslog?: SyslogTarget | undefined;
+}
+
+/** A receiver of RFC 5424 messages. */
+export interface SyslogTarget {
+  transport: "udp" | "tcp" | "tls";
+  host: string;
+  port: number;
+  /** PEM: who may have signed the receiver's certificate, in place of the public authorities. */
+  caFile?: string | undefined;
+}
+
 export interface Config {
   database: { uri: string; name: string };
   encryption: EncryptionConfig;
@@ -69,7 +85,7 @@ export interface Config {
   server: ServerConfig;
   /** The encrypt/decrypt API of `serve`; undefined until a token's file is named. */
   api: ApiConfig | undefined;
-  audit: { secret: string; file: string | undefined };
+  audit: AuditConfig;
   fleet: FleetTimes;
   fields: FieldName[];
 }

@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from "node:fs";
 import * as v from "valibot";
 import { parse as parseYaml } from "yaml";
 import { KekError, messageOf } from "../errors/errors.ts";
-import type { Config, KekHex, Pkcs11Config } from "./config.ts";
+import type { Config, KekHex, Pkcs11Config, SyslogTarget } from "./config.ts";
 import { checkUri, DATABASE_NAME, databaseOfUri } from "./database_uri.ts";
 import { hostName, PREFIX, readEnvironment } from "./environment.ts";
 import { kekVersionOf, type Settings, settingsSchema } from "./schema.ts";
@@ -28,6 +28,19 @@ export function loadConfig(configFile?: string): Config {
   if (file !== undefined && holdsSecrets(yaml)) readPrivateFile(file, "configuration file with secrets");
   const secretsPath = environment[`${PREFIX}SECRETS_FILE`] ?? (yaml["secrets_file"] as string | undefined);
   const secrets = secretsPath === undefined ? {} : readSecretsFile(secretsPath);
+  return settleConfig(yaml, secrets, environment, file);
+}
+
+/**
+ * The same for what has been read, or is yet to be written. Pure.
+ * @param file what errors call the tree; undefined when there is none.
+ */
+export function settleConfig(
+  yaml: Tree,
+  secrets: Record<string, string>,
+  environment: Record<string, string>,
+  file: string | undefined,
+): Config {
   const merged = overlay(overlay(yaml, secrets), environment);
   const parsed = v.safeParse(settingsSchema, merged);
   if (!parsed.success) throw invalid(parsed.issues[0]);
@@ -132,7 +145,7 @@ function toConfig(settings: Settings, environment: Record<string, string>, file:
     rotationPeriodMs: settings.encryption.rotation_period * DAY_MS,
     server: { ...settings.server.listen, tls: tlsOf(settings), hosts: settings.server.hosts },
     api: apiOf(settings),
-    audit: { secret: settings.audit.secret ?? "", file: settings.audit.file },
+    audit: { secret: settings.audit.secret ?? "", file: settings.audit.file, syslog: syslogOf(settings) },
     fleet: { beatMs, leaseMs, evictionMs, drainMs },
     fields: settings.fields,
   };
@@ -156,6 +169,17 @@ function apiOf({ api: { token_file: tokenFile, socket } }: Settings): Config["ap
     "CERTAUTOPILOT_API_SOCKET (api.socket) is set, and CERTAUTOPILOT_API_TOKEN_FILE is not",
     "the API is on once a file of mode 0600 with its bearer token is named: set both, or neither",
   );
+}
+
+function syslogOf({ audit: { syslog, syslog_ca_file: caFile } }: Settings): SyslogTarget | undefined {
+  if (caFile !== undefined && syslog?.transport !== "tls") {
+    throw new KekError(
+      "config_invalid",
+      "CERTAUTOPILOT_AUDIT_SYSLOG_CA_FILE (audit.syslog_ca_file) is set, and CERTAUTOPILOT_AUDIT_SYSLOG is not tls://…",
+      "send the events to a tls:// address, or leave the file out",
+    );
+  }
+  return syslog === undefined ? undefined : { ...syslog, caFile };
 }
 
 function pkcs11Of({ encryption: { pkcs11 } }: Settings): Pkcs11Config {

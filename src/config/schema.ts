@@ -64,6 +64,23 @@ const listen = v.pipe(
   v.check((address) => address.port <= 65_535, "has a port above 65535"),
 );
 
+/** The ports are those of RFC 5426, RFC 6587 (IANA: syslog-conn) and RFC 5425. */
+const SYSLOG_PORT = { udp: 514, tcp: 601, tls: 6514 } as const;
+const syslog = v.pipe(
+  text,
+  v.regex(
+    /^(udp|tcp|tls):\/\/(\[[0-9a-fA-F:]+\]|[^:\s/?#@[\]]+)(:\d{1,5})?$/,
+    "must be udp://host:port, tcp://host:port or tls://host:port",
+  ),
+  v.transform((url) => {
+    const [, scheme = "", name = "", port] = /^(\w+):\/\/(\[.*\]|[^:]+)(?::(\d+))?$/.exec(url) ?? [];
+    const transport = scheme as keyof typeof SYSLOG_PORT;
+    const host = name.replace(/^\[|\]$/g, "");
+    return { transport, host, port: port === undefined ? SYSLOG_PORT[transport] : Number(port) };
+  }),
+  v.check(({ port }) => port >= 1 && port <= 65_535, "must have a port from 1 to 65535"),
+);
+
 export const settingsSchema = v.strictObject({
   database: v.optional(v.strictObject({ uri: v.optional(text), name: v.optional(text) }), {}),
   encryption: v.optional(
@@ -98,7 +115,15 @@ export const settingsSchema = v.strictObject({
     {},
   ),
   api: v.optional(v.strictObject({ token_file: v.optional(text), socket: v.optional(text) }), {}),
-  audit: v.optional(v.strictObject({ secret: v.optional(auditSecret), file: v.optional(text) }), {}),
+  audit: v.optional(
+    v.strictObject({
+      secret: v.optional(auditSecret),
+      file: v.optional(text),
+      syslog: v.optional(syslog),
+      syslog_ca_file: v.optional(text),
+    }),
+    {},
+  ),
   fleet: v.optional(
     v.strictObject({
       beat_ms: v.optional(milliseconds, 5000),

@@ -12,16 +12,33 @@ import {
   writeFileSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
+import process from "node:process";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
 
 /** The secrets file: `KEY=value` lines, mode 0600, read whole each time it is asked. */
 
+/** Who runs this program; undefined where the system knows no such numbers. */
+export interface Reader {
+  uid: number | undefined;
+  gid: number | undefined;
+}
+
 /**
- * Refuses a file that group or others can read: its content is the key to everything.
- * Checked on the open descriptor, so the file that is read is the file that was checked.
+ * Whether nobody reads a file but its owner, or, of a file that root gave to this very program, the program's own group. The latter is how
+ * Kubernetes mounts a Secret for a pod that is not root: root's, of the group `fsGroup`, 0440. Pure.
  */
-export function readPrivateFile(path: string, what: string): string {
+export function isPrivate({ uid, gid, mode }: { uid: number; gid: number; mode: number }, reader: Reader): boolean {
+  if ((mode & 0o077) === 0) return true;
+  return uid === 0 && reader.uid !== undefined && reader.uid !== 0 && gid === reader.gid && (mode & 0o037) === 0;
+}
+
+/**
+ * Refuses a file that group or others can read (but see `isPrivate`): its content is the key to everything.
+ * Checked on the open descriptor, so the file that is read is the file that was checked.
+ * @param from `file_or_pipe` takes a pipe too, as in `--pin-file=/dev/fd/3`: nobody else can open it.
+ */
+export function readPrivateFile(path: string, what: string, from: "file" | "file_or_pipe" = "file"): string {
   let descriptor: number;
   try {
     descriptor = openSync(path, "r");
@@ -34,9 +51,10 @@ export function readPrivateFile(path: string, what: string): string {
   }
   try {
     const status = fstatSync(descriptor);
+    if (from === "file_or_pipe" && status.isFIFO()) return readFileSync(descriptor, "utf8");
     if (!status.isFile()) throw new KekError("secret_unreadable", `${what} ${path} is not a file`, "name a file");
     const mode = status.mode & 0o777;
-    if ((mode & 0o077) !== 0) {
+    if (!isPrivate({ ...status, mode }, { uid: process.getuid?.(), gid: process.getgid?.() })) {
       throw new KekError(
         "secrets_file_exposed",
         `${what} ${path} has mode 0${mode.toString(8)}: others can read it`,
@@ -86,13 +104,25 @@ export function readSecretsFile(path: string): Record<string, string> {
 /**
  * Takes the line of one key out of the file: a new file, 0600 from its creation and of the same owner, synced, renamed over
  * the old one. A link is followed: it is the file that holds the key.
- * @returns whether the file held the key.
+ * @returns what became of the line; `kept` where this program may not write: a Secret of Kubernetes, a file of root's.
  */
-export function removeSecret(link: string, key: string): boolean {
+export function removeSecret(link: string, key: string): "removed" | "absent" | "kept" {
   const content = readPrivateFile(link, "secrets file");
   const path = realpathSync(link);
   const kept = content.split("\n").filter((line) => !new RegExp(`^\\s*(?:export\\s+)?${key}\\s*=`).test(line));
-  if (kept.length === content.split("\n").length) return false;
+  if (kept.length === content.split("\n").length) return "absent";
+  try {
+    replace(path, kept.join("\n"));
+  } catch (thrown) {
+    if (!["EACCES", "EPERM", "EROFS"].includes((thrown as NodeJS.ErrnoException).code ?? "")) throw thrown;
+    return "kept";
+  }
+  return "removed";
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function replace(path: string, content: string): void {
   const fresh = join(dirname(path), `.${basename(path)}.new`);
   try {
     unlinkSync(fresh);
@@ -105,7 +135,7 @@ export function removeSecret(link: string, key: string): boolean {
     const { uid, gid } = statSync(path);
     const made = fstatSync(descriptor);
     if (made.uid !== uid || made.gid !== gid) fchownSync(descriptor, uid, gid);
-    writeFileSync(descriptor, kept.join("\n"));
+    writeFileSync(descriptor, content);
     fsyncSync(descriptor);
   } finally {
     closeSync(descriptor);
@@ -120,5 +150,4 @@ export function removeSecret(link: string, key: string): boolean {
   } finally {
     closeSync(directory);
   }
-  return true;
 }

@@ -29,6 +29,8 @@ const VARIABLES: Record<string, readonly [string, ...string[]]> = {
   API_SOCKET: ["api", "socket"],
   AUDIT_SECRET: ["audit", "secret"],
   AUDIT_FILE: ["audit", "file"],
+  AUDIT_SYSLOG: ["audit", "syslog"],
+  AUDIT_SYSLOG_CA_FILE: ["audit", "syslog_ca_file"],
   FLEET_BEAT_MS: ["fleet", "beat_ms"],
   FLEET_LEASE_MS: ["fleet", "lease_ms"],
   FLEET_EVICTION_MS: ["fleet", "eviction_ms"],

@@ -54,6 +54,9 @@ export const CRASH_POINTS = [
   "secrets.renamed",
   "forget.deleted",
   "forget.done",
+  // An install: its own MongoDB, and after each step
+  "admin.made",
+  "install.step",
   // Secrets carried to another install
   "export.told",
   "export.sealed",

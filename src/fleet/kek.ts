@@ -7,7 +7,7 @@ import { KekError } from "../errors/errors.ts";
 import { type Log, SILENT } from "../errors/log.ts";
 import type { TokenCounts } from "../providers/provider.ts";
 import type { AskPin } from "../providers/registry.ts";
-import { openAuditor } from "../store/audit_log.ts";
+import { type Auditor, closeAuditor, openAuditor } from "../store/audit_log.ts";
 import type { Acked, InstallDoc, Role } from "../store/documents.ts";
 import { DOCUMENT_VALIDATION_FAILURE, explainMongo } from "../store/failures.ts";
 import { closeStore, openStore, type Store } from "../store/store.ts";
@@ -91,13 +91,12 @@ export async function joinFleet(config: Config, options: KekOptions = {}): Promi
 export async function becomeMember(config: Config, options: KekOptions = {}): Promise<Membership> {
   const log = options.log ?? SILENT;
   const role = options.role ?? "library";
-  const auditor = openAuditor({
-    secret: config.audit.secret,
-    actor: `${role} ${config.instanceName}`,
-    file: config.audit.file,
-  });
-  const store = await openStore(config.database, { appName: `certautopilot ${role}` });
+  // A service that uses the library has its own use for stdout.
+  const stream = role === "library" ? "stderr" : "stdout";
+  const auditor = openAuditor(config, `${role} ${config.instanceName}`, { log, stream });
+  let store: Store | undefined;
   try {
+    store = await openStore(config.database, { appName: `certautopilot ${role}` });
     const { install, provider } = await openOrLockInstall(store, config, auditor, options.askPin);
     const keyring = new Keyring(provider);
     const fields = new FieldRegistry(store, config.instanceName);
@@ -106,11 +105,12 @@ export async function becomeMember(config: Config, options: KekOptions = {}): Pr
     const onState = (state: Parameters<FenceGuard["look"]>[0]) => guard.look(state);
     const member = new Member({ store, config, install, keyring, auditor, role, log, onState });
     await member.start();
-    const kek = new FleetKek(store, member, keyring, fields, install.install_id, options.observe);
+    const kek = new FleetKek(store, member, keyring, fields, auditor, install.install_id, options.observe);
     const standing = () => ({ ...member.standing, loaded: keyring.loaded, token: provider.counts() });
     return { kek, store, install, standing };
   } catch (thrown) {
-    await closeStore(store);
+    if (store !== undefined) await closeStore(store);
+    await closeAuditor(auditor);
     throw explainMongo(thrown, config.database.uri) ?? thrown;
   }
 }
@@ -122,6 +122,7 @@ class FleetKek implements Kek {
   readonly #member: Member;
   readonly #keyring: Keyring;
   readonly #fields: FieldRegistry;
+  readonly #auditor: Auditor;
   readonly #installId: string;
   readonly #budget: WrapBudget;
   readonly #observe: Observe | undefined;
@@ -131,6 +132,7 @@ class FleetKek implements Kek {
     member: Member,
     keyring: Keyring,
     fields: FieldRegistry,
+    auditor: Auditor,
     installId: string,
     observe: Observe | undefined,
   ) {
@@ -138,6 +140,7 @@ class FleetKek implements Kek {
     this.#member = member;
     this.#keyring = keyring;
     this.#fields = fields;
+    this.#auditor = auditor;
     this.#installId = installId;
     this.#budget = new WrapBudget(store);
     this.#observe = observe;
@@ -223,6 +226,7 @@ class FleetKek implements Kek {
   async close(): Promise<void> {
     await this.#member.close();
     await closeStore(this.#store);
+    await closeAuditor(this.#auditor);
   }
 
   /** @returns undefined when the version was given up meanwhile. */

@@ -3,7 +3,8 @@ import { basename, dirname } from "node:path";
 
 /**
  * Says when the secrets file may have changed. The directory is watched, since editors and configuration tools replace
- * the file; where watching is not possible, the next beat reads the file anyway.
+ * the file, and Kubernetes the link `..data` that it leads through; where watching is not possible, the next beat reads the
+ * file anyway.
  */
 export function watchSecrets(path: string, onChange: () => void): () => void {
   let watcher: FSWatcher | undefined;
@@ -11,7 +12,7 @@ export function watchSecrets(path: string, onChange: () => void): () => void {
   const SETTLE_MS = 50;
   try {
     watcher = watch(dirname(path), (_event, name) => {
-      if (name !== null && String(name) !== basename(path)) return;
+      if (name !== null && ![basename(path), "..data"].includes(String(name))) return;
       clearTimeout(settle);
       settle = setTimeout(onChange, SETTLE_MS);
     });

@@ -107,8 +107,11 @@ export class EnvProvider implements Provider {
       advice: "take its key out of every other host's secrets as well",
     };
     const { secretsFile, keks } = this.#source;
-    if (secretsFile !== undefined && removeSecret(secretsFile, `${SETTING}${version}`)) {
-      outcome.destroyed.push(`${SETTING}${version} in ${secretsFile}`);
+    if (secretsFile !== undefined) {
+      const line = removeSecret(secretsFile, `${SETTING}${version}`);
+      if (line === "removed") outcome.destroyed.push(`${SETTING}${version} in ${secretsFile}`);
+      if (line === "kept")
+        outcome.remaining.push(`${SETTING}${version} in ${secretsFile}, which cannot be written here`);
     }
     if (keks[version] !== undefined) outcome.remaining.push(keks[version].setting);
     return outcome;

@@ -1,14 +1,14 @@
-import { appendFileSync } from "node:fs";
 import {
   type AuditData,
   type AuditEntry,
   type AuditEvent,
   type ChainFault,
-  canonicalJson,
   checkLink,
   isMadeWith,
   link,
 } from "../audit/chain.ts";
+import { type AuditSink, openSinks, type SinkOptions } from "../audit/sink.ts";
+import type { Config } from "../config/config.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
 import { auditEntryOf } from "./shapes.ts";
@@ -21,8 +21,8 @@ import { uniqueIndex } from "./unique_index.ts";
 export interface Auditor {
   secret: string;
   actor: string;
-  /** JSON lines for a SIEM, beside the collection. */
-  file: string | undefined;
+  /** Told of every event after it was committed, for a SIEM. */
+  sinks: readonly AuditSink[];
 }
 
 const NAME = "audit_log";
@@ -73,12 +73,16 @@ export async function audited<T>(store: Store, auditor: Auditor, work: AuditedWo
 }
 
 /**
- * Makes sure, before anything is changed, that the audit file can be written.
- * @throws KekError `config_invalid`.
+ * @param actor who acts, in events and leases.
+ * @throws KekError `config_invalid` when the audit file cannot be written, before anything is changed.
  */
-export function openAuditor(auditor: Auditor): Auditor {
-  mirror(auditor, []);
-  return auditor;
+export function openAuditor({ audit }: Pick<Config, "audit">, actor: string, options: SinkOptions): Auditor {
+  return { secret: audit.secret, actor, sinks: openSinks(audit, options) };
+}
+
+/** Once nothing is audited any more. */
+export async function closeAuditor({ sinks }: Auditor): Promise<void> {
+  await Promise.all(sinks.map((sink) => sink.close()));
 }
 
 /** An event that goes with no change of its own. */
@@ -152,7 +156,7 @@ async function append<T>(store: Store, auditor: Auditor, work: AuditedWork<T>): 
   });
   if (outcome === undefined) return undefined;
   crashPoint("audit.committed");
-  mirror(auditor, outcome.written);
+  for (const sink of auditor.sinks) sink.write(outcome.written);
   crashPoint("audit.mirrored");
   return outcome.results;
 }
@@ -175,17 +179,4 @@ function otherSecret(secret: string): KekError {
     `${what}: the audit log's last entry was not written with this one, so nothing was changed`,
     "set CERTAUTOPILOT_AUDIT_SECRET to the fleet's; if it is right, the log was tampered with: certautopilot audit verify",
   );
-}
-
-function mirror(auditor: Auditor, written: AuditEntry[]): void {
-  if (auditor.file === undefined) return;
-  try {
-    appendFileSync(auditor.file, written.map((entry) => `${canonicalJson(entry)}\n`).join(""), { mode: 0o600 });
-  } catch (thrown) {
-    throw new KekError(
-      "config_invalid",
-      `the audit file ${auditor.file} cannot be written: ${messageOf(thrown)}`,
-      "name a writable file in CERTAUTOPILOT_AUDIT_FILE, then run the same command again; no event is missing in audit_log",
-    );
-  }
 }

@@ -156,7 +156,7 @@ test("two commands that evict the same process: who comes second finds it gone, 
     const store = await openStore({ uri: other.uri, name: other.name }, { appName: "test" });
     const context = {
       store,
-      auditor: { secret: "audit-secret-of-the-tests", actor: "test", file: undefined },
+      auditor: { secret: "audit-secret-of-the-tests", actor: "test", sinks: [] },
       config: { fleet: TIMES },
     } as unknown as Context;
     const roster = await readRoster(store);

@@ -56,9 +56,13 @@ function endAll(): void {
 
 /** Starts the program; only PATH, HOME and `variables` are in its environment. */
 export function start(argv: string[], variables: Variables = {}, runtime: Runtime = "binary"): Running {
-  const [command, ...words] = commandOf(runtime);
+  return startCommand([...commandOf(runtime), ...argv], variables);
+}
+
+/** The same for another program, which in its turn runs this one. */
+export function startCommand([command, ...words]: [string, ...string[]], variables: Variables = {}): Running {
   const env = { PATH: process.env["PATH"] ?? "", HOME: process.env["HOME"] ?? "", ...variables };
-  const child = spawn(command, [...words, ...argv], { env, stdio: ["ignore", "pipe", "pipe"], cwd: "/" });
+  const child = spawn(command, words, { env, stdio: ["ignore", "pipe", "pipe"], cwd: "/" });
   alive.add(child);
   let stdout = "";
   let stderr = "";

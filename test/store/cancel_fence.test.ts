@@ -14,7 +14,7 @@ import { freshDatabase } from "../harness/mongo.ts";
 
 /** What a cancel may do to the fence, in two races that the model found. Against a real mongod. */
 
-const AUDITOR: Auditor = { secret: "s", actor: "test", file: undefined };
+const AUDITOR: Auditor = { secret: "s", actor: "test", sinks: [] };
 
 async function start(store: Store, from: number, to: number): Promise<RotationDoc> {
   const wanted = { from, to, owner: "me", leaseMs: 60_000, graceMs: 0, replaces: undefined };

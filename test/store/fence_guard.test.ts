@@ -13,7 +13,7 @@ import { freshDatabase } from "../harness/mongo.ts";
 
 /** The guard over validators, in a process that slept while the fleet rotated on. */
 
-const AUDITOR: Auditor = { secret: "s", actor: "test", file: undefined };
+const AUDITOR: Auditor = { secret: "s", actor: "test", sinks: [] };
 const SILENT = { info: () => undefined, warn: () => undefined };
 
 async function started(store: Store, from: number, to: number): Promise<RotationDoc> {

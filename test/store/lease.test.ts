@@ -7,7 +7,7 @@ import { freshDatabase } from "../harness/mongo.ts";
 
 /** The coordinator's own idea of its lease is never longer than the server's. */
 
-const AUDITOR = { secret: "s", actor: "test", file: undefined };
+const AUDITOR = { secret: "s", actor: "test", sinks: [] };
 
 async function rotationWithLease(leaseMs: number) {
   const { uri, name, db } = await freshDatabase();

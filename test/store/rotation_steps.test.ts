@@ -10,7 +10,7 @@ import { freshDatabase } from "../harness/mongo.ts";
 
 /** Each step of a rotation against a real mongod: what it is conditional on, and that it leaves nothing half done. */
 
-const AUDITOR: Auditor = { secret: "s", actor: "test", file: undefined };
+const AUDITOR: Auditor = { secret: "s", actor: "test", sinks: [] };
 const GRACE = 1000;
 
 async function install(states: Record<number, string>): Promise<Store> {

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { loadConfig } from "../../src/config/load.ts";
 import { kekVersionOf } from "../../src/config/schema.ts";
-import { parseSecrets, readSecretsFile, removeSecret } from "../../src/config/secrets_file.ts";
+import { isPrivate, parseSecrets, readSecretsFile, removeSecret } from "../../src/config/secrets_file.ts";
 import { EnvProvider } from "../../src/providers/env.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "certautopilot-config-"));
@@ -42,12 +42,25 @@ describe("the secrets file", () => {
     expect(() => readSecretsFile(join(directory, "none"))).toThrow("ENOENT");
   });
 
+  test("may be root's for the program's own group, as Kubernetes mounts a Secret, and no other's", () => {
+    const pod = { uid: 65532, gid: 65532 };
+    const mounted = { uid: 0, gid: 65532, mode: 0o440 };
+    expect(isPrivate(mounted, pod)).toBe(true);
+    expect(isPrivate({ ...mounted, mode: 0o640 }, pod)).toBe(true);
+    for (const mode of [0o444, 0o460, 0o450, 0o441, 0o660]) expect(isPrivate({ ...mounted, mode }, pod)).toBe(false);
+    // Not root's to give, another group's, or read by root itself, which needs no group.
+    expect(isPrivate({ ...mounted, uid: 65532 }, pod)).toBe(false);
+    expect(isPrivate({ ...mounted, gid: 100 }, pod)).toBe(false);
+    expect(isPrivate({ ...mounted, gid: 0 }, { uid: 0, gid: 0 })).toBe(false);
+    expect(isPrivate(mounted, { uid: undefined, gid: undefined })).toBe(false);
+  });
+
   test("loses one line and keeps the others and its mode", () => {
     const path = file("# keep\nA=1\nexport B=2\nAB=3\n");
-    expect(removeSecret(path, "B")).toBe(true);
+    expect(removeSecret(path, "B")).toBe("removed");
     expect(readFileSync(path, "utf8")).toBe("# keep\nA=1\nAB=3\n");
     expect(statSync(path).mode & 0o777).toBe(0o600);
-    expect(removeSecret(path, "B")).toBe(false);
+    expect(removeSecret(path, "B")).toBe("absent");
   });
 });
 

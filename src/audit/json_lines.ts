@@ -1,0 +1,62 @@
+import { appendFileSync } from "node:fs";
+import process from "node:process";
+import { KekError, messageOf } from "../errors/errors.ts";
+import type { Log } from "../errors/log.ts";
+import { type AuditEntry, canonicalJson } from "./chain.ts";
+import type { AuditSink } from "./sink.ts";
+
+/** Audit events as JSON, one a line. */
+
+export type StandardStream = "stdout" | "stderr";
+
+/** A file that cannot be written stops the command: whoever named it wants every event there. */
+export class JsonLinesFile implements AuditSink {
+  readonly #path: string;
+
+  /** @throws KekError `config_invalid`. */
+  constructor(path: string) {
+    this.#path = path;
+    this.write([]);
+  }
+
+  /** @throws KekError `config_invalid`. */
+  write(entries: readonly AuditEntry[]): void {
+    try {
+      appendFileSync(this.#path, linesOf(entries), { mode: 0o600 });
+    } catch (thrown) {
+      throw new KekError(
+        "config_invalid",
+        `the audit file ${this.#path} cannot be written: ${messageOf(thrown)}`,
+        "name a writable file in CERTAUTOPILOT_AUDIT_FILE, then run the same command again; no event is missing in audit_log",
+      );
+    }
+  }
+
+  async close(): Promise<void> {}
+}
+
+/** Standard output, for whoever collects it: a container's runtime, journald. A reader that is gone stops nothing. */
+export class JsonLinesStream implements AuditSink {
+  readonly #stream: StandardStream;
+  #failed = false;
+
+  constructor(stream: StandardStream, log: Log) {
+    this.#stream = stream;
+    process[stream].on("error", (error: Error) => {
+      if (!this.#failed) log.warn(`audit events no longer reach ${stream}: ${error.message}; audit_log has them`);
+      this.#failed = true;
+    });
+  }
+
+  write(entries: readonly AuditEntry[]): void {
+    if (entries.length > 0 && !this.#failed) process[this.#stream].write(linesOf(entries));
+  }
+
+  async close(): Promise<void> {}
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function linesOf(entries: readonly AuditEntry[]): string {
+  return entries.map((entry) => `${canonicalJson(entry)}\n`).join("");
+}
