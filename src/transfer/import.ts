@@ -231,6 +231,6 @@ function notTheSame(differing: string[]): KekError {
   return new KekError(
     "incomplete",
     `what is in MongoDB is not what the archive holds: ${differing.join("; ")}`,
-    "let nothing write to these collections until an import is done: drop this database, install anew and import again",
+    "stop what writes to these collections, and run the same command again: it names the first record that is another",
   );
 }
