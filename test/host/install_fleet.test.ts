@@ -1,5 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { EJSON } from "bson";
+import { apiClient } from "../harness/api.ts";
 import { HOST_ROOT } from "../harness/host.ts";
 import { type InstallHost, startInstallHost } from "../harness/install_host.ts";
 import { freshDatabase } from "../harness/mongo.ts";
@@ -8,6 +10,12 @@ import { kekHex } from "../harness/program.ts";
 // Not in a hook: what it starts would end with the hook.
 const database = await freshDatabase();
 const locked = await freshDatabase();
+
+interface User {
+  _id: number;
+  // biome-ignore lint/suspicious/noExplicitAny: an envelope as it is stored
+  totp_seed: any;
+}
 
 /** Hosts that share an external MongoDB, and a root that is not the host's. */
 describe.skipIf(HOST_ROOT === undefined)("an external MongoDB", () => {
@@ -93,6 +101,47 @@ describe.skipIf(HOST_ROOT === undefined)("an external MongoDB", () => {
     const verified = await two.run(["certautopilot", "kek", "verify", "--json"]);
     const { processes } = JSON.parse(verified.stdout) as { processes: { instance_name: string }[] };
     expect([verified.code, processes.map((each) => each.instance_name).sort()]).toEqual([0, ["one", "two"]]);
+  });
+
+  test("they rotate together: what one host sealed the other opens, and both write under the new version", async () => {
+    const [one, two] = hosts;
+    const field = { collection: "users", path: "totp_seed" };
+    await database.db
+      .collection<{ _id: string; registered_by: string; collection: string; path: string }>("kek_fields")
+      .insertOne({ _id: "users:totp_seed", ...field, registered_by: "this test" });
+    const api = (host: InstallHost) =>
+      apiClient(`http://${host.listen}`, host.text("/etc/certautopilot/api.token").trim());
+    const place = (id: number) => ({ collection: field.collection, field: field.path, id });
+    for (let id = 0; id < 20; id += 1) {
+      const { status, body } = await api(one).post("encrypt", { ...place(id), plaintext: btoa(`seed ${id}`) });
+      expect(status).toBe(200);
+      const envelope = EJSON.deserialize(body.envelope, { relaxed: false });
+      await database.db.collection<User>("users").insertOne({ _id: id, totp_seed: envelope });
+    }
+    const key = `CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V2=${kekHex()}\n`;
+    for (const host of hosts) {
+      const path = host.path("/etc/certautopilot/secrets.env");
+      writeFileSync(path, readFileSync(path, "utf8").replace("CURRENT_VERSION=1", "CURRENT_VERSION=2") + key);
+    }
+    let ready = await two.run(["certautopilot", "kek", "verify", "--target=2"]);
+    for (let tries = 0; tries < 20 && ready.code !== 0; tries += 1) {
+      await Bun.sleep(500);
+      ready = await two.run(["certautopilot", "kek", "verify", "--target=2"]);
+    }
+    expect([ready.code, ready.stdout]).toEqual([0, expect.any(String)]);
+    const rotated = await two.run(["certautopilot", "kek", "rotate", "--to-version=2", "--yes"]);
+    expect([rotated.code, rotated.stdout]).toEqual([0, expect.stringContaining("20 records rewrapped")]);
+    const stored = await database.db.collection<User>("users").find().toArray();
+    expect(stored.map(({ totp_seed }) => totp_seed.kek_version)).toEqual(stored.map(() => 2));
+    for (const { _id, totp_seed } of stored) {
+      const envelope = EJSON.serialize(totp_seed, { relaxed: false });
+      const { body } = await api(_id % 2 === 0 ? one : two).post("decrypt", { ...place(_id), envelope });
+      expect(atob(body.plaintext)).toBe(`seed ${_id}`);
+    }
+    for (const host of hosts) {
+      const { body } = await api(host).post("encrypt", { ...place(99), plaintext: btoa("new") });
+      expect(EJSON.deserialize(body.envelope)).toMatchObject({ kek_version: 2 });
+    }
   });
 
   test("below another root everything is laid down, nothing outside it, and nothing is started", async () => {
