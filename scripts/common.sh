@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by every script: where things are, and that what they need is installed. Idempotent.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -8,7 +9,11 @@ PYTHON=${PYTHON:-python3}
 say() { printf '%s\n' "$*" >&2; }
 
 need() {
-  command -v "$1" >/dev/null 2>&1 || { say "error: $1 is not installed"; say "hint: $2"; exit 1; }
+  command -v "$1" >/dev/null 2>&1 || {
+    say "error: $1 is not installed"
+    say "hint: $2"
+    exit 1
+  }
 }
 
 # Debian packages, where they can be installed without asking. Fails where they cannot.
@@ -16,6 +21,16 @@ from_debian() {
   { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; } || return 1
   say "installing $*"
   { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } >&2
+}
+
+# Compiles the sources of a tree to one file: compile TREE FILE [further arguments for Bun's bundler].
+compile() {
+  local tree=$1 file=$2
+  shift 2
+  # Each worker is an entry point of its own. A .env or bunfig.toml of the working directory must not change what it does.
+  (cd "$tree" && "$BIN/bun" build --compile --minify --bytecode --format=esm \
+    --no-compile-autoload-dotenv --no-compile-autoload-bunfig "$@" \
+    src/main.ts src/rotation/rewrap_worker.ts src/providers/pkcs11/session_worker.ts --outfile "$file" >&2)
 }
 
 # The pinned packages of package-lock.json, once a lock file.
@@ -47,7 +62,7 @@ python_environment() {
   local env=$CACHE/$1 requirements=$2 want
   want=$(cksum <"$requirements")
   if [ "$(cat "$env/.installed-from" 2>/dev/null || true)" != "$want" ]; then
-    say "installing the Python packages of test/independent/$(basename "$requirements")"
+    say "installing the Python packages of ${requirements#"$ROOT"/}"
     mkdir -p "$CACHE"
     "$PYTHON" -m venv --clear "$env" >&2
     "$env/bin/pip" install --quiet --disable-pip-version-check -r "$requirements" >&2
@@ -72,7 +87,11 @@ setup_hsm() {
   for candidate in /usr/lib/softhsm/libsofthsm2.so /usr/lib64/pkcs11/libsofthsm2.so /usr/lib/*/softhsm/libsofthsm2.so /usr/local/lib/softhsm/libsofthsm2.so; do
     if [ -f "$candidate" ]; then CERTAUTOPILOT_TEST_SOFTHSM=$candidate && break; fi
   done
-  [ -n "${CERTAUTOPILOT_TEST_SOFTHSM:-}" ] || { say "error: libsofthsm2.so is not found"; say "hint: set CERTAUTOPILOT_TEST_SOFTHSM to its path"; exit 1; }
+  [ -n "${CERTAUTOPILOT_TEST_SOFTHSM:-}" ] || {
+    say "error: libsofthsm2.so is not found"
+    say "hint: set CERTAUTOPILOT_TEST_SOFTHSM to its path"
+    exit 1
+  }
   local source=$ROOT/test/hsm
   CERTAUTOPILOT_TEST_HSM=$CACHE/hsm-$(cat "$source"/*.c | cksum | cut -d' ' -f1)
   if [ ! -x "$CERTAUTOPILOT_TEST_HSM/drive" ]; then
@@ -175,6 +194,15 @@ setup_spin() {
   exit 1
 }
 
+# age itself, which opens what `export` wrote.
+setup_age() {
+  if command -v age >/dev/null 2>&1; then return; fi
+  from_debian age && return
+  say "error: age is not installed"
+  say "hint: install age 1.0 or newer (Debian: age)"
+  exit 1
+}
+
 # A Debian 12 root that the tests of hosts start copies of. Without it they are left out, and that is said.
 setup_hosts() {
   if CERTAUTOPILOT_TEST_HOST_ROOT=$("$ROOT/scripts/host-root"); then
@@ -182,5 +210,33 @@ setup_hosts() {
   else
     unset CERTAUTOPILOT_TEST_HOST_ROOT
     say "note: no host can be made here; the installer is not tried on one"
+  fi
+}
+
+# Every script of this repository that a shell reads.
+shell_scripts() {
+  (cd "$ROOT" && grep -rlE '^#!.*[/ ](ba|da)?sh$|^# shellcheck shell=' install.sh .ci scripts deploy test)
+}
+
+# The checkers of shell scripts, and the shells that install.sh is tried in.
+setup_shells() {
+  local missing=() tool
+  for tool in shellcheck shfmt dash busybox; do command -v "$tool" >/dev/null 2>&1 || missing+=("$tool"); done
+  [ ${#missing[@]} -eq 0 ] || from_debian "${missing[@]}" || {
+    say "error: not installed: ${missing[*]}"
+    say "hint: install them (Debian: ${missing[*]})"
+    exit 1
+  }
+}
+
+# What release files are made of, and roots of other kinds to try them in. Without those, that is left out, and said.
+setup_release() {
+  "$ROOT/scripts/release" --prepare
+  command -v qemu-aarch64-static >/dev/null 2>&1 || from_debian qemu-user-static || true
+  if CERTAUTOPILOT_TEST_MUSL_ROOT=$("$ROOT/scripts/foreign-root" musl) && CERTAUTOPILOT_TEST_ARM64_ROOT=$("$ROOT/scripts/foreign-root" arm64); then
+    export CERTAUTOPILOT_TEST_MUSL_ROOT CERTAUTOPILOT_TEST_ARM64_ROOT
+  else
+    unset CERTAUTOPILOT_TEST_MUSL_ROOT CERTAUTOPILOT_TEST_ARM64_ROOT
+    say "note: no roots of other kinds can be made here; release files for musl and arm64 are not tried"
   fi
 }

@@ -23,6 +23,10 @@ export const AUDIT_EVENTS = [
   "fence.set",
   "fence.lifted",
   "fence.mended",
+  "secrets.export_started",
+  "secrets.exported",
+  "secrets.import_started",
+  "secrets.imported",
 ] as const;
 
 export type AuditEvent = (typeof AUDIT_EVENTS)[number];

@@ -94,7 +94,8 @@ export function version(name: string, value: string | undefined): number | undef
 }
 
 /** @throws KekError `usage` when a flag that a command cannot do without is missing. */
-export function required<T>(value: T | undefined, flag: string): T {
-  if (value === undefined) throw new KekError("usage", `--${flag} is missing`, `add it, as in --${flag}=2`);
+
+export function required<T>(value: T | undefined, flag: string, example = "2"): T {
+  if (value === undefined) throw new KekError("usage", `--${flag} is missing`, `add it, as in --${flag}=${example}`);
   return value;
 }

@@ -34,6 +34,11 @@ const PROGRAM: Branch = {
         list: async () => (await import("./audit_list.ts")).default,
       },
     }),
+    install: async () => (await import("./install.ts")).default,
+    update: async () => (await import("./update.ts")).default,
+    uninstall: async () => (await import("./uninstall.ts")).default,
+    export: async () => (await import("./export.ts")).default,
+    import: async () => (await import("./import.ts")).default,
     demo: async () => (await import("./demo.ts")).default,
   },
 };

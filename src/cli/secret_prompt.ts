@@ -54,7 +54,7 @@ async function readLine(): Promise<string> {
         if (key === INTERRUPT) {
           stdin.off("data", listen);
           process.stderr.write("\n");
-          return reject(new KekError("cancelled", "no PIN was given", "run it again when you have it"));
+          return reject(new KekError("cancelled", "nothing was given", "run it again when you have it"));
         }
         text = corrected(text, key);
       }

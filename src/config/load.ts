@@ -28,6 +28,19 @@ export function loadConfig(configFile?: string): Config {
   if (file !== undefined && holdsSecrets(yaml)) readPrivateFile(file, "configuration file with secrets");
   const secretsPath = environment[`${PREFIX}SECRETS_FILE`] ?? (yaml["secrets_file"] as string | undefined);
   const secrets = secretsPath === undefined ? {} : readSecretsFile(secretsPath);
+  return settleConfig(yaml, secrets, environment, file);
+}
+
+/**
+ * The same for what has been read, or is yet to be written. Pure.
+ * @param file what errors call the tree; undefined when there is none.
+ */
+export function settleConfig(
+  yaml: Tree,
+  secrets: Record<string, string>,
+  environment: Record<string, string>,
+  file: string | undefined,
+): Config {
   const merged = overlay(overlay(yaml, secrets), environment);
   const parsed = v.safeParse(settingsSchema, merged);
   if (!parsed.success) throw invalid(parsed.issues[0]);

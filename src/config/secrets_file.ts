@@ -36,8 +36,9 @@ export function isPrivate({ uid, gid, mode }: { uid: number; gid: number; mode: 
 /**
  * Refuses a file that group or others can read (but see `isPrivate`): its content is the key to everything.
  * Checked on the open descriptor, so the file that is read is the file that was checked.
+ * @param from `file_or_pipe` takes a pipe too, as in `--pin-file=/dev/fd/3`: nobody else can open it.
  */
-export function readPrivateFile(path: string, what: string): string {
+export function readPrivateFile(path: string, what: string, from: "file" | "file_or_pipe" = "file"): string {
   let descriptor: number;
   try {
     descriptor = openSync(path, "r");
@@ -50,6 +51,7 @@ export function readPrivateFile(path: string, what: string): string {
   }
   try {
     const status = fstatSync(descriptor);
+    if (from === "file_or_pipe" && status.isFIFO()) return readFileSync(descriptor, "utf8");
     if (!status.isFile()) throw new KekError("secret_unreadable", `${what} ${path} is not a file`, "name a file");
     const mode = status.mode & 0o777;
     if (!isPrivate({ ...status, mode }, { uid: process.getuid?.(), gid: process.getgid?.() })) {

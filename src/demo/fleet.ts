@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { childEnvironment } from "../config/environment.ts";
+import { selfCommand } from "../config/self.ts";
 import { KekError } from "../errors/errors.ts";
-import { selfCommand } from "./self.ts";
 
 /** Starts this program as child processes. Keys travel in the environment or the secrets file, never in argv. */
 

@@ -1,8 +1,21 @@
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
-import { deserialize, EJSON, onDemand, serialize } from "bson";
+import { deserialize, EJSON, serialize } from "bson";
 import { KekError } from "../errors/errors.ts";
 import { WRAP_BYTES } from "./gcm.ts";
+import {
+  decodeText,
+  type Element,
+  elements,
+  nameOf,
+  noBson,
+  readInt32,
+  TYPE_ARRAY,
+  TYPE_BINARY,
+  TYPE_DOCUMENT,
+  TYPE_INT32,
+  TYPE_STRING,
+} from "./raw_elements.ts";
 
 /**
  * Reads a record's `_id` and wrap from raw BSON. An `_id` is bound into the AAD byte for byte, and a decoded value does
@@ -16,18 +29,11 @@ export interface RawWrap {
   wrappedDek: Uint8Array;
 }
 
-const TYPE_STRING = 0x02;
-const TYPE_DOCUMENT = 0x03;
-const TYPE_ARRAY = 0x04;
-const TYPE_BINARY = 0x05;
-const TYPE_INT32 = 0x10;
 /** Text, which is decoded strictly, ObjectId, boolean, int32 and int64: they always encode to what they came from. */
 const SURE = new Set([TYPE_STRING, 0x07, 0x08, TYPE_INT32, 0x12]);
 /** A length and the zero at the end. */
 const SHORTEST_DOCUMENT = 5;
 const LONGEST_NAME = 1000;
-
-type Element = ReturnType<typeof onDemand.parseToElements> extends Iterable<infer E> ? E : never;
 
 /** The bytes of `{_id: …}` of a raw document. @throws KekError `envelope_invalid` for what is no record. */
 export function idBsonOf(raw: Uint8Array): Uint8Array {
@@ -141,22 +147,6 @@ function idTextInFull(idBson: Uint8Array): string {
   }
 }
 
-function elements(raw: Uint8Array, at: number): Element[] {
-  try {
-    return [...onDemand.parseToElements(raw, at)];
-  } catch {
-    throw noBson();
-  }
-}
-
-function noBson(): KekError {
-  return new KekError("envelope_invalid", "the record is no BSON", "MongoDB's answer was damaged: check its hosts");
-}
-
-function nameOf(raw: Uint8Array, [, nameOffset, nameLength]: Element): string {
-  return decodeText(raw, nameOffset, nameLength);
-}
-
 function exactValue(raw: Uint8Array, element: Element): unknown {
   const [type, nameOffset, , offset, length] = element;
   if (type === TYPE_DOCUMENT) {
@@ -170,19 +160,6 @@ function exactValue(raw: Uint8Array, element: Element): unknown {
   return Object.values(
     deserialize(single, { promoteValues: false, promoteLongs: false, promoteBuffers: false, bsonRegExp: true }),
   )[0];
-}
-
-function readInt32(raw: Uint8Array, at: number): number {
-  return (
-    (raw[at] as number) |
-    ((raw[at + 1] as number) << 8) |
-    ((raw[at + 2] as number) << 16) |
-    ((raw[at + 3] as number) << 24)
-  );
-}
-
-function decodeText(raw: Uint8Array, at: number, length: number): string {
-  return Buffer.from(raw.buffer, raw.byteOffset + at, length).toString("utf8");
 }
 
 function bad(reason: string): KekError {

@@ -54,6 +54,19 @@ export const CRASH_POINTS = [
   "secrets.renamed",
   "forget.deleted",
   "forget.done",
+  // An install: its own MongoDB, and after each step
+  "admin.made",
+  "install.step",
+  // Secrets carried to another install
+  "export.told",
+  "export.sealed",
+  "export.exported",
+  "export.named",
+  "import.registered",
+  "import.begun",
+  "import.inserted",
+  "import.proved",
+  "import.completed",
   // Every audited change
   "audit.appended",
   "audit.committed",

@@ -53,6 +53,9 @@ export type ErrorCode =
   | "incomplete"
   | "lease_lost"
   | "not_acknowledged"
+  | "archive_unreadable"
+  | "archive_damaged"
+  | "archive_unwritable"
   | "audit_broken"
   | "audit_secret"
   | "mongodb_away"
@@ -93,6 +96,9 @@ const EXIT_OF: Record<ErrorCode, ExitName> = {
   incomplete: "incomplete",
   lease_lost: "fleet",
   not_acknowledged: "fleet",
+  archive_unreadable: "usage",
+  archive_damaged: "incomplete",
+  archive_unwritable: "usage",
   audit_broken: "refused",
   audit_secret: "usage",
   mongodb_away: "mongodb",

@@ -291,7 +291,7 @@ export class Member {
     clearTimeout(this.#timer);
     this.sync()
       .catch((thrown) => {
-        // A look that was waiting its turn when this process left.
+        // One that was asked for while this process was leaving has nothing to tell.
         if (!this.#closed) this.#options.log.warn(`sync: ${messageOf(thrown)}`);
       })
       .finally(() => this.#schedule());

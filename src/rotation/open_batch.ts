@@ -4,12 +4,12 @@ import { dekAad } from "../envelope/aad.ts";
 import { type Envelope, readEnvelope } from "../envelope/envelope.ts";
 import { openField } from "../envelope/field_cipher.ts";
 import { idBsonOf, idTextOf, splitDocuments } from "../envelope/raw_record.ts";
+import { isTheRecordsFault, reasonOf } from "../envelope/record_fault.ts";
 import { KekError } from "../errors/errors.ts";
 import { loadProved } from "../fleet/keystore.ts";
 import type { Provider } from "../providers/provider.ts";
 import type { Store } from "../store/store.ts";
 import { readVersions } from "../store/versions.ts";
-import { isTheRecordsFault, reasonOf } from "./record_fault.ts";
 import type { BatchResult } from "./rewrap_batch.ts";
 
 /** One batch of whole envelopes: the wrap and the payload of each are opened, and what was in them is zeroed. */

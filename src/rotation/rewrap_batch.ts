@@ -1,13 +1,13 @@
 import type { FieldName } from "../config/config.ts";
 import { dekAadOf } from "../envelope/aad.ts";
 import { exactId, idBsonOf, idTextOf, readWrap, splitDocuments } from "../envelope/raw_record.ts";
+import { isTheRecordsFault, reasonOf } from "../envelope/record_fault.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { type ErrorCode, KekError, messageOf } from "../errors/errors.ts";
 import type { Provider } from "../providers/provider.ts";
 import { isTransient } from "../store/failures.ts";
 import { applyRewraps, type Rewrap } from "../store/records.ts";
 import type { Store } from "../store/store.ts";
-import { isTheRecordsFault, reasonOf } from "./record_fault.ts";
 
 /** One batch of records: rewrap, one conditional update each. */
 

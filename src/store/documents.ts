@@ -178,3 +178,14 @@ export interface Claim {
   owner: string;
   expires_at: Date;
 }
+
+/** The archive that this install's secrets came from. */
+export interface ImportDoc {
+  _id: "import";
+  archive_id: string;
+  /** The install that it was exported from. */
+  from_install: string;
+  state: "running" | "completed";
+  started_at: Date;
+  completed_at?: Date;
+}

@@ -2,7 +2,7 @@ import { EJSON } from "bson";
 import * as v from "valibot";
 import type { AuditEntry } from "../audit/chain.ts";
 import { KekError } from "../errors/errors.ts";
-import type { Claim, FieldDoc, HeartbeatDoc, InstallDoc, RotationDoc, VersionDoc } from "./documents.ts";
+import type { Claim, FieldDoc, HeartbeatDoc, ImportDoc, InstallDoc, RotationDoc, VersionDoc } from "./documents.ts";
 import { fieldFault } from "./field_names.ts";
 import { isOpen } from "./state_rules.ts";
 
@@ -17,6 +17,7 @@ export const versionOf = (doc: unknown): VersionDoc => readAs("kek_versions", VE
 export const fieldOf = (doc: unknown): FieldDoc => readAs("kek_fields", FIELD, doc);
 export const rotationOf = (doc: unknown): RotationDoc => readAs("kek_rotations", ROTATION, doc);
 export const claimOf = (doc: unknown): Claim => readAs("kek_claims", CLAIM, doc);
+export const importOf = (doc: unknown): ImportDoc => readAs("kek_imports", IMPORT, doc);
 export const auditEntryOf = (doc: unknown): AuditEntry => readAs("audit_log", AUDIT_ENTRY, doc);
 export const heartbeatOf = (doc: unknown): HeartbeatDoc => readAs("process_heartbeats", HEARTBEAT, doc);
 
@@ -42,6 +43,7 @@ const MENDING = {
   kek_rotations: FROM_BACKUP,
   kek_fields: "nothing is decided by it; put the document right, or delete it if no field of that name holds envelopes",
   kek_claims: "nothing is decided by it; if no pkcs11-init runs anywhere, delete the document and run it again",
+  kek_imports: "nothing is decided by it; import into a fresh install again, and leave this database alone",
   process_heartbeats:
     "nothing is decided by it; delete the document: the process that it is of, if it lives, joins anew",
   audit_log: "nothing is decided by it; keep this database as evidence, then: certautopilot audit verify",
@@ -134,6 +136,15 @@ const HEARTBEAT = stored({
 });
 
 const CLAIM = stored({ _id: name, owner: name, expires_at: time });
+
+const IMPORT = stored({
+  _id: oneOf("import"),
+  archive_id: v.pipe(text, v.uuid("is not a UUID")),
+  from_install: v.pipe(text, v.uuid("is not a UUID")),
+  state: oneOf("running", "completed"),
+  started_at: time,
+  completed_at: v.optional(time),
+});
 
 /** The mac says whether it is genuine, but can be computed only of these types. */
 const AUDIT_ENTRY = stored({

@@ -26,6 +26,8 @@ export interface Host {
   path(inside: string): string;
   /** Every path made, changed or removed since the host was up: `path → what is there now`. Not what systemd itself keeps. */
   written(): Map<string, string>;
+  /** Its network, as `nsenter --net` and others take it. */
+  readonly network: string;
   stop(): Promise<void>;
 }
 
@@ -47,11 +49,18 @@ export interface Ended {
 /** The root that hosts are copies of; undefined where none can be made. ./scripts/test sets it. */
 export const HOST_ROOT = process.env["CERTAUTOPILOT_TEST_HOST_ROOT"];
 
+export interface HostOptions {
+  boot: boolean;
+  mongod?: boolean;
+  /** A loopback of its own, where every port is free; this machine's network unless told. */
+  network?: "own";
+}
+
 /**
  * @param boot true: systemd is the host's init and has finished starting; false: nothing runs in it.
  * @param mongod false: there is no mongod on the host's PATH.
  */
-export async function startHost({ boot, mongod = true }: { boot: boolean; mongod?: boolean }): Promise<Host> {
+export async function startHost({ boot, mongod = true, network }: HostOptions): Promise<Host> {
   if (HOST_ROOT === undefined) throw new Error("CERTAUTOPILOT_TEST_HOST_ROOT is not set: use ./scripts/test");
   const work = mkdtempSync(join(tmpdir(), "certautopilot-host-"));
   for (const name of ["upper", "work", "root"]) mkdirSync(join(work, name), { mode: 0o755 });
@@ -68,6 +77,9 @@ export async function startHost({ boot, mongod = true }: { boot: boolean; mongod
       "--timezone=off",
     ],
     ...[`--machine=${basename(work).toLowerCase()}`, "--hostname=host", `--directory=${work}/root`, "--console=pipe"],
+    ...(network === "own" ? ["--private-network"] : []),
+    // A unit's mongod locks memory, which a container may not unless it is told.
+    "--system-call-filter=@memlock",
     ...(boot ? ["--boot"] : ["--as-pid2", "sleep", "infinity"]),
   ];
   // The overlay is mounted where only this host sees it, and so goes with it.
@@ -143,6 +155,7 @@ function end(child: ChildProcess): void {
 function hostOf(leader: number, stop: Host["stop"]): Omit<Host, "written"> {
   return {
     stop,
+    network: `/proc/${leader}/ns/net`,
     path: (inside) => join(`/proc/${leader}/root`, inside),
     async run(argv, { stdin, env = {}, timeoutMs = 60_000, check = false } = {}) {
       const bare = { PATH, HOME: "/root", LANG: "C.UTF-8", TERM: "dumb", ...env };

@@ -56,7 +56,10 @@ export function podNode(directory: string): Node {
       const [{ command, env }] = (manifest.spec.jobTemplate?.spec ?? manifest.spec).template.spec.containers;
       const variables = Object.fromEntries(
         // The only reference is to the Secret with the URI.
-        env.map((one: Manifest) => [one.name, one.value?.replace(/^\/(etc\/certautopilot(?=\/)|tmp$)/, path("$1")) ?? uri]),
+        env.map((one: Manifest) => [
+          one.name,
+          one.value?.replace(/^\/(etc\/certautopilot(?=\/)|tmp$)/, path("$1")) ?? uri,
+        ]),
       );
       const user = [`--reuid=${POD}`, `--regid=${POD}`, "--clear-groups", "--no-new-privs", "--bounding-set=-all"];
       return startCommand(["setpriv", ...user, ...(other ?? command)], {

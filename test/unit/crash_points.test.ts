@@ -6,7 +6,7 @@ import { armCrashPoint, CRASH_POINTS, crashPoint } from "../../src/errors/crash_
 /** Every crash point stands once in the sources and in a schedule of the tests; unarmed, it is nothing. */
 
 const SRC = join(import.meta.dir, "../../src");
-const E2E = join(import.meta.dir, "../e2e");
+const TESTS = join(import.meta.dir, "..");
 
 function textOf(directory: string, wanted: (name: string) => boolean): string {
   const names = readdirSync(directory, { recursive: true, encoding: "utf8" }).filter(wanted);
@@ -19,7 +19,7 @@ test("each is placed once, and no other name is", () => {
 });
 
 test("each is tested", () => {
-  const tests = textOf(E2E, (name) => /^crash_points.*\.test\.ts$/.test(name));
+  const tests = textOf(TESTS, (name) => /^(e2e\/crash_points|host\/install).*\.test\.ts$/.test(name));
   expect(CRASH_POINTS.filter((name) => !new RegExp(`"${name}(:\\d+)?"`).test(tests))).toEqual([]);
 });
 

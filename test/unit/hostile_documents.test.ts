@@ -10,6 +10,7 @@ import {
   claimOf,
   fieldOf,
   heartbeatOf,
+  importOf,
   installOf,
   rotationOf,
   versionOf,
@@ -97,6 +98,18 @@ const KINDS: Record<string, { read: (doc: unknown) => unknown; good: Doc; mayLac
     read: claimOf,
     good: { _id: "pkcs11-init 2", owner: "somebody", expires_at: NOW },
     mayLack: [],
+  },
+  kek_imports: {
+    read: importOf,
+    good: {
+      _id: "import",
+      archive_id: "c7e5a5b0-41d4-4b1c-9a52-3d7a1c5a9f10",
+      from_install: "c7e5a5b0-41d4-4b1c-9a52-3d7a1c5a9f11",
+      state: "completed",
+      started_at: NOW,
+      completed_at: NOW,
+    },
+    mayLack: ["completed_at"],
   },
   audit_log: {
     read: auditEntryOf,

@@ -1,0 +1,298 @@
+#!/bin/sh
+# Installs certautopilot on this host:
+#   curl -fsSL …/install.sh | sudo sh -s -- --version=1.4.0 --mongo=local
+# It finds the release file for this host, checks its sha256, and hands over to `certautopilot install`, which does the
+# rest. POSIX sh. Nothing runs before the last line has been read, so a script that was cut off does nothing.
+set -eu
+
+VERSION=1.4.0
+# Where the release files are: a URL or a directory with v<version>/ in it.
+BASE_URL=https://github.com/CloudNativeWorks/certautopilot-archive/releases/download
+
+main() {
+  version=$VERSION base=${CERTAUTOPILOT_BASE_URL:-$BASE_URL} root='' dry_run='' pin='' pin_file='' uri='' uri_file='' work=''
+  seen=' '
+  for word; do
+    shift
+    once "$word"
+    case $word in
+      --help) help && exit 0 ;;
+      --version=?*) version=${word#*=} ;;
+      --base-url=?*) base=${word#*=} ;;
+      # These two are handed over through pipes: an argument shows in the list of processes.
+      --pkcs11-pin=?*) pin=${word#*=} ;;
+      --mongo-uri=?*) uri=${word#*=} ;;
+      --mongo=local | --mongo=external | --kek-provider=env | --kek-provider=pkcs11) set -- "$@" "$word" ;;
+      --mongo=* | --kek-provider=*) usage "${word%%=*} has another value than it can have" "$(values "${word%%=*}")" ;;
+      --pkcs11-pin-file=?*) pin_file=1 && set -- "$@" "$word" ;;
+      --mongo-uri-file=?*) uri_file=1 && set -- "$@" "$word" ;;
+      --root=?*) root=${word#*=} && set -- "$@" "$word" ;;
+      --dry-run) dry_run=1 && set -- "$@" "$word" ;;
+      --mongo-database=?* | --mongo-port=?* | --mongod=?* | --secrets-from=?*) set -- "$@" "$word" ;;
+      --pkcs11-module=?* | --pkcs11-token-label=?* | --pkcs11-state=?*) set -- "$@" "$word" ;;
+      --listen=?* | --instance-name=?* | --no-service | --yes | --json | --debug) set -- "$@" "$word" ;;
+      --version* | --base-url* | --mongo* | --kek-provider* | --pkcs11-* | --secrets-from* | --listen* | --instance-name* | --root*)
+        usage "${word%%=*} has no value, or is no flag" "values follow an equals sign, as in --mongo=local; --help lists every flag"
+        ;;
+      # What is no flag may be a PIN that lost its flag: it is not repeated.
+      -*) usage "${word%%=*} is no flag of this script" "--help lists every flag" ;;
+      *) usage "there is an argument that is no flag" "values follow an equals sign, as in --mongo=local; --help lists every flag" ;;
+    esac
+  done
+  [ -z "$pin" ] || [ -z "$pin_file" ] || usage "--pkcs11-pin and --pkcs11-pin-file are both given" "name one of them"
+  [ -z "$uri" ] || [ -z "$uri_file" ] || usage "--mongo-uri and --mongo-uri-file are both given" "name one of them"
+  case $version in
+    [0-9]*) ;;
+    *) usage "--version is no version" "name one as in --version=$VERSION, without a v" ;;
+  esac
+  case $version in *[!0-9A-Za-z.+-]*) usage "--version is no version" "name one as in --version=$VERSION" ;; esac
+  if [ -z "$root" ] && [ -z "$dry_run" ] && [ "$(id -u)" != 0 ]; then
+    usage "only root can install on a host" "put sudo before sh or bash, as in: … | sudo sh -s -- --version=$version …; or lay it under a directory with --root=DIR"
+  fi
+  [ -z "$pin" ] || warn "--pkcs11-pin can be seen in the list of processes and in the shell's history; --pkcs11-pin-file=FILE cannot, nor can a PIN that is asked for on the terminal"
+  case $uri in *@*) warn "--mongo-uri with a password can be seen in the list of processes and in the shell's history; --mongo-uri-file=FILE cannot" ;; esac
+
+  file=certautopilot-$(target)
+  say "release file: $file, version $version"
+  trap cleanup EXIT
+  trap 'exit 129' HUP
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  case $base in
+    *://*) from_url "$base" ;;
+    *) from_directory "$base" ;;
+  esac
+  starts
+  # The program asks its questions on the terminal. Where there is none, as in a job, it has an empty input: never the pipe
+  # that this script may have come through.
+  input=/dev/null
+  if (: </dev/tty) 2>/dev/null; then input=/dev/tty; fi
+  hand_over "$@"
+}
+
+say() { printf '%s\n' "$*" >&2; }
+warn() { say "warning: $*"; }
+
+# An error that leaves the host as it was.
+fail() {
+  say "error: $1"
+  say "hint: $2"
+  exit 1
+}
+
+usage() {
+  say "error: $1"
+  say "hint: $2"
+  exit 2
+}
+
+help() {
+  cat <<EOF
+Installs certautopilot on this host, or changes an install. Flags that are not given leave what is there.
+
+  --version=X                  the release to install ($VERSION unless told)
+  --base-url=URL|DIR           where v<version>/ with the release files is: https, or a directory (CERTAUTOPILOT_BASE_URL)
+  --dry-run                    print the whole plan and touch nothing
+  --mongo=local|external       a MongoDB of its own on this host, or one that is there
+  --mongo-uri-file=FILE        external: a file of mode 0600 with the replica set's URI (CERTAUTOPILOT_DATABASE_URI; --mongo-uri=URI)
+  --mongo-database=NAME        the database
+  --mongod=PATH                local: the mongod to run
+  --mongo-port=PORT            local: its port (27017)
+  --kek-provider=env|pkcs11    where keys are: in a file of mode 0600, or in an HSM. For ever
+  --pkcs11-module=PATH         the HSM's PKCS#11 library
+  --pkcs11-token-label=LABEL   the token
+  --pkcs11-state=DIR           a directory that the library writes to (SoftHSM's tokens)
+  --pkcs11-pin-file=FILE       a file of mode 0600 with the PIN (CERTAUTOPILOT_ENCRYPTION_PKCS11_PIN; --pkcs11-pin=PIN). Else it is asked for
+  --secrets-from=FILE          the secrets.env of another host of the same fleet
+  --listen=ADDRESS             where the service listens
+  --instance-name=NAME         what this process is called in the fleet
+  --root=DIR                   lay everything under a directory; needs no root
+  --no-service                 no systemd: print the commands instead
+  --yes, --json, --debug       no questions; the result as JSON; more about an error
+  --help                       this text
+EOF
+}
+
+# Each flag once: of two values nobody knows which was meant.
+once() {
+  case $1 in
+    -*)
+      case $seen in *" ${1%%=*} "*) usage "${1%%=*} is given twice" "name it once" ;; esac
+      seen="$seen${1%%=*} "
+      ;;
+  esac
+}
+
+values() {
+  case $1 in
+    --mongo) echo "--mongo=local or --mongo=external" ;;
+    --kek-provider) echo "--kek-provider=env or --kek-provider=pkcs11" ;;
+  esac
+}
+
+# The release file for this host: system, processor, C library, and whether the processor has AVX2.
+target() {
+  case $(uname -s)/$(uname -m)/$(libc)/$(avx2) in
+    Linux/x86_64/glibc/avx2) echo linux-x64 ;;
+    Linux/x86_64/glibc/*) echo linux-x64-baseline ;;
+    Linux/x86_64/musl/*) echo linux-x64-musl ;;
+    Linux/aarch64/glibc/*) echo linux-arm64 ;;
+    *)
+      fail "there is no release file for $(uname -s) on $(uname -m) with $(libc)" \
+        "there are Linux on x86_64 with glibc or musl, and Linux on aarch64 with glibc"
+      ;;
+  esac
+}
+
+# ldd belongs to the C library; a loader of another may lie beside it.
+libc() {
+  case $(ldd --version 2>&1 || true) in
+    *musl*) echo musl ;;
+    *GLIBC* | *GNU* | *glibc*) echo glibc ;;
+    *)
+      if [ -e /lib64/ld-linux-x86-64.so.2 ] || [ -e /lib/ld-linux-aarch64.so.1 ]; then
+        echo glibc
+      elif [ -e /lib/ld-musl-x86_64.so.1 ] || [ -e /lib/ld-musl-aarch64.so.1 ]; then
+        echo musl
+      else
+        echo "an unknown C library"
+      fi
+      ;;
+  esac
+}
+
+avx2() {
+  if grep -q -w avx2 /proc/cpuinfo 2>/dev/null; then echo avx2; else echo none; fi
+}
+
+# Sets `program`: fetched into a private directory, and its sha256 checked.
+from_url() {
+  case $1 in
+    https://*) ;;
+    http://127.0.0.1[:/]* | http://localhost[:/]* | 'http://[::1]'[:/]*) ;;
+    *) usage "--base-url is neither https nor a directory" "what comes over http can be changed on its way, its sha256 too; a mirror needs https, or copy the files here and name the directory" ;;
+  esac
+  case $1 in
+    *[[:space:]\"\\]*) usage "--base-url has a blank, a quote or a backslash in it" "write it as %20, %22 or %5C" ;;
+    *://*@*) usage "--base-url has a user name or a password in it" "it would show in the list of processes; copy the files here and name the directory" ;;
+  esac
+  private_directory
+  fetch "${1%/}/v$version/SHA256SUMS" "$work/SHA256SUMS"
+  fetch "${1%/}/v$version/$file" "$work/$file"
+  check_sum "$work"
+  program=$work/certautopilot
+  mv "$work/$file" "$program"
+  chmod 700 "$program"
+}
+
+# Sets `program`. A dry run starts it where it lies; else it is copied first, so that what was checked is what runs.
+from_directory() {
+  from=${1%/}/v$version
+  [ -f "$from/SHA256SUMS" ] || fail "there is no $from/SHA256SUMS" "--base-url names a directory that has v$version/ in it, with SHA256SUMS and $file"
+  [ -f "$from/$file" ] || fail "there is no $from/$file" "copy it from the release, or name another --base-url"
+  if [ -n "$dry_run" ]; then
+    check_sum "$from"
+    [ -x "$from/$file" ] || fail "$from/$file may not be executed" "chmod 755 it, so that a dry run need not copy it"
+    program=$(cd "$from" && pwd)/$file
+    return
+  fi
+  private_directory
+  cp "$from/SHA256SUMS" "$from/$file" "$work/"
+  check_sum "$work"
+  program=$work/certautopilot
+  mv "$work/$file" "$program"
+  chmod 700 "$program"
+}
+
+# Sets `work`, which is removed however this ends. mktemp makes it for its owner alone.
+private_directory() {
+  work=$(mktemp -d "${TMPDIR:-/tmp}/certautopilot-install.XXXXXX") ||
+    fail "no temporary directory can be made in ${TMPDIR:-/tmp}" "name another: TMPDIR=/var/tmp, after sudo if that is used"
+}
+
+cleanup() {
+  [ -z "$work" ] || rm -rf "$work"
+}
+
+fetch() {
+  say "fetching $1"
+  if command -v curl >/dev/null 2>&1; then
+    case $1 in
+      https:*) curl -q --fail --silent --show-error --location --proto '=https' --tlsv1.2 --connect-timeout 30 --retry 2 --output "$2" "$1" || not_fetched "$1" ;;
+      *) curl -q --fail --silent --show-error --noproxy '*' --proto '=http' --output "$2" "$1" || not_fetched "$1" ;;
+    esac
+  elif command -v wget >/dev/null 2>&1; then
+    case $1 in
+      https:*)
+        # busybox's own may take any certificate.
+        case $(wget --version 2>&1 || true) in
+          *'GNU Wget'*) wget --no-config --quiet --secure-protocol=TLSv1_2 --timeout=30 --tries=3 -O "$2" "$1" || not_fetched "$1" ;;
+          *) fail "this host's wget may not check certificates" "install curl, or copy the release files here and name their directory with --base-url" ;;
+        esac
+        ;;
+      *) http_proxy='' wget -q -O "$2" "$1" || not_fetched "$1" ;;
+    esac
+  else
+    fail "neither curl nor wget is installed" "install curl, or copy the release files here and name their directory with --base-url"
+  fi
+}
+
+not_fetched() {
+  fail "$1 was not fetched" "see that the version is there and this host reaches it; nothing was changed"
+}
+
+# The sha256 of $1/$file is the one that $1/SHA256SUMS has.
+check_sum() {
+  want=$(awk -v file="$file" '$2 == file || $2 == "*" file { print $1 }' "$1/SHA256SUMS")
+  case $want in
+    *[!0-9a-f]* | '') fail "SHA256SUMS has no sha256 of $file, or more than one" "the release is not complete; nothing was changed" ;;
+  esac
+  have=$(sha256 <"$1/$file")
+  [ "$have" = "$want" ] || fail "$file is not what SHA256SUMS says: sha256 $have, not $want" "fetch the release again, and find out who changed it; nothing was changed"
+}
+
+sha256() {
+  if command -v sha256sum >/dev/null 2>&1; then
+    sha256sum | cut -d' ' -f1
+  elif command -v shasum >/dev/null 2>&1; then
+    shasum -a 256 | cut -d' ' -f1
+  elif command -v openssl >/dev/null 2>&1; then
+    openssl dgst -sha256 -r | cut -d' ' -f1
+  else
+    fail "no program here makes a sha256" "install coreutils (sha256sum) or openssl"
+  fi
+}
+
+# A program that is whole may still not run: a directory mounted noexec, a C library that is too old, libstdc++ missing.
+starts() {
+  if said=$("$program" --version 2>&1); then
+    [ "$said" = "$version" ] || fail "$file says that it is version $said, not $version" "the release is not what its directory says; nothing was changed"
+    return
+  fi
+  case $said in
+    *libstdc++*) fail "$file needs libstdc++, which this host does not have" "install it (Alpine: apk add libstdc++); nothing was changed" ;;
+    *'ermission denied'*) fail "programs may not run in ${program%/*}: it is mounted noexec" "name another directory: TMPDIR=/var/tmp, after sudo if that is used; nothing was changed" ;;
+    *) fail "$file does not run on this host: $said" "it needs Linux with glibc 2.17 or newer, or musl 1.2 or newer; nothing was changed" ;;
+  esac
+}
+
+# printf is the shell's own: what it writes is in no process's arguments, and in no file.
+hand_over() {
+  if [ -n "$pin" ]; then
+    printf '%s' "$pin" | {
+      pin=''
+      exec 3<&0
+      hand_over "$@" --pkcs11-pin-file=/dev/fd/3
+    }
+  elif [ -n "$uri" ]; then
+    printf '%s' "$uri" | {
+      uri=''
+      exec 4<&0
+      hand_over "$@" --mongo-uri-file=/dev/fd/4
+    }
+  else
+    "$program" install "$@" <"$input"
+  fi
+}
+
+{ main "$@"; }

@@ -1,0 +1,46 @@
+import { Buffer } from "node:buffer";
+import { onDemand } from "bson";
+import { KekError } from "../errors/errors.ts";
+
+/** The elements of a raw BSON document, found without decoding what is in them. */
+
+export const TYPE_STRING = 0x02;
+export const TYPE_DOCUMENT = 0x03;
+export const TYPE_ARRAY = 0x04;
+export const TYPE_BINARY = 0x05;
+export const TYPE_UNDEFINED = 0x06;
+export const TYPE_NULL = 0x0a;
+export const TYPE_INT32 = 0x10;
+
+/** Type, offset and length of the name, offset and length of the value. */
+export type Element = ReturnType<typeof onDemand.parseToElements> extends Iterable<infer E> ? E : never;
+
+/** @param at where the document begins. @throws KekError `envelope_invalid` for what is no BSON. */
+export function elements(raw: Uint8Array, at: number): Element[] {
+  try {
+    return [...onDemand.parseToElements(raw, at)];
+  } catch {
+    throw noBson();
+  }
+}
+
+export function noBson(): KekError {
+  return new KekError("envelope_invalid", "the record is no BSON", "MongoDB's answer was damaged: check its hosts");
+}
+
+export function nameOf(raw: Uint8Array, [, nameOffset, nameLength]: Element): string {
+  return decodeText(raw, nameOffset, nameLength);
+}
+
+export function readInt32(raw: Uint8Array, at: number): number {
+  return (
+    (raw[at] as number) |
+    ((raw[at + 1] as number) << 8) |
+    ((raw[at + 2] as number) << 16) |
+    ((raw[at + 3] as number) << 24)
+  );
+}
+
+export function decodeText(raw: Uint8Array, at: number, length: number): string {
+  return Buffer.from(raw.buffer, raw.byteOffset + at, length).toString("utf8");
+}

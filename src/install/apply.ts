@@ -1,0 +1,211 @@
+import { readdirSync, rmSync, symlinkSync, unlinkSync } from "node:fs";
+import { join } from "node:path";
+import process from "node:process";
+import type { Config, ProviderName } from "../config/config.ts";
+import { hostName } from "../config/environment.ts";
+import { crashPoint } from "../errors/crash_point.ts";
+import { KekError } from "../errors/errors.ts";
+import type { Log } from "../errors/log.ts";
+import type { LocalDatabase } from "../store/local_users.ts";
+import { installPackages } from "./find_mongod.ts";
+import { isLocked, makeFirstKey } from "./first_key.ts";
+import type { Found, Ids } from "./found.ts";
+import { Journal } from "./journal.ts";
+import { LAYOUT, MONGOD_OF_PACKAGES, wantsLink } from "./layout.ts";
+import { canConnect, MongodProcess } from "./mongod_process.ts";
+import { makeAbove, type Placed, placeCopy, placeDirectory, placeText } from "./place.ts";
+import { awaitUnit, notReady } from "./ready.ts";
+import type { InstallRequest } from "./request.ts";
+import { type Action, idsOf, type Owner, type Step } from "./step.ts";
+import { makeUser, removeUser } from "./system_user.ts";
+import { systemctl } from "./systemd.ts";
+import type { Wanted } from "./wanted.ts";
+
+/** Does a plan's steps, one after the other, and undoes them all when one fails. */
+
+export interface Applying {
+  request: InstallRequest;
+  wanted: Wanted;
+  found: Found;
+  /** What the service will run with. */
+  config: Config;
+  log: Log;
+  /** Aborted by Ctrl-C: the step in hand is finished, and all is undone. */
+  interrupted: AbortSignal;
+}
+
+/** @throws KekError of the step that failed; its hint says whether anything is left on the host. */
+export async function applyPlan(steps: Step[], applying: Applying): Promise<void> {
+  const run = new Run(applying);
+  try {
+    for (const step of steps) {
+      if (!step.change) continue;
+      if (applying.interrupted.aborted)
+        throw new KekError("cancelled", "interrupted", "run it again when you are ready");
+      applying.log.info(`… ${step.title}`);
+      await run.perform(step);
+      crashPoint("install.step");
+    }
+    await run.end();
+    run.journal.settle();
+  } catch (thrown) {
+    throw await undone(run, thrown, applying.log);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+async function undone(run: Run, thrown: unknown, log: Log): Promise<unknown> {
+  log.warn("it failed: what was done is undone");
+  await run.end();
+  const left = await run.journal.undo();
+  for (const what of left) log.warn(`left: ${what}`);
+  const { code, message, hint } =
+    thrown instanceof KekError ? thrown : new KekError("unexpected", String(thrown), "report this");
+  const state = left.length === 0 ? "the host is as it was before" : "what is left on the host is listed above";
+  return new KekError(code, message, `${hint} (${state}; the same command may be run again)`, { cause: thrown });
+}
+
+type Performers = { [K in Action["do"]]: (action: Extract<Action, { do: K }>, title: string) => Promise<void> | void };
+
+class Run {
+  readonly journal = new Journal();
+  readonly #applying: Applying;
+  readonly #root: string;
+  #user: Ids | undefined;
+  #mongod: MongodProcess | undefined;
+  /** Whether this run made the database, from an empty directory. */
+  #databaseIsNew = false;
+
+  constructor(applying: Applying) {
+    this.#applying = applying;
+    this.#root = applying.request.root;
+    this.#user = applying.found.user;
+  }
+
+  async perform({ title, ...action }: Step): Promise<void> {
+    const performer = this.#performers[action.do] as (action: Action, title: string) => Promise<void> | void;
+    await performer(action, title);
+  }
+
+  /** Ends what was started to work with, and is not to go on. */
+  async end(): Promise<void> {
+    await this.#mongod?.stop();
+    this.#mongod = undefined;
+  }
+
+  readonly #performers: Performers = {
+    remove_leftover: ({ path }) => rmSync(this.#at(path), { force: true }),
+    packages: async ({ names }, title) => {
+      this.journal.did({
+        what: title,
+        undo: () => Promise.reject(new Error("packages are left to the package manager")),
+      });
+      await installPackages(names);
+    },
+    user: async (_action, title) => {
+      this.#user = await makeUser(this.#root);
+      this.journal.did({ what: title, undo: () => removeUser(this.#root), keeps: true });
+    },
+    directory: ({ path, mode, owner }, title) => {
+      this.#placed(title, placeDirectory(this.#at(path), this.#rights(mode, owner)), true);
+    },
+    file: ({ path, mode, owner, content, keeps }, title) => {
+      this.#aboveOf(path);
+      this.#placed(title, placeText(this.#at(path), this.#rights(mode, owner), content), keeps);
+    },
+    binary: ({ path, from }, title) => {
+      this.#aboveOf(path);
+      this.#placed(title, placeCopy(this.#at(path), this.#rights(0o755, "root"), from), false);
+    },
+    local_database: async ({ database, mongod }) => await this.#setUpDatabase(database, mongod),
+    first_key: async ({ provider }) => await this.#firstKey(provider),
+    reload: async () => {
+      this.journal.afterUndo({ what: "systemd's units", undo: () => systemctl("daemon-reload") });
+      await systemctl("daemon-reload");
+    },
+    enable: async ({ unit }, title) => await this.#enable(unit, title),
+    start: async ({ unit, restart }, title) => await this.#start(unit, restart, title),
+    listening: async ({ unit, address }) => {
+      const listens = async () => ((await canConnect(address)) ? undefined : "it does not listen yet");
+      await awaitUnit(unit, address, listens, this.#applying);
+    },
+    ready: async ({ unit, url }) => await awaitUnit(unit, url, async () => await notReady(url), this.#applying),
+  };
+
+  #at(path: string): string {
+    return `${this.#root}${path}`;
+  }
+
+  #rights(mode: number, owner: Owner) {
+    return { mode, ids: this.#applying.found.privileged ? idsOf(owner, this.#user) : undefined };
+  }
+
+  #placed(what: string, { undo, settle }: Placed, keeps: boolean): void {
+    this.journal.did({ what, undo, settle, keeps });
+  }
+
+  #aboveOf(path: string): void {
+    const made = makeAbove(this.#at(path));
+    for (const above of made)
+      this.journal.did({ what: `directory ${above}`, undo: () => rmSync(above, { recursive: true }) });
+  }
+
+  async #setUpDatabase(database: LocalDatabase, mongod: string): Promise<void> {
+    const data = this.#at(LAYOUT.mongodData);
+    this.#databaseIsNew = readdirSync(data).length === 0;
+    if (this.#databaseIsNew) {
+      const empty = () => {
+        for (const name of readdirSync(data)) rmSync(join(data, name), { recursive: true });
+      };
+      this.journal.did({ what: `MongoDB's files in ${data}`, undo: empty, keeps: true });
+    }
+    this.#mongod = new MongodProcess(mongod, this.#userIds());
+    await this.#mongod.setUp(database);
+  }
+
+  async #firstKey(provider: ProviderName): Promise<void> {
+    const { config, wanted, found } = this.#applying;
+    const { mongo, token } = wanted;
+    if (mongo.kind === "local" && this.#mongod === undefined && !(await canConnect(`127.0.0.1:${mongo.port}`))) {
+      this.#mongod = new MongodProcess(found.mongod ?? MONGOD_OF_PACKAGES, this.#userIds());
+      await this.#mongod.listening(`127.0.0.1:${mongo.port}`);
+    }
+    const actor = `install on ${hostName()} pid ${process.pid}`;
+    try {
+      await makeFirstKey(provider, { config, token, tokenGroup: found.tokenGroup, user: this.#userIds(), actor });
+    } finally {
+      // A database of this very run goes with its keys; any other, and a token, knows them from now on.
+      const forgettable = this.#databaseIsNew && token === undefined;
+      if (!forgettable && (await isLocked(config))) this.journal.keysAreKnown(`database "${config.database.name}"`);
+    }
+  }
+
+  async #enable(unit: string, title: string): Promise<void> {
+    if (this.#root !== "") {
+      const link = this.#at(wantsLink(unit));
+      this.#aboveOf(wantsLink(unit));
+      symlinkSync(`/etc/systemd/system/${unit}`, link);
+      return this.journal.did({ what: title, undo: () => unlinkSync(link) });
+    }
+    this.journal.did({ what: title, undo: () => systemctl("disable", "--quiet", unit) });
+    await systemctl("enable", "--quiet", unit);
+  }
+
+  async #start(unit: string, restart: boolean, title: string): Promise<void> {
+    await this.end();
+    // It goes on as it was, once the files are as they were.
+    if (restart) this.journal.afterUndo({ what: `${unit} as it was`, undo: () => systemctl("restart", unit) });
+    const stop = async () => {
+      await systemctl("stop", unit);
+      await systemctl("reset-failed", unit).catch(() => undefined);
+    };
+    this.journal.did({ what: title, undo: stop });
+    await systemctl(restart ? "restart" : "start", unit);
+  }
+
+  #userIds(): Ids {
+    if (this.#user === undefined) throw new Error("the system user is not there yet");
+    return this.#user;
+  }
+}

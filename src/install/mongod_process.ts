@@ -1,0 +1,127 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { connect } from "node:net";
+import { childEnvironment } from "../config/environment.ts";
+import { KekError, messageOf } from "../errors/errors.ts";
+import { type LocalDatabase, setUpLocalDatabase } from "../store/local_users.ts";
+import type { Ids } from "./found.ts";
+import { LAYOUT } from "./layout.ts";
+import { asServiceUser } from "./system_user.ts";
+
+/** The local mongod while it is being set up: a child of this program, as the service user, that ends with it. */
+export class MongodProcess {
+  readonly #child: ChildProcess;
+  readonly #ended: Promise<void>;
+  readonly #binary: string;
+  #said = "";
+
+  constructor(binary: string, user: Ids) {
+    this.#binary = binary;
+    const [program, ...args] = [...asServiceUser(user, undefined), binary, "--config", LAYOUT.mongodConfig] as const;
+    this.#child = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"], cwd: "/", env: childEnvironment({}) });
+    for (const stream of [this.#child.stdout, this.#child.stderr])
+      stream?.on("data", (chunk: Buffer) => {
+        this.#said = (this.#said + chunk.toString()).slice(-KEPT);
+      });
+    this.#ended = new Promise((resolve) => {
+      this.#child.once("error", (error) => {
+        this.#said += `\n${error.message}`;
+        resolve();
+      });
+      this.#child.once("exit", () => resolve());
+    });
+  }
+
+  /** Waits until it listens. @throws KekError `mongodb_away` with what mongod said last. */
+  async listening(host: string): Promise<void> {
+    await this.#during(host, answers(host));
+  }
+
+  /** Makes replica set and users. @throws KekError as above. */
+  async setUp(local: LocalDatabase): Promise<void> {
+    await this.listening(local.host);
+    await this.#during(local.host, setUpLocalDatabase(local));
+  }
+
+  /** SIGTERM is a clean shutdown: its files are whole afterwards. */
+  async stop(): Promise<void> {
+    this.#child.kill("SIGTERM");
+    const timer = setTimeout(() => this.#child.kill("SIGKILL"), PATIENCE_MS);
+    await this.#ended;
+    clearTimeout(timer);
+  }
+
+  async #during(host: string, work: Promise<void>): Promise<void> {
+    const died = this.#ended.then(() => {
+      throw new Error("it ended");
+    });
+    try {
+      await Promise.race([work, died]);
+    } catch (thrown) {
+      await this.stop();
+      throw new KekError(
+        "mongodb_away",
+        `${this.#binary} cannot be used on ${host}: ${messageOf(thrown)}; it said last: ${lastWords(this.#said)}`,
+        `look at disk space, at the rights of ${LAYOUT.mongodData}, and whether this mongod runs on this processor (5.0 and newer need AVX)`,
+        { cause: thrown },
+      );
+    }
+  }
+}
+
+/** @throws KekError `refused` when something else has the port. */
+export async function refuseTakenPort(port: number): Promise<void> {
+  if (!(await canConnect(`127.0.0.1:${port}`))) return;
+  throw new KekError(
+    "refused",
+    `port ${port} of 127.0.0.1 is taken: a MongoDB of its own cannot listen there`,
+    "name another with --mongo-port=PORT; or use the MongoDB that is there with --mongo=external",
+  );
+}
+
+export async function canConnect(address: string): Promise<boolean> {
+  const colon = address.lastIndexOf(":");
+  return await new Promise((resolve) => {
+    const socket = connect({
+      host: address.slice(0, colon).replace(/^\[|\]$/g, ""),
+      port: Number(address.slice(colon + 1)),
+    });
+    const done = (connected: boolean) => {
+      socket.destroy();
+      resolve(connected);
+    };
+    socket.setTimeout(2000, () => done(false));
+    socket.once("connect", () => done(true));
+    socket.once("error", () => done(false));
+  });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+const KEPT = 64_000;
+const PATIENCE_MS = 30_000;
+
+async function answers(host: string): Promise<void> {
+  for (const end = performance.now() + PATIENCE_MS; performance.now() < end; ) {
+    if (await canConnect(host)) return;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  throw new Error(`it does not listen within ${PATIENCE_MS / 1000} s`);
+}
+
+/** mongod logs JSON, one document a line: what it complained of, else its last lines. */
+function lastWords(said: string): string {
+  const lines = said.split("\n").filter((line) => line.trim() !== "");
+  const words = lines.map((line) => {
+    try {
+      const { s, msg, attr } = JSON.parse(line) as { s: string; msg: string; attr?: unknown };
+      return { bad: s === "E" || s === "F", text: `${msg} ${attr === undefined ? "" : JSON.stringify(attr)}`.trim() };
+    } catch {
+      return { bad: true, text: line };
+    }
+  });
+  const bad = words.filter((word) => word.bad);
+  return (bad.length > 0 ? bad : words)
+    .slice(-3)
+    .map(({ text }) => text.slice(0, 300))
+    .join(" | ");
+}

@@ -1,0 +1,70 @@
+import { KekError } from "../errors/errors.ts";
+import type { Log } from "../errors/log.ts";
+import { journalTail, unitFacts } from "./systemd.ts";
+
+/** Waits for a unit to do what it was started for, and says what it waits for. */
+
+const PATIENCE_MS = 120_000;
+const LOOK_MS = 200;
+/** So many deaths are no start that takes long. */
+const DEATHS = 3;
+
+/**
+ * @param where what is waited for, for people.
+ * @param lacks why it is not there yet; undefined when it is.
+ * @throws KekError `refused` with what the unit said last, `cancelled`.
+ */
+export async function awaitUnit(
+  unit: string,
+  where: string,
+  lacks: () => Promise<string | undefined>,
+  { log, interrupted }: { log: Log; interrupted: AbortSignal },
+): Promise<void> {
+  let told = "";
+  const tell = (what: string) => {
+    if (what !== told) log.info(`  waiting for ${where}: ${what}`);
+    told = what;
+  };
+  let deaths = 0;
+  let wasDead = false;
+  for (const end = performance.now() + PATIENCE_MS; performance.now() < end && !interrupted.aborted; ) {
+    const reason = await lacks();
+    if (reason === undefined) return;
+    const { active, sub, status } = await unitFacts(unit);
+    const dead = active === "failed" || sub === "auto-restart";
+    if (dead && !wasDead) deaths += 1;
+    wasDead = dead;
+    if (active === "failed" || deaths >= DEATHS) throw await notComing(unit, `it ended with ${status}`, log);
+    tell(dead ? `${unit} ended with ${status}, systemd starts it again` : reason);
+    await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+  }
+  if (interrupted.aborted) throw new KekError("cancelled", "interrupted", "run it again when you are ready");
+  throw await notComing(unit, `${where} is not there within ${PATIENCE_MS / 1000} s: ${told}`, log);
+}
+
+/** @returns why it is not ready; undefined when it is. */
+export async function notReady(url: string): Promise<string | undefined> {
+  try {
+    // The certificate names the service, not this loopback address.
+    const options = { signal: AbortSignal.timeout(5000), tls: { rejectUnauthorized: false } } as RequestInit;
+    const answer = await fetch(url, options);
+    if (answer.status === 200) return undefined;
+    const { reason } = (await answer.json()) as { reason?: string };
+    return reason ?? `it answers ${answer.status}`;
+  } catch {
+    return "it does not listen yet";
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+async function notComing(unit: string, what: string, log: Log): Promise<KekError> {
+  const said = await journalTail(unit);
+  for (const line of said) log.warn(`${unit}: ${line}`);
+  const error = said.findLast((line) => line.startsWith("error: "));
+  return new KekError(
+    "refused",
+    `${unit} does not become ready: ${what}${error === undefined ? "" : `; it said ${error}`}`,
+    `what it said last is above; mend it, then run this again`,
+  );
+}

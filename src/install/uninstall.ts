@@ -1,0 +1,136 @@
+import { lstatSync, readdirSync, readFileSync, rmdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { KekError, messageOf } from "../errors/errors.ts";
+import type { Log } from "../errors/log.ts";
+import { besideNames, LAYOUT, MONGOD, SERVICE, USER, wantsLink } from "./layout.ts";
+import { portOf } from "./mongod_config.ts";
+import { canConnect } from "./mongod_process.ts";
+import { findUser, removeUser } from "./system_user.ts";
+import { systemctl, systemdRuns, unitState } from "./systemd.ts";
+
+/** Takes off a host what install has laid down. Keys, data and the user that owns them stay, unless they are purged. */
+
+export interface UninstallRequest {
+  root: string;
+  purge: boolean;
+}
+
+type Action =
+  | { do: "stop"; unit: string }
+  | { do: "disable"; unit: string }
+  | { do: "remove"; path: string }
+  | { do: "reload" }
+  | { do: "remove_user" };
+
+export type UninstallStep = Action & { title: string };
+
+export interface Kept {
+  path: string;
+  bytes: number;
+}
+
+export interface UninstallPlan {
+  steps: UninstallStep[];
+  /** Directories with keys and data: they stay, or with `purge` are what is lost. */
+  holds: Kept[];
+}
+
+/** Nothing is written. @throws KekError `refused` when what is to be purged is in use. */
+export async function planUninstall({ root, purge }: UninstallRequest): Promise<UninstallPlan> {
+  const there = (path: string) => lstatSync(`${root}${path}`, { throwIfNoEntry: false }) !== undefined;
+  const steps: UninstallStep[] = [];
+  const remove = (path: string) => {
+    if (there(path)) steps.push({ do: "remove", path, title: `removed: ${path}` });
+  };
+  const driven = root === "" && systemdRuns();
+  const units = [
+    { unit: SERVICE, file: LAYOUT.serviceUnit },
+    { unit: MONGOD, file: LAYOUT.mongodUnit },
+  ];
+  for (const { unit, file } of units) {
+    const state = driven ? await unitState(unit) : { active: false, enabled: there(wantsLink(unit)) };
+    if (state.active || (driven && there(file))) steps.push({ do: "stop", unit, title: `stopped: ${unit}` });
+    if (driven && state.enabled)
+      steps.push({ do: "disable", unit, title: `does not start with the host any more: ${unit}` });
+    else remove(wantsLink(unit));
+    remove(file);
+  }
+  if (driven && units.some(({ file }) => there(file)))
+    steps.push({ do: "reload", title: "systemd reads its units again" });
+  remove(LAYOUT.run);
+  remove(LAYOUT.binary);
+  for (const path of Object.values(besideNames(LAYOUT.binary))) remove(path);
+  const holds = [LAYOUT.etc, LAYOUT.state].filter(there).map((path) => ({ path, bytes: sizeOf(`${root}${path}`) }));
+  if (purge) {
+    if (!driven || !(await unitState(MONGOD)).active) await refuseRunning(root);
+    for (const { path } of holds) remove(path);
+    if ((await findUser(root)) !== undefined)
+      steps.push({ do: "remove_user", title: `removed: system user and group ${USER}` });
+  }
+  return { steps, holds };
+}
+
+/** @throws KekError with what could not be done; a second run goes on from there. */
+export async function uninstall(root: string, steps: UninstallStep[], log: Log): Promise<void> {
+  for (const step of steps) {
+    try {
+      await perform(root, step);
+    } catch (thrown) {
+      throw new KekError(
+        "refused",
+        `not done: "${step.title}": ${messageOf(thrown)}`,
+        "what was done before it is done; mend this, and run it again",
+      );
+    }
+    log.info(`… ${step.title}`);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+async function perform(root: string, step: UninstallStep): Promise<void> {
+  switch (step.do) {
+    case "stop":
+      await systemctl("stop", step.unit);
+      return await systemctl("reset-failed", step.unit).catch(() => undefined);
+    case "disable":
+      return await systemctl("disable", "--quiet", step.unit);
+    case "remove":
+      return removeTree(`${root}${step.path}`);
+    case "reload":
+      return await systemctl("daemon-reload");
+    case "remove_user":
+      return await removeUser(root);
+  }
+}
+
+/** Links are removed, never followed. */
+function removeTree(path: string): void {
+  const status = lstatSync(path, { throwIfNoEntry: false });
+  if (status === undefined) return;
+  if (!status.isDirectory()) {
+    rmSync(path);
+    return;
+  }
+  for (const name of readdirSync(path)) removeTree(join(path, name));
+  rmdirSync(path);
+}
+
+function sizeOf(path: string): number {
+  const status = lstatSync(path);
+  if (!status.isDirectory()) return status.size;
+  return readdirSync(path).reduce((sum, name) => sum + sizeOf(join(path, name)), 0);
+}
+
+/** A mongod that was started by hand would write on into files that are gone. */
+async function refuseRunning(root: string): Promise<void> {
+  const file = `${root}${LAYOUT.mongodConfig}`;
+  if (root !== "" || lstatSync(file, { throwIfNoEntry: false }) === undefined) return;
+  const address = `127.0.0.1:${portOf(readFileSync(file, "utf8"))}`;
+  if (!(await canConnect(address))) return;
+  throw new KekError(
+    "refused",
+    `the MongoDB of this host still runs on ${address}, and no unit of systemd is it`,
+    "stop the service and its mongod as you started them, then run this again",
+  );
+}

@@ -1,0 +1,174 @@
+import type { ProviderName } from "../config/config.ts";
+import { databaseOfUri } from "../config/database_uri.ts";
+import { KekError } from "../errors/errors.ts";
+import { checkLock } from "../providers/registry.ts";
+import type { Found } from "./found.ts";
+import { DEFAULT_DATABASE, LAYOUT, USER } from "./layout.ts";
+import type { Material } from "./material.ts";
+import { DEFAULT_MONGO_PORT, localUri, portOf } from "./mongod_config.ts";
+import type { InstallRequest } from "./request.ts";
+import { holdsKeys } from "./secrets.ts";
+import { stateDirectoryIn } from "./units.ts";
+
+/** What the host shall be: what was asked for, over what is installed, over defaults. Pure; every refusal is here. */
+export interface Wanted {
+  provider: ProviderName;
+  /** Of keys in a token. */
+  token: WantedToken | undefined;
+  mongo: { kind: "local"; port: number; adminPassword: string } | { kind: "external" };
+  uri: string;
+  databaseName: string;
+}
+
+export interface WantedToken {
+  modulePath: string;
+  label: string;
+  /** Undefined where it is on the host already. */
+  pin: string | undefined;
+  stateDirectory: string | undefined;
+}
+
+/** @throws KekError `usage`, `provider_mismatch`, `refused`: what contradicts the host, or is missing. */
+export function settleWanted(request: InstallRequest, found: Found, material: Material): Wanted {
+  const provider = settleProvider(request, found);
+  const mongo = settleMongo(request, found, material);
+  const databaseName = settleDatabaseName(request, found);
+  const uri = mongo.kind === "local" ? localUriOf(mongo.port, found, material) : externalUri(request, found);
+  refuseForeignKeys(request, found, provider);
+  return { provider, token: TOKEN_OF[provider](request, found), mongo, uri, databaseName };
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function settleProvider({ provider }: InstallRequest, { installed, database }: Found): ProviderName {
+  const wanted = provider ?? installed?.provider ?? (database.seen ? database.lock?.provider : undefined) ?? "env";
+  if (database.seen && database.lock !== undefined) checkLock(database.lock, wanted);
+  if (installed !== undefined && installed.provider !== wanted) {
+    throw new KekError(
+      "provider_mismatch",
+      `KEK provider mismatch: installed="${installed.provider}" (${LAYOUT.config}) but --kek-provider says "${wanted}". Provider is immutable after install.`,
+      "leave the flag out; to move to another provider, install anew against a fresh database and bring the secrets over (certautopilot export, import)",
+    );
+  }
+  return wanted;
+}
+
+/** A flag that says where the database is, against where it is. */
+function settleMongo(request: InstallRequest, found: Found, material: Material): Wanted["mongo"] {
+  const here = found.entries.get(LAYOUT.mongodConfig);
+  const isLocal = here !== undefined;
+  const isExternal = !isLocal && found.secrets["CERTAUTOPILOT_DATABASE_URI"] !== undefined;
+  const kind = request.mongo ?? (isLocal ? "local" : isExternal ? "external" : undefined);
+  if (kind === undefined) {
+    throw new KekError(
+      "usage",
+      "--mongo is missing: where is the database to be?",
+      "--mongo=local sets a MongoDB up on this host, --mongo=external --mongo-uri-file=FILE uses one that is there",
+    );
+  }
+  if (kind === "external" && isLocal) {
+    throw new KekError(
+      "refused",
+      "this host was installed with --mongo=local, and --mongo=external would leave its secrets behind",
+      "add members to its replica set instead; or export, uninstall, install anew with --mongo=external, and import",
+    );
+  }
+  if (kind === "local" && isExternal) {
+    throw new KekError(
+      "refused",
+      "this host was installed with --mongo=external, and --mongo=local would begin with an empty database",
+      "leave --mongo out; or export, uninstall, install anew with --mongo=local, and import",
+    );
+  }
+  if (kind === "external") {
+    for (const [flag, value] of Object.entries({ "--mongod": request.mongod, "--mongo-port": request.mongoPort }))
+      if (value !== undefined) throw new KekError("usage", `${flag} is for --mongo=local`, "leave it out");
+    return { kind };
+  }
+  if (request.uri !== undefined) {
+    throw new KekError(
+      "usage",
+      "a MongoDB URI was given together with --mongo=local, which makes its own",
+      "leave the URI out (flag, file, CERTAUTOPILOT_DATABASE_URI), or use --mongo=external",
+    );
+  }
+  const port = here === undefined ? DEFAULT_MONGO_PORT : portOf(here.content ?? "");
+  if (here !== undefined && request.mongoPort !== undefined && request.mongoPort !== port) {
+    throw new KekError(
+      "refused",
+      `the MongoDB of this host listens on port ${port}, and its replica set is known by it`,
+      "leave --mongo-port out",
+    );
+  }
+  return { kind, port: request.mongoPort ?? port, adminPassword: adminPassword(found) ?? material.mongodAdminPassword };
+}
+
+function adminPassword(found: Found): string | undefined {
+  return /:([0-9a-f]{64})@/.exec(found.entries.get(LAYOUT.mongodAdmin)?.content ?? "")?.[1];
+}
+
+function localUriOf(port: number, found: Found, material: Material): string {
+  return found.secrets["CERTAUTOPILOT_DATABASE_URI"] ?? localUri(port, USER, material.mongodPassword);
+}
+
+function externalUri({ uri, carried }: InstallRequest, found: Found): string {
+  const given = uri ?? found.secrets["CERTAUTOPILOT_DATABASE_URI"] ?? carried?.["CERTAUTOPILOT_DATABASE_URI"];
+  if (given !== undefined) return given;
+  throw new KekError(
+    "usage",
+    "--mongo=external needs the URI of the database",
+    "name a file of mode 0600 that holds it with --mongo-uri-file=FILE, or set CERTAUTOPILOT_DATABASE_URI",
+  );
+}
+
+function settleDatabaseName({ databaseName, uri, carried }: InstallRequest, { installed }: Found): string {
+  const there = installed?.databaseName;
+  if (there !== undefined && databaseName !== undefined && databaseName !== there) {
+    throw new KekError(
+      "refused",
+      `this host's install is database "${there}", and --mongo-database says "${databaseName}"`,
+      "leave the flag out; a host belongs to one install",
+    );
+  }
+  const given = uri ?? carried?.["CERTAUTOPILOT_DATABASE_URI"];
+  return there ?? databaseName ?? (given && databaseOfUri(given)) ?? DEFAULT_DATABASE;
+}
+
+/** A database that is locked has its keys somewhere: new ones would be others. */
+function refuseForeignKeys({ carried }: InstallRequest, { database, secrets }: Found, provider: ProviderName): void {
+  if (!database.seen || database.lock === undefined || !HELD_BY_HOSTS[provider]) return;
+  if (holdsKeys(secrets) || (carried !== undefined && holdsKeys(carried))) return;
+  throw new KekError(
+    "refused",
+    "this database belongs to an install that has its keys already, and this host has none of them",
+    "copy /etc/certautopilot/secrets.env of a host of that fleet to a file of mode 0600 here, and name it with --secrets-from=FILE",
+  );
+}
+
+/** Whether each host of a fleet has the bytes of the keys. */
+const HELD_BY_HOSTS: Record<ProviderName, boolean> = { env: true, pkcs11: false };
+
+const TOKEN_OF: Record<ProviderName, (request: InstallRequest, found: Found) => WantedToken | undefined> = {
+  env: ({ token }) => {
+    const given = Object.values(token).some((value) => value !== undefined);
+    if (given)
+      throw new KekError("usage", "--pkcs11-… flags are for --kek-provider=pkcs11", "add it, or leave them out");
+    return undefined;
+  },
+  pkcs11: ({ token }, { installed, entries }) => {
+    const modulePath = token.modulePath ?? installed?.modulePath;
+    const label = token.label ?? installed?.tokenLabel;
+    const missing = (flag: string, what: string) =>
+      new KekError("usage", `--kek-provider=pkcs11 needs ${flag}`, `give ${what}: see docs/hsm`);
+    if (modulePath === undefined) throw missing("--pkcs11-module=PATH", "the vendor's PKCS#11 library (.so)");
+    if (label === undefined) throw missing("--pkcs11-token-label=LABEL", "the label of the token to use");
+    if (token.pin === undefined && !entries.has(LAYOUT.pin))
+      throw missing("a PIN", "--pkcs11-pin-file=FILE of mode 0600, or CERTAUTOPILOT_ENCRYPTION_PKCS11_PIN");
+    return {
+      modulePath,
+      label,
+      pin: token.pin,
+      stateDirectory: token.stateDirectory ?? stateDirectoryIn(entries.get(LAYOUT.serviceUnit)?.content),
+    };
+  },
+};

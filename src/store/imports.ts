@@ -1,0 +1,67 @@
+import type { AuditData } from "../audit/chain.ts";
+import { crashPoint } from "../errors/crash_point.ts";
+import { type Auditor, audited } from "./audit_log.ts";
+import type { ImportDoc } from "./documents.ts";
+import { isDuplicateKey } from "./failures.ts";
+import { importOf } from "./shapes.ts";
+import { type Store, serverNow } from "./store.ts";
+
+/** `kek_imports`: the one archive that an install's secrets came from, and whether all of it is there. */
+
+export async function readImport(store: Store): Promise<ImportDoc | undefined> {
+  const doc = await imports(store).findOne({ _id: "import" });
+  return doc === null ? undefined : importOf(doc);
+}
+
+/** Begins, or begins again: an event each time. @returns false when another archive's import was there first. */
+export async function beginImport(
+  store: Store,
+  auditor: Auditor,
+  archive: { archive_id: string; from_install: string },
+  data: AuditData,
+): Promise<boolean> {
+  const begin = () =>
+    audited(store, auditor, async (session) => {
+      const found = await imports(store).findOne({ _id: "import" }, { session });
+      if (found !== null && importOf(found).archive_id !== archive.archive_id) return undefined;
+      const doc: ImportDoc = {
+        _id: "import",
+        ...archive,
+        state: "running",
+        started_at: await serverNow(store, session),
+      };
+      if (found === null) await imports(store).insertOne(doc, { session });
+      return [{ event: "secrets.import_started", data: { ...data, resumed: found !== null }, result: undefined }];
+    });
+  // Of two that begin at the same moment, the other's document is there the second time.
+  const begun = await begin().catch((thrown) => {
+    if (!isDuplicateKey(thrown)) throw thrown;
+    return begin();
+  });
+  crashPoint("import.begun");
+  return begun !== undefined;
+}
+
+/** All of it is there and was proved. */
+export async function completeImport(
+  store: Store,
+  auditor: Auditor,
+  archiveId: string,
+  data: AuditData,
+): Promise<void> {
+  await audited(store, auditor, async (session) => {
+    const ended = await imports(store).updateOne(
+      { _id: "import", archive_id: archiveId, state: "running" },
+      { $set: { state: "completed", completed_at: await serverNow(store, session) } },
+      { session },
+    );
+    crashPoint("import.completed");
+    return ended.matchedCount === 0 ? undefined : [{ event: "secrets.imported", data, result: undefined }];
+  });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function imports(store: Store) {
+  return store.db.collection<ImportDoc>("kek_imports");
+}

@@ -1,0 +1,132 @@
+import type { FieldName } from "../config/config.ts";
+import { dekAad, type Place } from "../envelope/aad.ts";
+import { readEnvelope } from "../envelope/envelope.ts";
+import { openField } from "../envelope/field_cipher.ts";
+import { exactId, idBsonOf } from "../envelope/raw_record.ts";
+import { isTheRecordsFault } from "../envelope/record_fault.ts";
+import { KekError } from "../errors/errors.ts";
+import { loadProved } from "../fleet/keystore.ts";
+import { inOrder } from "../library/many.ts";
+import type { Provider } from "../providers/provider.ts";
+import { takeCensus } from "../store/census.ts";
+import type { InstallDoc } from "../store/documents.ts";
+import type { Store } from "../store/store.ts";
+import { readVersions } from "../store/versions.ts";
+import { recordsById } from "../store/whole_records.ts";
+import { type BadRecord, badRecord, type OpenedRecord, openRecord } from "./open_record.ts";
+
+/** An install's records, opened with its keys by one who is no process of its fleet: nothing is written, nobody waits for it. */
+
+/** What became of a record, and the bytes it was read as. */
+export type Result = { raw: Uint8Array; opened: OpenedRecord } | { raw: Uint8Array; bad: BadRecord } | "gone";
+
+export class InstallOpener {
+  readonly #store: Store;
+  readonly #provider: Provider;
+  readonly #installId: string;
+  readonly #late = new Map<number, Promise<void>>();
+
+  private constructor(store: Store, provider: Provider, installId: string) {
+    this.#store = store;
+    this.#provider = provider;
+    this.#installId = installId;
+  }
+
+  /**
+   * With the keys of every version that envelopes are at, in an open rotation of both.
+   * @throws KekError `key_missing`, `key_mismatch` when one of them is not here.
+   */
+  static async over(
+    { store, provider, install }: { store: Store; provider: Provider; install: InstallDoc },
+    fields: FieldName[],
+  ): Promise<InstallOpener> {
+    const census = await takeCensus(store, fields);
+    const used = (await readVersions(store)).filter(
+      ({ _id, state }) => state !== "destroyed" && census.some(({ version }) => version === String(_id)),
+    );
+    for (const doc of used) await loadProved(provider, install.install_id, doc);
+    return new InstallOpener(store, provider, install.install_id);
+  }
+
+  /** @throws KekError when a key cannot be had: that says nothing about a record. */
+  async openAll(collection: string, paths: readonly string[], records: readonly Uint8Array[]): Promise<Result[]> {
+    const failures: unknown[] = [];
+    const results = await inOrder(records, async (raw): Promise<Result> => {
+      try {
+        return await this.#open(collection, paths, raw);
+      } catch (thrown) {
+        failures.push(thrown);
+        return "gone";
+      }
+    });
+    if (failures.length > 0) throw failures[0];
+    return results;
+  }
+
+  // -------------------------------------------------------------------------------------------------------------------
+
+  /** A record that does not open may have been read before a rotation that is over: it is read once more. */
+  async #open(collection: string, paths: readonly string[], raw: Uint8Array): Promise<Result> {
+    const first = await this.#openAsItIs(collection, paths, raw);
+    if (!("bad" in first)) return first;
+    const again = await this.#readAgain(collection, raw);
+    if (again === undefined) return "gone";
+    return Buffer.compare(again, raw) === 0 ? first : await this.#openAsItIs(collection, paths, again);
+  }
+
+  async #openAsItIs(collection: string, paths: readonly string[], raw: Uint8Array): Promise<Exclude<Result, "gone">> {
+    try {
+      return { raw, opened: await openRecord(raw, collection, paths, (stored, place) => this.#unseal(stored, place)) };
+    } catch (thrown) {
+      if (isTheRecordsFault(thrown)) return { raw, bad: badRecord(collection, raw, thrown) };
+      throw thrown;
+    }
+  }
+
+  /** @returns the same bytes where MongoDB cannot be asked for them. */
+  async #readAgain(collection: string, raw: Uint8Array): Promise<Uint8Array | undefined> {
+    let id: unknown;
+    try {
+      id = exactId(idBsonOf(raw));
+    } catch {
+      return raw;
+    }
+    return (await recordsById(this.#store, collection, [id]))[0];
+  }
+
+  async #unseal(stored: unknown, place: Place) {
+    const envelope = readEnvelope(stored, this.#provider.name);
+    const aad = dekAad(this.#installId, envelope.provider, envelope.version, place);
+    const dek = await this.#unwrap(envelope.wrappedDek, aad, envelope.version);
+    try {
+      return openField(dek, envelope, this.#installId, place);
+    } finally {
+      dek.fill(0);
+    }
+  }
+
+  async #unwrap(wrapped: Uint8Array, aad: Uint8Array, version: number): Promise<Uint8Array> {
+    try {
+      return await this.#provider.unwrap(wrapped, aad, version);
+    } catch (thrown) {
+      if (!(thrown instanceof KekError) || thrown.code !== "version_not_loaded") throw thrown;
+      const loading = this.#late.get(version) ?? this.#loadLate(version);
+      this.#late.set(version, loading);
+      await loading;
+      return await this.#provider.unwrap(wrapped, aad, version);
+    }
+  }
+
+  /** A rotation at work may have moved the record to a version that was not in use when this began. */
+  async #loadLate(version: number): Promise<void> {
+    const doc = (await readVersions(this.#store)).find(({ _id }) => _id === version);
+    if (doc !== undefined && doc.state !== "destroyed") return await loadProved(this.#provider, this.#installId, doc);
+    throw new KekError(
+      "envelope_invalid",
+      doc === undefined
+        ? `it is at KEK version ${version}, which is not known`
+        : `KEK version ${version} was destroyed`,
+      "restore this field from a backup",
+    );
+  }
+}

@@ -1,0 +1,98 @@
+import { expect, test } from "bun:test";
+import { randomBytes } from "node:crypto";
+import { Binary, serialize } from "bson";
+import { toStored } from "../../src/envelope/envelope.ts";
+import { FirstLook } from "../../src/transfer/changes.ts";
+import { ContentsDigest, differences } from "../../src/transfer/contents_digest.ts";
+import { findFileKey, sealed, unsealed } from "../../src/transfer/sealed_stream.ts";
+import { codeOf } from "../harness/codes.ts";
+
+/** What an archive is made of: counts and digests, what was written meanwhile, and the sealed stream. */
+
+const envelope = (nonce: number, version = 1) =>
+  toStored({
+    provider: "env",
+    version,
+    wrappedDek: randomBytes(60),
+    nonce: Buffer.alloc(12, nonce),
+    ciphertext: Buffer.alloc(20, nonce),
+  });
+
+test("a second look counts what was changed, added and removed; a rewrap is none of these", async () => {
+  const look = new FirstLook(["value"], "env");
+  for (const _id of [1, 2, 3, 4]) look.add(serialize({ _id, value: envelope(_id), name: "n" }));
+  const second = [
+    [{ _id: 1, value: envelope(1, 2), name: "n" }],
+    [
+      { _id: 2, value: envelope(2), name: "m" },
+      { _id: 3, value: envelope(9), name: "n" },
+      { _id: 5, value: null },
+    ],
+  ].map((records) => records.map((record) => serialize(record)));
+  const batches: number[] = [];
+  const given = (async function* () {
+    yield* second;
+  })();
+  const changes = await look.compare(given, (records) => batches.push(records));
+  expect([changes, batches]).toEqual([{ changed: 2, added: 1, removed: 1 }, [1, 3]]);
+});
+
+test("digests do not depend on the order, and differ by any byte, place or number", () => {
+  const header = {
+    digest_key: randomBytes(32),
+    collections: ["c"],
+    fields: [{ collection: "c", path: "p" }],
+  };
+  const of = (...members: [string, number][]) => {
+    const digest = new ContentsDigest(header);
+    for (const [text, _id] of members) {
+      const plaintext = Buffer.from(text);
+      const record = serialize({ _id, p: new Binary(plaintext) });
+      digest.add("c", record, serialize({ _id }), [{ path: "p", plaintext }]);
+    }
+    return digest.contents;
+  };
+  const whole = of(["a", 1], ["b", 2]);
+  expect(differences(of(["b", 2], ["a", 1]), whole)).toEqual([]);
+  expect(differences(of(["b", 1], ["a", 2]), whole)).toEqual([
+    "c: the records are not those of the archive",
+    "c:p: the secrets are not those of the archive",
+  ]);
+  expect(differences(of(["a", 1]), whole)).toEqual(["c: 1 records, not 2", "c:p: 1 secrets, not 2"]);
+});
+
+async function* pieces(...all: Uint8Array[]): AsyncGenerator<Uint8Array> {
+  yield* all;
+}
+
+async function whole(from: AsyncGenerator<Uint8Array>): Promise<Buffer> {
+  const read: Uint8Array[] = [];
+  for await (const piece of from) read.push(piece);
+  return Buffer.concat(read);
+}
+
+test("what is sealed opens in pieces of any size, the plaintext is zeroed, and an error comes through as it was", async () => {
+  const { generateX25519Identity, identityToRecipient } = await import("age-encryption");
+  const identity = await generateX25519Identity();
+  const seal = { recipients: [await identityToRecipient(identity)] };
+  const plain = Array.from({ length: 40 }, (_, index) => randomBytes(index * 7001));
+  const expected = Buffer.concat(plain);
+  const file = await whole(sealed(pieces(...plain), seal));
+  expect(plain.slice(0, -2).every((piece) => piece.every((byte) => byte === 0))).toBe(true);
+  const inPieces = (size: number) =>
+    pieces(
+      ...Array.from({ length: Math.ceil(file.length / size) }, (_, at) => file.subarray(at * size, (at + 1) * size)),
+    );
+  for (const size of [1009, 65_536, file.length]) {
+    const key = await findFileKey(inPieces(size), "file", { identities: [identity] });
+    expect((await whole(await unsealed(inPieces(size), "file", key))).equals(expected)).toBe(true);
+  }
+  const failing = async function* (): AsyncGenerator<Uint8Array> {
+    yield randomBytes(10);
+    throw new RangeError("as it was");
+  };
+  expect(whole(sealed(failing(), seal))).rejects.toThrow(new RangeError("as it was"));
+  const key = await findFileKey(inPieces(5000), "file", { identities: [identity] });
+  const cut = unsealed(pieces(file.subarray(0, 70_000)), "file", key).then(whole);
+  expect(await codeOf(() => cut)).toBe("archive_damaged");
+});
