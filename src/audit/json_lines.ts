@@ -37,22 +37,26 @@ export class JsonLinesFile implements AuditSink {
 
 /** Standard output, for whoever collects it: a container's runtime, journald. A reader that is gone stops nothing. */
 export class JsonLinesStream implements AuditSink {
-  readonly #stream: StandardStream;
+  readonly #stream: NodeJS.WriteStream;
+  readonly #onError: (error: Error) => void;
   #failed = false;
 
   constructor(stream: StandardStream, log: Log) {
-    this.#stream = stream;
-    process[stream].on("error", (error: Error) => {
-      if (!this.#failed) log.warn(`audit events no longer reach ${stream}: ${error.message}; audit_log has them`);
+    this.#stream = process[stream];
+    this.#onError = ({ message }) => {
+      if (!this.#failed) log.warn(`audit events no longer reach ${stream}: ${message}; audit_log has them`);
       this.#failed = true;
-    });
+    };
+    this.#stream.on("error", this.#onError);
   }
 
   write(entries: readonly AuditEntry[]): void {
-    if (entries.length > 0 && !this.#failed) process[this.#stream].write(linesOf(entries));
+    if (entries.length > 0 && !this.#failed) this.#stream.write(linesOf(entries));
   }
 
-  async close(): Promise<void> {}
+  async close(): Promise<void> {
+    this.#stream.off("error", this.#onError);
+  }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

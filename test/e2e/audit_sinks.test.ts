@@ -3,7 +3,7 @@ import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { canonicalJson } from "../../src/audit/chain.ts";
-import { run, stop, testInstall, until } from "../harness/program.ts";
+import { run, start, stop, testInstall, until } from "../harness/program.ts";
 import { scratchDirectory } from "../harness/scratch.ts";
 import { receiveDatagrams, receiveStream, type SyslogReceiver } from "../harness/syslog_receiver.ts";
 
@@ -91,6 +91,16 @@ test("a receiver whose certificate nobody signed gets nothing, and a dead one st
   expect(tls.messages()).toEqual([]);
   expect(await install.db.collection("audit_log").countDocuments()).toBeGreaterThan(1);
   await tls.stop();
+});
+
+test("a reader of stdout that is gone stops nothing either", async () => {
+  const install = await testInstall();
+  const serving = start(["serve"], install.variables([1], 1, { CERTAUTOPILOT_AUDIT_FILE: "-" }));
+  serving.child.stdout?.destroy();
+  await serving.says(" is ready on ");
+  await serving.says("audit events no longer reach stdout: ");
+  await stop(serving);
+  expect((await serving.exited).code).toBe(0);
 });
 
 test("what is no receiver is refused by name", async () => {

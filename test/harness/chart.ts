@@ -26,7 +26,13 @@ export async function helm(command: string[], values: Values = {}): Promise<Rend
   try {
     const file = join(directory, "values.json");
     writeFileSync(file, JSON.stringify(values));
-    const home = { HELM_CACHE_HOME: directory, HELM_CONFIG_HOME: directory, HELM_DATA_HOME: directory };
+    // Helm keeps what it has learnt of a cluster in the home of its user.
+    const home = {
+      HOME: directory,
+      HELM_CACHE_HOME: directory,
+      HELM_CONFIG_HOME: directory,
+      HELM_DATA_HOME: directory,
+    };
     return await ended([HELM ?? "helm", ...command, "-f", file], { PATH: process.env["PATH"] ?? "", ...home });
   } finally {
     rmSync(directory, { recursive: true, force: true });

@@ -1,5 +1,5 @@
 import { afterAll, expect, test } from "bun:test";
-import { chmodSync, copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, copyFileSync, cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { HOST_ROOT, type Host, startHost } from "../harness/host.ts";
 import { library, seed, versionsOf } from "../harness/library.ts";
@@ -28,16 +28,19 @@ function declare(host: Host, install: TestInstall, versions: number[], current: 
     writeFileSync(file, lines, { mode: 0o600 });
 }
 
+/** The commands of a section of docs/scheduling.md. */
+function commandsOf(section: string): string {
+  const page = readFileSync(join(DEPLOY, "../docs/scheduling.md"), "utf8");
+  const found = new RegExp(`\\n## ${section}\\n[^#]*?\\n\`\`\`sh\\n([^\`]+)\`\`\``).exec(page)?.[1];
+  if (found === undefined) throw new Error(`docs/scheduling.md has no commands under ${section}`);
+  return found;
+}
+
 async function layDown(host: Host, install: TestInstall): Promise<void> {
   copyFileSync(BINARY, host.path("/usr/local/bin/certautopilot"));
-  copyFileSync(join(DEPLOY, "schedule/certautopilot-rotate"), host.path("/usr/local/bin/certautopilot-rotate"));
-  for (const name of ["certautopilot", "certautopilot-rotate"]) chmodSync(host.path(`/usr/local/bin/${name}`), 0o755);
-  for (const unit of [
-    "certautopilot-rotate.service",
-    "certautopilot-rotate.timer",
-    "certautopilot-rotate-failed.service",
-  ])
-    copyFileSync(join(DEPLOY, "systemd", unit), host.path(`/etc/systemd/system/${unit}`));
+  chmodSync(host.path("/usr/local/bin/certautopilot"), 0o755);
+  // Where a checkout would be.
+  cpSync(DEPLOY, host.path("/root/deploy"), { recursive: true });
   const fleet = `{ beat_ms: ${FAST.beatMs}, lease_ms: ${FAST.leaseMs}, eviction_ms: ${FAST.evictionMs}, drain_ms: ${FAST.drainMs} }`;
   const config = `database: { uri: "${install.uri}", name: ${install.name} }\nsecrets_file: /etc/certautopilot/secrets.env\nfleet: ${fleet}\n`;
   await host.run(["useradd", "--system", "--user-group", "certautopilot"], { check: true });
@@ -86,6 +89,8 @@ test.skipIf(HOST_ROOT === undefined)("a timer, cron and an operator rotate with 
     return await eventsAfter(before);
   };
 
+  await host.run(["sh", "-ec", commandsOf("systemd")], { check: true });
+  expect((await host.run(["systemctl", "is-enabled", "certautopilot-rotate.timer"])).stdout).toBe("enabled\n");
   const units = (verb: string) =>
     host.run(["systemd-analyze", verb, "certautopilot-rotate.service", "certautopilot-rotate.timer"]);
   expect(await units("verify")).toEqual({ code: 0, stdout: "", stderr: "" });
@@ -103,7 +108,7 @@ test.skipIf(HOST_ROOT === undefined)("a timer, cron and an operator rotate with 
     mkdirSync(host.path("/etc/systemd/system/certautopilot-rotate.timer.d"));
     writeFileSync(host.path("/etc/systemd/system/certautopilot-rotate.timer.d/soon.conf"), dropIn);
     await host.run(["systemctl", "daemon-reload"], { check: true });
-    await host.run(["systemctl", "start", "certautopilot-rotate.timer"], { check: true });
+    await host.run(["systemctl", "restart", "certautopilot-rotate.timer"], { check: true });
   });
   const property = async (name: string) =>
     (await host.run(["systemctl", "show", "--value", "-p", name, "certautopilot-rotate.service"])).stdout.trim();
@@ -115,6 +120,7 @@ test.skipIf(HOST_ROOT === undefined)("a timer, cron and an operator rotate with 
   const byCron = await rotated(3, async () => {
     await host.run(["systemctl", "stop", "cron"], { check: true });
     await host.run(["rm", "-f", "/run/crond.reboot"], { check: true });
+    await host.run(["sh", "-ec", commandsOf("cron")], { check: true });
     writeFileSync(host.path("/etc/cron.d/certautopilot-rotate"), line.replace("0 3 * * 6", "@reboot"), { mode: 0o644 });
     await host.run(["systemctl", "start", "cron"], { check: true });
   });
