@@ -1,10 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { appendFileSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { freshDatabase } from "../harness/mongo.ts";
 import { MUSL_ROOT, type MuslHost, muslHost } from "../harness/musl_host.ts";
 import { kekHex, until } from "../harness/program.ts";
-import { buildRelease } from "../harness/release.ts";
+import { releaseWith } from "../harness/release.ts";
 import { INSTALL_SH } from "../harness/release_files.ts";
 import { scratchDirectory } from "../harness/scratch.ts";
 
@@ -19,11 +19,11 @@ describe.skipIf(MUSL_ROOT === undefined)("install.sh on musl and busybox", () =>
   let flags: string[];
 
   beforeAll(async () => {
-    await buildRelease(scratch, ["linux-x64-musl"]);
+    const release = await releaseWith(scratch, ["linux-x64-musl"]);
     mirror = Bun.serve({
       hostname: "127.0.0.1",
       port: 0,
-      fetch: ({ url }) => new Response(Bun.file(join(scratch, new URL(url).pathname))),
+      fetch: ({ url }) => new Response(Bun.file(join(dirname(release), new URL(url).pathname))),
     });
     host = muslHost(scratch);
     flags = [
