@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { cpSync, readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Document, EJSON } from "bson";
 import { MongoClient } from "mongodb";
@@ -7,7 +7,7 @@ import { apiClient, base64 } from "../harness/api.ts";
 import { HOST_ROOT } from "../harness/host.ts";
 import { type InstallHost, startInstallHost } from "../harness/install_host.ts";
 import { kekHex, until } from "../harness/program.ts";
-import { buildRelease, TARGET_HERE } from "../harness/release.ts";
+import { layOnHost, releaseWith, TARGET_HERE } from "../harness/release.ts";
 import { INSTALL_SH, RELEASED } from "../harness/release_files.ts";
 import { scratchDirectory } from "../harness/scratch.ts";
 
@@ -21,9 +21,9 @@ describe.skipIf(HOST_ROOT === undefined)("install.sh on a host", () => {
   let empty: [string, string][];
 
   beforeAll(async () => {
-    const release = await buildRelease(scratch, [TARGET_HERE]);
+    const release = await releaseWith(scratch, [TARGET_HERE]);
     host = await startInstallHost({ boot: false }, join(release, `certautopilot-${TARGET_HERE}`));
-    cpSync(release, host.path(`/opt/releases/v${RELEASED}`), { recursive: true });
+    layOnHost(host, release);
     flags = ["--no-service", ...host.local];
     empty = [...host.traces()];
   }, 300_000);

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { HOST_ROOT } from "../harness/host.ts";
 import { type InstallHost, startInstallHost } from "../harness/install_host.ts";
 import { type ProcessWatch, watchProcesses } from "../harness/process_watch.ts";
-import { buildRelease, TARGET_HERE } from "../harness/release.ts";
+import { layOnHost, releaseWith, TARGET_HERE } from "../harness/release.ts";
 import { INSTALL_SH } from "../harness/release_files.ts";
 import { scratchDirectory } from "../harness/scratch.ts";
 
@@ -25,9 +25,9 @@ describe.skipIf(HOST_ROOT === undefined)("install.sh with a PIN", () => {
   let watch: ProcessWatch;
 
   beforeAll(async () => {
-    const release = await buildRelease(scratch, [TARGET_HERE]);
+    const release = await releaseWith(scratch, [TARGET_HERE]);
     host = await startInstallHost({ boot: true }, join(release, `certautopilot-${TARGET_HERE}`));
-    cpSync(release, host.path(`/opt/releases/${release.split("/").at(-1)}`), { recursive: true });
+    layOnHost(host, release);
     cpSync(INSTALL_SH, host.path("/opt/install.sh"));
     const token = [
       "read -r pin",
