@@ -110,7 +110,7 @@ export const SCENES: Record<string, Scene> = {
   },
   "MongoDB is started": async (stage) => {
     await stage.sh("app-1", "systemctl start mongod");
-    for (const host of FLEET) await stage.sh(host, READY);
+    for (const host of FLEET) await stage.sh(host, `sed -i 's/^${DECLARED}=.*/${DECLARED}=6/' ${SECRETS}; ${READY}`);
   },
   "a release to update to": async (stage, host) => await layRelease(stage, host, "1.4.1"),
   "the release file is here": async (stage, host) => await layRelease(stage, host, "1.4.1"),
