@@ -7,7 +7,7 @@ import type { InstallRequest } from "../install/request.ts";
 import { changesOf, type Step } from "../install/step.ts";
 import { refuseOpenApi } from "../server/exposure.ts";
 import { leaf } from "./command.ts";
-import { INSTALL_FLAGS, installRequest } from "./install_request.ts";
+import { INSTALL_FLAGS, installRequest, rootOf } from "./install_request.ts";
 import type { Output } from "./output.ts";
 
 /** `install`: shows what it will do, asks on a terminal, does it, and says what is next. */
@@ -20,11 +20,17 @@ export default leaf({
   },
   async run({ args, argv, output }) {
     refuseConfig(args.config);
+    const dry = args["dry-run"] === true;
+    if (!dry) refuseNotRoot(args.root);
     const request = await installRequest(args, argv, output);
     const prepared = await prepareInstall(request);
     refuseOpenApi(prepared.config);
+    const { database } = prepared.found;
+    if (database.seen && !database.fence)
+      output.log.warn(
+        "the database's user may not collMod (no dbAdmin): rotations will count twice instead of raising the fence",
+      );
     const changes = changesOf(prepared.steps);
-    const dry = args["dry-run"] === true;
     const lines = changes.map(({ title }) => `  ${title}`);
     if (changes.length === 0 || dry) {
       const text =
@@ -32,7 +38,6 @@ export default leaf({
       output.result(text, { changes: titles(changes), dry_run: dry });
       return EXIT.done;
     }
-    refuseOthers(request);
     output.log.info(["this is what will be done:", ...lines].join("\n"));
     if (args.yes !== true && !(await output.confirm("Go on?")))
       throw new KekError("cancelled", "nothing was changed", "run it again when you are sure");
@@ -74,8 +79,8 @@ export async function withInterrupt(output: Output, work: (interrupted: AbortSig
 
 const titles = (steps: Step[]) => steps.map(({ title }) => title);
 
-function refuseOthers({ root }: InstallRequest): void {
-  if (root === "" && process.getuid?.() !== 0)
+function refuseNotRoot(root: string | undefined): void {
+  if (rootOf(root) === "" && process.getuid?.() !== 0)
     throw new KekError(
       "usage",
       "install changes the host: it needs root",
@@ -93,6 +98,9 @@ function nextSteps(request: InstallRequest, { config, wanted, found }: Prepared)
   if (request.root !== "")
     return [
       ...backUp,
+      ...(found.user !== undefined || found.mayMakeUser
+        ? []
+        : [`no system user was made below ${request.root}: its files belong to whoever ran this`]),
       "on the host itself run `certautopilot install` once: it finishes what cannot be done from here (database, first key, start)",
     ];
   const start = request.units === "started" ? [] : startByHand(wanted, found.mongod);
@@ -100,10 +108,15 @@ function nextSteps(request: InstallRequest, { config, wanted, found }: Prepared)
     ...backUp,
     ...start,
     `see it: ${page}`,
-    `add a host: copy ${LAYOUT.secrets} there with mode 0600, then: certautopilot install --mongo=external --secrets-from=FILE`,
+    ADD_HOST[wanted.mongo.kind],
     "rotate, once a year or sooner: certautopilot kek verify --help, kek rotate --help (as root, or as user certautopilot)",
   ];
 }
+
+const ADD_HOST = {
+  local: "this MongoDB is for one host, and listens on loopback only; a fleet begins with --mongo=external",
+  external: `add a host: copy ${LAYOUT.secrets} there with mode 0600, then: certautopilot install --mongo=external --secrets-from=FILE`,
+};
 
 /** Nothing that nobody supervises is left running. */
 function startByHand({ mongo }: Prepared["wanted"], mongod = "mongod"): string[] {

@@ -40,8 +40,7 @@ export async function applyPlan(steps: Step[], applying: Applying): Promise<void
   try {
     for (const step of steps) {
       if (!step.change) continue;
-      if (applying.interrupted.aborted)
-        throw new KekError("cancelled", "interrupted", "run it again when you are ready");
+      if (applying.interrupted.aborted) throw interruption();
       applying.log.info(`… ${step.title}`);
       await run.perform(step);
       crashPoint("install.step");
@@ -49,11 +48,16 @@ export async function applyPlan(steps: Step[], applying: Applying): Promise<void
     await run.end();
     run.journal.settle();
   } catch (thrown) {
-    throw await undone(run, thrown, applying.log);
+    // What a signal has brought down with it is no fault of its own.
+    throw await undone(run, applying.interrupted.aborted ? interruption() : thrown, applying.log);
   }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+function interruption(): KekError {
+  return new KekError("cancelled", "interrupted", "run it again when you are ready");
+}
 
 async function undone(run: Run, thrown: unknown, log: Log): Promise<unknown> {
   log.warn("it failed: what was done is undone");

@@ -40,12 +40,16 @@ export async function proveCarried(secrets: Record<string, string>, database: Fo
   if (!database.seen || database.lock === undefined) return;
   const { provider: name, installId, lockedAt } = database.lock;
   const encryption = { provider: name, currentVersion: undefined, env: { keks: keksIn(secrets) } };
-  const active = database.versions.filter(({ state }) => state === "active" || state === "staged");
+  const { keks } = encryption.env;
+  // What is staged need not be held yet; what is held must be the install's.
+  const proved = database.versions.filter(
+    ({ _id, state }) => state === "active" || (state !== "destroyed" && _id in keks),
+  );
   // Keys in a token are proved where the token is used: by the service, as its own user.
-  if (Object.keys(encryption.env.keks).length === 0) return;
+  if (Object.keys(keks).length === 0) return;
   const provider = await buildRegistry({ encryption, secretsFile: undefined }, { provider: name, lockedAt });
   try {
-    for (const doc of active) if (doc.state === "active") await loadProved(provider, installId, doc);
+    for (const doc of proved) await loadProved(provider, installId, doc);
   } finally {
     await provider.close();
   }

@@ -17,7 +17,9 @@ export class MongodProcess {
   constructor(binary: string, user: Ids) {
     this.#binary = binary;
     const [program, ...args] = [...asServiceUser(user, undefined), binary, "--config", LAYOUT.mongodConfig] as const;
-    this.#child = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"], cwd: "/", env: childEnvironment({}) });
+    // A process group of its own: a Ctrl-C is for the installer, which ends mongod in order.
+    const options = { cwd: "/", env: childEnvironment({}), detached: true };
+    this.#child = spawn(program, args, { ...options, stdio: ["ignore", "pipe", "pipe"] });
     for (const stream of [this.#child.stdout, this.#child.stderr])
       stream?.on("data", (chunk: Buffer) => {
         this.#said = (this.#said + chunk.toString()).slice(-KEPT);

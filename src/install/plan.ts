@@ -2,12 +2,13 @@ import type { Changes } from "../config/config_file.ts";
 import { editConfig } from "../config/config_file.ts";
 import { KekError } from "../errors/errors.ts";
 import type { Found } from "./found.ts";
-import { besideNames, LAYOUT, MONGOD, MONGOD_OF_PACKAGES, SERVICE, USER } from "./layout.ts";
+import { LAYOUT, MONGOD, MONGOD_OF_PACKAGES, SERVICE, USER } from "./layout.ts";
 import type { Material } from "./material.ts";
 import { localUri, mongodConfig, REPLICA_SET } from "./mongod_config.ts";
+import { Planner } from "./planner.ts";
 import type { InstallRequest } from "./request.ts";
 import { secretsText } from "./secrets.ts";
-import { type Action, idsOf, type Owner, type Step } from "./step.ts";
+import type { Step } from "./step.ts";
 import { mongodUnit, serviceUnit } from "./units.ts";
 import type { Wanted } from "./wanted.ts";
 
@@ -208,83 +209,4 @@ function noMongod(): KekError {
     "--mongo=local needs a mongod: there is none on PATH, and no configured package repository has one",
     "add MongoDB's repository (https://www.mongodb.com/docs/manual/administration/install-on-linux/) and run this again, or name a mongod 6 or newer with --mongod=PATH",
   );
-}
-
-interface FileOptions {
-  title: string;
-  /** What is there stays, whatever it holds. */
-  asFound?: boolean;
-}
-
-/** Compares each thing with what is there. */
-class Planner {
-  readonly steps: Step[] = [];
-  readonly #found: Found;
-
-  constructor(found: Found) {
-    this.#found = found;
-  }
-
-  add(action: Action, title: string, change: boolean): void {
-    this.steps.push({ ...action, title, change });
-  }
-
-  /** Whether this plan changes a file at one of these paths. */
-  changed(paths: string[]): boolean {
-    return this.steps.some((step) => step.change && "path" in step && paths.includes(step.path));
-  }
-
-  leftovers(): void {
-    for (const path of Object.values(LAYOUT).flatMap((place) => Object.values(besideNames(place)))) {
-      if (this.#found.entries.has(path))
-        this.add({ do: "remove_leftover", path }, `removed: ${path}, which an interrupted run left`, true);
-    }
-  }
-
-  user(): void {
-    const { user, mayMakeUser } = this.#found;
-    const title = `system user and group ${USER}`;
-    if (user !== undefined || mayMakeUser) this.add({ do: "user" }, title, user === undefined);
-    else
-      this.add(
-        { do: "user" },
-        `${title}: not here, files belong to whoever runs this until install is run on the host`,
-        false,
-      );
-  }
-
-  directory(path: string, mode: number, owner: Owner): void {
-    this.add(
-      { do: "directory", path, mode, owner },
-      `directory ${path}${shown(mode, owner)}`,
-      !this.#is(path, "directory", mode, owner),
-    );
-  }
-
-  file(path: string, mode: number, owner: Owner, content: string, { title, asFound = false }: FileOptions): void {
-    const there = this.#found.entries.get(path)?.content;
-    const wanted = asFound && there !== undefined ? there : content;
-    const keeps = path.startsWith(`${LAYOUT.etc}/`);
-    const change = there !== wanted || !this.#is(path, "file", mode, owner);
-    this.add({ do: "file", path, mode, owner, content: wanted, keeps }, `${title}${shown(mode, owner)}`, change);
-  }
-
-  binary(from: string): void {
-    const change = !this.#found.binaryIsThis || !this.#is(LAYOUT.binary, "file", 0o755, "root");
-    this.add({ do: "binary", path: LAYOUT.binary, from }, `program ${LAYOUT.binary}${shown(0o755, "root")}`, change);
-  }
-
-  #is(path: string, kind: "file" | "directory", mode: number, owner: Owner): boolean {
-    const entry = this.#found.entries.get(path);
-    if (entry === undefined || entry.kind !== kind || entry.mode !== mode) return false;
-    if (!this.#found.privileged) return true;
-    const ids = idsOf(owner, this.#found.user);
-    return ids === undefined || (entry.uid === ids.uid && entry.gid === ids.gid);
-  }
-}
-
-const OWNER_SHOWN: Record<Owner, string> = { root: "root", service: USER, readable: `root:${USER}` };
-
-function shown(mode: number, owner: Owner): string {
-  return ` (0${mode.toString(8)} ${OWNER_SHOWN[owner]})`;
 }

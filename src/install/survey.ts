@@ -87,17 +87,35 @@ const TEXTS: string[] = [
 ];
 
 function readEntries(root: string): Map<string, Entry> {
+  try {
+    return entriesBelow(root);
+  } catch (thrown) {
+    if ((thrown as NodeJS.ErrnoException).code !== "EACCES") throw thrown;
+    throw new KekError("usage", `what is installed below ${root || "/"} can be seen by root only`, "run it with sudo");
+  }
+}
+
+function entriesBelow(root: string): Map<string, Entry> {
   const entries = new Map<string, Entry>();
   const places = Object.values(LAYOUT).flatMap((path) => [path, ...Object.values(besideNames(path))]);
   for (const path of [...places, wantsLink(SERVICE), wantsLink(MONGOD)]) {
     const status = lstatSync(`${root}${path}`, { throwIfNoEntry: false });
     if (status === undefined) continue;
     const kind = status.isFile() ? "file" : status.isDirectory() ? "directory" : "other";
-    // A link is not followed: who may make one in a directory of the service decides nothing here.
-    const content = kind === "file" && TEXTS.includes(path) ? readFileSync(`${root}${path}`, "utf8") : undefined;
+    if (TEXTS.includes(path) && kind !== "file") throw notAFile(path);
+    const content = TEXTS.includes(path) ? readFileSync(`${root}${path}`, "utf8") : undefined;
     entries.set(path, { kind, mode: status.mode & 0o7777, uid: status.uid, gid: status.gid, content });
   }
   return entries;
+}
+
+/** A link is not followed, and not replaced either: keys may be behind it. */
+function notAFile(path: string): KekError {
+  return new KekError(
+    "refused",
+    `${path} is no plain file, and install neither follows nor replaces it`,
+    "put the file itself there, with its owner and mode 0600, or move it away",
+  );
 }
 
 function laidState(entries: Map<string, Entry>, unit: string): UnitState {

@@ -12,10 +12,12 @@ export interface InstallHost extends Host {
   local: string[];
   /** `certautopilot` with these words. */
   certautopilot(words: string[], options?: RunOptions): Promise<Ended>;
+  /** The same with a secret in a pipe, which is `/dev/fd/3` there. */
+  certautopilotWith(secret: string, words: string[]): Promise<Ended>;
   /** What the program answers, from this machine. */
   ready(): Promise<boolean>;
   text(path: string): string;
-  /** What `written` tells of these paths, less the copies that useradd keeps of what it changes. */
+  /** What `written` tells, less the copies that useradd keeps of what it changes, and what mongod writes by itself. */
   traces(): Map<string, string>;
 }
 
@@ -41,6 +43,10 @@ export async function startInstallHost(
     listen,
     local: ["--mongo=local", `--mongo-port=${mongoPort}`, `--listen=${listen}`],
     certautopilot: async (words, more) => await host.run([PROGRAM, ...words], { timeoutMs: 150_000, ...more }),
+    certautopilotWith: async (secret, words) => {
+      const piped = 'cat | { exec "$@" 3<&0 </dev/null; }';
+      return await host.run(["sh", "-c", piped, "sh", PROGRAM, ...words], { stdin: secret, timeoutMs: 150_000 });
+    },
     async ready() {
       const answer = await fetch(`http://${listen}/readyz`).catch(() => undefined);
       return answer?.status === 200;
@@ -61,7 +67,8 @@ export async function startInstallHost(
 // ---------------------------------------------------------------------------------------------------------------------
 
 const USERS = /^\/etc\/(passwd|group|shadow|gshadow|subuid|subgid)$/;
-const NOISE = /^\/etc\/((passwd|group|shadow|gshadow)-|\.pwd\.lock)$|^\/var\/tmp\/systemd-private-/;
+const NOISE =
+  /^\/etc\/((passwd|group|shadow|gshadow)-|\.pwd\.lock)$|^\/var\/tmp\/systemd-private-|^\/var\/lib\/certautopilot\/mongodb\/./;
 
 const withoutTime = (what: string) => what.replace(/ [\d.]+$/, "");
 

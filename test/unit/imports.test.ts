@@ -135,6 +135,7 @@ test("pure rules do no input or output", () => {
     "install/journal.ts",
     "install/mongod_config.ts",
     "install/plan.ts",
+    "install/planner.ts",
     "install/secrets.ts",
     "install/step.ts",
     "install/units.ts",

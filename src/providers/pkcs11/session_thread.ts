@@ -61,7 +61,7 @@ export class SessionThread {
     const entry = threadEntry("providers/pkcs11/session_worker.ts", import.meta.url);
     this.#worker = new Worker(entry, { workerData: settings });
     this.#worker.on("message", (reply: SessionReply) => this.#received(reply));
-    this.#worker.on("error", (error: Error) => this.#died(error));
+    this.#worker.on("error", (error: Error) => this.#died(unloadable(error) ?? error));
     this.#worker.on("exit", () => this.#died(new Error("the thread of an HSM session ended")));
   }
 
@@ -158,4 +158,17 @@ export class SessionThread {
     }
     this.#onClosed?.();
   }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** The compiled program unpacks its addon into a temporary directory and loads it from there; many hosts mount /tmp noexec. */
+function unloadable({ message }: Error): KekError | undefined {
+  const file = /^(\S+\.node): failed to map segment/.exec(message)?.[1];
+  if (file === undefined) return undefined;
+  return new KekError(
+    "hsm_module",
+    `${file} cannot be loaded: its directory is mounted noexec`,
+    "set BUN_TMPDIR to a directory of this user's own that may execute, as in BUN_TMPDIR=/root certautopilot …",
+  );
 }
