@@ -194,6 +194,14 @@ describe.each(SHELLS)("install.sh under %s", (_name, shell) => {
   });
 });
 
+test("piped on a terminal, the program asks there, not in the pipe that the script came through", async () => {
+  const line = `cat '${INSTALL_SH}' | dash -s -- ${FLAGS.join(" ")}`;
+  const words = [join(import.meta.dir, "../harness/on_terminal.py"), "[]", "80x24", "--", "sh", "-c", line];
+  const ran = Bun.spawnSync([process.env["CERTAUTOPILOT_TEST_PYTHON"] ?? "python3", ...words], { env: environment() });
+  expect(JSON.parse(ran.stdout.toString())).toMatchObject({ code: 7 });
+  expect(readFileSync(place.started, "utf8")).toContain("input /dev/tty\n");
+});
+
 /** Programs that lie: `name → script`. @returns their directory, for the front of PATH. */
 function stubs(programs: Record<string, string>): string {
   const directory = mkdtempSync(join(scratch, "stubs-"));

@@ -1,3 +1,4 @@
+import { TARGET } from "../../config/version.ts";
 import { KekError } from "../../errors/errors.ts";
 import { CKF } from "./constants.ts";
 import { Cryptoki, type Handle, type Token } from "./cryptoki.ts";
@@ -137,7 +138,7 @@ export class TokenSession {
       throw new KekError(
         "hsm_module",
         `the PKCS#11 module ${modulePath} cannot be used: ${thrown.message}`,
-        "check CERTAUTOPILOT_ENCRYPTION_PKCS11_MODULE_PATH, that the module is built for this machine, and its own configuration",
+        `check CERTAUTOPILOT_ENCRYPTION_PKCS11_MODULE_PATH, that the module is built for ${BUILT_FOR}, and its own configuration`,
         { cause: thrown },
       );
     }
@@ -217,6 +218,12 @@ export class TokenSession {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+/** Most vendors build for glibc alone, and musl's loader takes such a module for one of its own until a symbol is missing. */
+const BUILT_FOR =
+  TARGET === "linux-x64-musl"
+    ? "musl as this program is (if the vendor has it for glibc only, run the linux-x64 release on a host with glibc)"
+    : "this machine";
 
 const PIN_NOT_INITIALIZED = 0x102;
 const DOUBTFUL_LOGINS = 1;
