@@ -20,7 +20,11 @@ need() {
 from_debian() {
   { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; } || return 1
   say "installing $*"
-  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } >&2
+  # A list of packages that is an hour old will do.
+  if [ -z "$(find "$CACHE/apt-updated" -mmin -60 2>/dev/null)" ]; then
+    apt-get update -qq >&2 && mkdir -p "$CACHE" && touch "$CACHE/apt-updated" || return 1
+  fi
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
 }
 
 # Compiles the sources of a tree to one file: compile TREE FILE [further arguments for Bun's bundler].

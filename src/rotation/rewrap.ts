@@ -1,3 +1,4 @@
+import { collectGarbage } from "../config/memory.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
 import { thinned } from "../status/pace.ts";
@@ -12,7 +13,6 @@ import { reserveWraps } from "../store/versions.ts";
 import { batchLimitMs, type Context, type Reporter } from "./context.ts";
 import { type Lane, type Lanes, laneError } from "./lanes.ts";
 import type { LeaseKeeper } from "./lease.ts";
-import { collectGarbage } from "./memory.ts";
 import { Patience } from "./patience.ts";
 import { RateLimit } from "./rate_limit.ts";
 import { RewrapTally } from "./rewrap_tally.ts";

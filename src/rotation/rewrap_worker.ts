@@ -1,11 +1,11 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { crashPointAsked } from "../config/environment.ts";
+import { collectGarbage } from "../config/memory.ts";
 import { armCrashPoint } from "../errors/crash_point.ts";
 import { proofOf } from "../providers/canary.ts";
 import { makeProvider } from "../providers/registry.ts";
 import { openStore } from "../store/store.ts";
 import type { LaneData, LaneReply, LaneRequest } from "./lanes.ts";
-import { collectGarbage } from "./memory.ts";
 import { openBatch } from "./open_batch.ts";
 import { batchFault, rewrapBatch } from "./rewrap_batch.ts";
 

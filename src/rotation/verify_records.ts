@@ -1,3 +1,4 @@
+import { collectGarbage } from "../config/memory.ts";
 import { exactId, idBsonOf, idTextOf, splitDocuments } from "../envelope/raw_record.ts";
 import { rfc3339 } from "../errors/errors.ts";
 import { loadProved } from "../fleet/keystore.ts";
@@ -18,7 +19,6 @@ import {
 import { canaryOf } from "../store/versions.ts";
 import type { Context } from "./context.ts";
 import { type Lane, Lanes } from "./lanes.ts";
-import { collectGarbage } from "./memory.ts";
 import type { BatchResult } from "./rewrap_batch.ts";
 import { LISTED, type OpeningProgress, VerifyTally } from "./verify_tally.ts";
 

@@ -116,16 +116,22 @@ const field = v.pipe(
   v.check((name) => fieldFault(name) === undefined),
 );
 
-const HEADER = v.object({
-  archive_id: v.pipe(text, v.uuid()),
-  install_id: v.pipe(text, v.uuid()),
-  provider: v.picklist(["env", "pkcs11"]),
-  exported_at: v.date(),
-  exported_by: text,
-  digest_key: digest,
-  fields: v.array(field),
-  collections: v.array(text),
-});
+const HEADER = v.pipe(
+  v.object({
+    archive_id: v.pipe(text, v.uuid()),
+    install_id: v.pipe(text, v.uuid()),
+    provider: v.picklist(["env", "pkcs11"]),
+    exported_at: v.date(),
+    exported_by: text,
+    digest_key: digest,
+    fields: v.array(field),
+    collections: v.array(text),
+  }),
+  // Whoever knows a recipient can seal to it: no archive may reach the install's own collections.
+  v.check(({ fields, collections }) =>
+    collections.every((name) => fields.some(({ collection }) => collection === name)),
+  ),
+);
 
 const TRAILER = v.object({
   collections: v.array(v.object({ collection: text, records: count, digest })),
@@ -140,7 +146,7 @@ function decoded(frame: Uint8Array): Record<string, unknown> {
 function read<T extends v.GenericSchema>(schema: T, found: unknown, name: string, what: string): v.InferOutput<T> {
   const result = v.safeParse(schema, found);
   if (result.success) return result.output;
-  const path = result.issues[0].path?.map(({ key }) => String(key)).join(".") ?? "";
+  const path = v.getDotPath(result.issues[0]) ?? "its collections";
   throw strange(name, `${what} is not of format ${FORMAT}, at ${path}`);
 }
 

@@ -10,12 +10,13 @@ import { memberName, readRoster } from "../store/heartbeats.ts";
 import { type Store, serverNow } from "../store/store.ts";
 import { aboutCount, allRecords, indexesOfTheirOwn } from "../store/whole_records.ts";
 import { type Contents, encodeHeader, encodeTrailer, type Header, recordEncoder } from "./archive_format.ts";
+import { betweenBatches } from "./between_batches.ts";
 import { type Changes, FirstLook } from "./changes.ts";
 import { ContentsDigest } from "./contents_digest.ts";
 import { InstallOpener } from "./install_opener.ts";
 import { type BadRecord, wipe } from "./open_record.ts";
 import { PrivateFile } from "./private_file.ts";
-import { checkGoing, figuresOf, pathsOf, type TransferReporter } from "./reporter.ts";
+import { figuresOf, pathsOf, type TransferReporter } from "./reporter.ts";
 import { type Seal, sealed } from "./sealed_stream.ts";
 
 /** `export`: every record of the collections that hold secrets, the secrets decrypted, into one archive. Changes no record. */
@@ -41,6 +42,7 @@ export interface ExportOptions {
 
 export interface ExportReport {
   archive_id: string;
+  install_id: string;
   /** Undefined when there is none: see `failed` and `changes`. */
   file: string | undefined;
   contents: Contents;
@@ -167,14 +169,14 @@ class ExportRun {
   }
 
   async #report(): Promise<ExportReport> {
-    const { archive_id, collections } = this.#header;
+    const { archive_id, install_id, collections } = this.#header;
     const indexes: ExportReport["indexes"] = [];
     for (const collection of collections) {
       const names = await indexesOfTheirOwn(this.#origin.store, collection);
       if (names.length > 0) indexes.push({ collection, names });
     }
     const found = { contents: this.#digest.contents, failed: this.#failed, bad: this.#bad };
-    return { archive_id, file: undefined, ...found, changes: undefined, indexes };
+    return { archive_id, install_id, file: undefined, ...found, changes: undefined, indexes };
   }
 
   /** The archive's plaintext. Once a record has failed nothing more is written, but the rest is looked at, to name them all. */
@@ -186,7 +188,7 @@ class ExportRun {
       const firstLook = new FirstLook(paths, this.#origin.install.provider);
       this.#firstLooks.set(collection, firstLook);
       for await (const records of allRecords(this.#origin.store, collection)) {
-        checkGoing(this.#options.signal);
+        betweenBatches(this.#options.signal);
         const frames: Uint8Array[] = [];
         for (const result of await this.#opener.openAll(collection, paths, records)) {
           if (result === "gone") continue;
@@ -217,7 +219,7 @@ class ExportRun {
     let done = 0;
     for (const [collection, firstLook] of this.#firstLooks) {
       const found = await firstLook.compare(allRecords(this.#origin.store, collection), (records) => {
-        checkGoing(this.#options.signal);
+        betweenBatches(this.#options.signal);
         done += records;
         this.#reporter.progress({ doing: "looking for changes", done, of: Math.max(this.#done, done) });
       });

@@ -14,11 +14,12 @@ import type { Store } from "../store/store.ts";
 import { isEmpty } from "../store/whole_records.ts";
 import type { Contents, Header, Trailer } from "./archive_format.ts";
 import { type Archive, archiveKey, openArchive } from "./archive_reader.ts";
+import { betweenBatches } from "./between_batches.ts";
 import { ContentsDigest, differences } from "./contents_digest.ts";
 import { proveContents } from "./import_proof.ts";
 import { secretsOf } from "./plain_record.ts";
 import { RecordSealer } from "./record_sealer.ts";
-import { checkGoing, figuresOf, pathsOf, type TransferReporter } from "./reporter.ts";
+import { figuresOf, pathsOf, type TransferReporter } from "./reporter.ts";
 import type { FileKey, Unseal } from "./sealed_stream.ts";
 
 /**
@@ -89,7 +90,7 @@ async function checkArchive(
     const batches = archive.batches();
     let done = 0;
     for (;;) {
-      checkGoing(signal);
+      betweenBatches(signal);
       const next = await batches.next();
       if (next.done === true) {
         const differing = differences(digest.contents, next.value);
@@ -187,7 +188,7 @@ async function bringAll(
   let done = 0;
   let thereBefore = 0;
   for await (const batch of archive.batches()) {
-    checkGoing(signal);
+    betweenBatches(signal);
     const sealer = new RecordSealer(member, batch.collection, pathsOf(archive.header, batch.collection));
     thereBefore += await sealer.bring(batch.records);
     crashPoint("import.inserted");
@@ -230,6 +231,6 @@ function notTheSame(differing: string[]): KekError {
   return new KekError(
     "incomplete",
     `what is in MongoDB is not what the archive holds: ${differing.join("; ")}`,
-    "let nothing write to these collections until an import is done: drop this database, install anew and import again",
+    "stop what writes to these collections, and run the same command again: it names the first record that is another",
   );
 }

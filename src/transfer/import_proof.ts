@@ -3,9 +3,10 @@ import type { Membership } from "../fleet/kek.ts";
 import { inOrder } from "../library/many.ts";
 import { aboutCount, allRecords } from "../store/whole_records.ts";
 import type { Contents, Header } from "./archive_format.ts";
+import { betweenBatches } from "./between_batches.ts";
 import { ContentsDigest } from "./contents_digest.ts";
 import { openRecord, wipe } from "./open_record.ts";
-import { checkGoing, pathsOf, type TransferReporter } from "./reporter.ts";
+import { pathsOf, type TransferReporter } from "./reporter.ts";
 
 /**
  * Reads everything back from MongoDB and opens it: what an import has brought, counted and digested as the archive was.
@@ -24,7 +25,7 @@ export async function proveContents(
   for (const collection of header.collections) {
     const paths = pathsOf(header, collection);
     for await (const records of allRecords(store, collection)) {
-      checkGoing(signal);
+      betweenBatches(signal);
       await inOrder(records, async (raw) => {
         const opened = await openRecord(raw, collection, paths, (stored, { idBson, path }) =>
           kek.decrypt(stored, { collection, id: exactId(idBson), field: path }),

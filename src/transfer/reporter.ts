@@ -1,5 +1,4 @@
 import type { FieldName } from "../config/config.ts";
-import { KekError } from "../errors/errors.ts";
 import { fieldId } from "../store/fields.ts";
 import type { Contents } from "./archive_format.ts";
 
@@ -18,12 +17,6 @@ export interface TransferReporter {
   note(message: string): void;
   warn(message: string): void;
   progress(progress: TransferProgress): void;
-}
-
-/** @throws KekError `cancelled`: between two batches. */
-export function checkGoing(signal: AbortSignal): void {
-  if (signal.aborted)
-    throw new KekError("cancelled", "stopped before it was done", "run the same command again when you are ready");
 }
 
 /** Counts and digests for the audit log. The digests are keyed, and say nothing to who has not opened the archive. */

@@ -108,9 +108,9 @@ class Source {
         pull: async (controller) => {
           try {
             const next = await pieces.next();
-            if (wipe && given.length >= UNDER_WAY) given.shift()?.fill(0);
+            if (given.length >= UNDER_WAY) given.shift()?.fill(0);
             if (next.done === true) return controller.close();
-            given.push(next.value);
+            if (wipe) given.push(next.value);
             controller.enqueue(next.value);
           } catch (thrown) {
             this.failure = thrown;

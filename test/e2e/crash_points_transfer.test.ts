@@ -90,3 +90,23 @@ test("import: the same command goes on; nothing is brought twice, and all of it 
   });
   expect(wrong).toEqual({});
 });
+
+test("import: what somebody else writes to its collections is told by name, or counted; without it the import ends", async () => {
+  const { install, exporting, importing } = await archived();
+  const file = join(SCRATCH, "beside.age");
+  expect((await run(exporting(file), install.variables([1], 1))).code).toBe(0);
+  const fresh = await installed();
+  const variables = fresh.variables([1], 1);
+  await take({ words: importing(file), dies: "import.inserted:2" }, variables);
+  const records = fresh.db.collection<{ _id: number | string; note?: number }>("secrets");
+  await records.updateOne({ _id: 5 }, { $set: { note: 1 } });
+  const changed = await take({ words: importing(file), exits: 3 }, variables);
+  expect(changed.stderr).toContain('the record {"$numberInt":"5"} of secrets is there already, and is not the archive');
+  await records.updateOne({ _id: 5 }, { $unset: { note: 1 } });
+  await records.insertOne({ _id: "more" });
+  const more = await take({ words: importing(file), exits: 6 }, variables);
+  expect(more.stderr).toContain(`secrets: ${COUNT + 1} records, not ${COUNT}`);
+  await records.deleteOne({ _id: "more" });
+  const done = await take({ words: importing(file) }, variables);
+  expect(done.json).toMatchObject({ imported: true, there_before: COUNT });
+});

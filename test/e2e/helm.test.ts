@@ -270,7 +270,7 @@ describe.skipIf(HELM === undefined)("the chart", () => {
     ],
     ["an API without TLS", { ...ENV, api: { tokenSecret: "t" } }, /needs server\.tlsSecret/],
     ["fleet times that are unsafe", { ...ENV, fleet: { leaseMs: 9000 } }, /must hold/],
-    ["an end before the drain", { ...ENV, fleet: { drainMs: 55_000 } }, /terminationGracePeriodSeconds/],
+    ["an end before the drain", { ...ENV, fleet: { drainMs: 50_000 } }, /terminationGracePeriodSeconds/],
     ["a group that is not the files'", { ...ENV, podSecurityContext: { fsGroup: 1 } }, /must be the same/],
     ["a rotation to nowhere", { ...ENV, rotate: { job: { enabled: true } } }, /toVersion is needed/],
   ] as [string, Values, RegExp][])("%s is refused", async (_name, values, message) => {

@@ -78,15 +78,7 @@ test("env → SoftHSM → env: every plaintext and every other byte the same, th
   expect(inNew).toMatchObject({ records: COUNT + 12 + 10, failed: 6 });
   const [named] = (await hsm.db.collection("audit_log").find({ event: "secrets.imported" }).toArray()) as never[];
   expect(named).toMatchObject({ data: { archive_id: out.json.archive_id, fields: out.json.fields } });
-  for (const [words, error] of [
-    [["import", `--in=${file}`, passphrase], /imported already/],
-    [
-      ["import", `--in=${file}`, `--passphrase-file=${passphraseFile(SCRATCH, "another passphrase")}`],
-      /does not open with this passphrase/,
-    ],
-  ] as [string[], RegExp][]) {
-    expect((await run(words, hsm.variables(1))).stderr).toMatch(error);
-  }
+  expect((await run(["import", `--in=${file}`, passphrase], hsm.variables(1))).stderr).toContain("imported already");
 
   // And back, to an age recipient; age itself opens it, and a reader that shares no code with the product finds it whole.
   const identity = join(SCRATCH, "identity.txt");
@@ -131,7 +123,7 @@ test("env → SoftHSM → env: every plaintext and every other byte the same, th
   await stop(again);
 }, 120_000);
 
-test("an export from a rotation that was cancelled midway, under Bun, and an import while a rotation runs, under Deno", async () => {
+test("an export from a rotation that was cancelled midway, under Bun, and an import that was interrupted, while a rotation runs, under Deno", async () => {
   const MANY = 1500;
   const old = await seededInstall(MANY, CALM);
   const fleet = await serveAll(old, "a");
@@ -154,12 +146,14 @@ test("an export from a rotation that was cancelled midway, under Bun, and an imp
   const holders = [await fresh.serve("b", [1], 1)];
   await stop(...holders);
   const follower = await fresh.serve("c", [1, 2], 2);
-  const importing = start(
-    ["import", `--in=${file}`, `--identity-file=${identity}`, "--json"],
-    fresh.variables([1, 2], 2),
-    "deno",
-  );
+  const words = ["import", `--in=${file}`, `--identity-file=${identity}`, "--json"];
+  const interrupted = start(words, fresh.variables([1, 2], 2));
   await until("the first records are there", async () => (await fresh.db.collection("secrets").countDocuments()) > 0);
+  interrupted.kill("SIGINT");
+  expect((await interrupted.exited).code).toBe(5);
+  const importing = start(words, fresh.variables([1, 2], 2), "deno");
+  const roster = fresh.db.collection("process_heartbeats");
+  await until("the import is a process of the fleet", async () => (await roster.countDocuments()) === 2);
   const rotated = await run(["kek", "rotate", "--to-version=2", "--json"], fresh.variables([1, 2], 2));
   expect({ code: rotated.code, json: rotated.json }).toMatchObject({ code: 0, json: { state: "completed" } });
   const brought = await importing.exited;

@@ -10,7 +10,11 @@ import struct
 import sys
 
 import bson
+from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
+
+# A record may hold a date that Python does not have.
+RAW = CodecOptions(document_class=RawBSONDocument, datetime_conversion=DatetimeConversion.DATETIME_AUTO)
 
 
 def documents(stream):
@@ -31,7 +35,7 @@ def id_bson(record):
     """The BSON of {_id: …}: the element's own bytes are the first of the record."""
     kind = record[4]
     assert record[5:9] == b"_id\0"
-    sizes = {0x01: 8, 0x07: 12, 0x08: 1, 0x09: 8, 0x0A: 0, 0x10: 4, 0x12: 8, 0x13: 16}
+    sizes = {0x01: 8, 0x07: 12, 0x08: 1, 0x09: 8, 0x0A: 0, 0x10: 4, 0x11: 8, 0x12: 8, 0x13: 16, 0x7F: 0, 0xFF: 0}
     if kind in sizes:
         size = sizes[kind]
     else:
@@ -68,7 +72,7 @@ def main():
             collections = {name: Digest(key) for name in header["collections"]}
             fields = {(field["collection"], field["path"]): Digest(key) for field in header["fields"]}
             continue
-        document = RawBSONDocument(raw)
+        document = RawBSONDocument(raw, RAW)
         if "end" in document:
             end = bson.decode(raw)
             continue

@@ -1,7 +1,8 @@
 import { expect, test } from "bun:test";
 import { randomBytes } from "node:crypto";
-import { Binary, serialize } from "bson";
+import { Binary, deserialize, serialize } from "bson";
 import { toStored } from "../../src/envelope/envelope.ts";
+import { decodeHeader, encodeHeader, type Header } from "../../src/transfer/archive_format.ts";
 import { FirstLook } from "../../src/transfer/changes.ts";
 import { ContentsDigest, differences } from "../../src/transfer/contents_digest.ts";
 import { findFileKey, sealed, unsealed } from "../../src/transfer/sealed_stream.ts";
@@ -59,6 +60,25 @@ test("digests do not depend on the order, and differ by any byte, place or numbe
     "c:p: the secrets are not those of the archive",
   ]);
   expect(differences(of(["a", 1]), whole)).toEqual(["c: 1 records, not 2", "c:p: 1 secrets, not 2"]);
+});
+
+test("an archive that would reach the install's own collections, or is of a later format, is none", async () => {
+  const header: Header = {
+    archive_id: "c7e5a5b0-41d4-4b1c-9a52-3d7a1c5a9f10",
+    install_id: "c7e5a5b0-41d4-4b1c-9a52-3d7a1c5a9f11",
+    provider: "env",
+    exported_at: new Date(0),
+    exported_by: "somebody",
+    digest_key: randomBytes(32),
+    fields: [{ collection: "users", path: "token" }],
+    collections: ["users"],
+  };
+  expect(decodeHeader(encodeHeader(header), "file")).toEqual(header);
+  const codeFor = (over: Partial<Header>) => codeOf(() => decodeHeader(encodeHeader({ ...header, ...over }), "file"));
+  expect(await codeFor({ collections: ["users", "kek_install"] })).toBe("archive_damaged");
+  expect(await codeFor({ fields: [{ collection: "audit_log", path: "mac" }] })).toBe("archive_damaged");
+  const later = serialize({ ...deserialize(encodeHeader(header)), format: 2 });
+  expect(await codeOf(() => decodeHeader(later, "file"))).toBe("archive_unreadable");
 });
 
 async function* pieces(...all: Uint8Array[]): AsyncGenerator<Uint8Array> {

@@ -64,8 +64,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if not (and (lt (int (mul 2 $fleet.beatMs)) (int $fleet.leaseMs)) (lt (int $fleet.leaseMs) (int $fleet.evictionMs))) -}}
 {{- fail "fleet: twice beatMs < leaseMs < evictionMs must hold" -}}
 {{- end -}}
-{{- if le (int .Values.terminationGracePeriodSeconds) (int (add 10 (div $fleet.drainMs 1000))) -}}
-{{- fail "terminationGracePeriodSeconds must be more than fleet.drainMs and 10 s to leave the fleet" -}}
+{{- if le (int .Values.terminationGracePeriodSeconds) (int (add 15 (div $fleet.drainMs 1000))) -}}
+{{- fail "terminationGracePeriodSeconds must be more than fleet.drainMs and 15 s to leave the fleet" -}}
 {{- end -}}
 {{- if ne (int .Values.podSecurityContext.runAsGroup) (int .Values.podSecurityContext.fsGroup) -}}
 {{- fail "podSecurityContext: runAsGroup and fsGroup must be the same, else the secrets file is refused" -}}
@@ -235,6 +235,12 @@ template:
       {{- include "certautopilot.labels" .root | nindent 6 }}
       app.kubernetes.io/component: {{ .name }}
       {{- with .root.Values.podLabels }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
+    annotations:
+      # A run that is moved is a rotation that is cancelled.
+      cluster-autoscaler.kubernetes.io/safe-to-evict: "false"
+      {{- with .root.Values.podAnnotations }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
   spec:
