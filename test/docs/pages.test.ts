@@ -56,17 +56,22 @@ function stepsOf(page: string): Step[] {
   });
 }
 
-/** @returns what was not as the page says; what comes after it stands on it, and is not run. */
+/**
+ * @returns the first thing that is not as the page says. What comes after it stands on it, and is run only for who looks:
+ * with CERTAUTOPILOT_TEST_VERBOSE every block is told of.
+ */
 async function play(stage: Stage, hosts: string[]): Promise<string | undefined> {
+  const verbose = process.env["CERTAUTOPILOT_TEST_VERBOSE"] !== undefined;
+  let first: string | undefined;
   for (const step of steps.filter(({ host }) => hosts.includes(host))) {
+    const at = `${step.page}:${step.block.line}`;
     const began = performance.now();
     const fault = await perform(stage, step).catch((thrown: Error) => thrown.message);
-    if (process.env["CERTAUTOPILOT_TEST_VERBOSE"] !== undefined) {
-      console.error(`${step.page}:${step.block.line} ${Math.round(performance.now() - began)} ms ${fault ?? "ok"}`);
-    }
-    if (fault !== undefined) return `${step.page}:${step.block.line}: ${fault}`;
+    if (verbose) console.error(`${at} ${Math.round(performance.now() - began)} ms ${fault ?? "ok"}`);
+    if (fault !== undefined) first ??= `${at}: ${fault}`;
+    if (first !== undefined && !verbose) break;
   }
-  return undefined;
+  return first;
 }
 
 async function perform(stage: Stage, { page, host: name, block, shown }: Step): Promise<string | undefined> {

@@ -7,6 +7,7 @@ import {
   mkdirSync,
   mkdtempSync,
   readFileSync,
+  rmSync,
   symlinkSync,
   writeFileSync,
 } from "node:fs";
@@ -33,6 +34,7 @@ export class Releases {
   async lay(version: string, root: string): Promise<void> {
     const from = await this.of(version);
     const to = join(root, `root/release/v${version}`);
+    rmSync(to, { recursive: true, force: true });
     mkdirSync(to, { recursive: true });
     for (const name of [NAME, "SHA256SUMS", "install.sh"]) copyFileSync(join(from, name), join(to, name));
     // What a processor without AVX2 is given.
@@ -63,7 +65,9 @@ export class Releases {
 // ---------------------------------------------------------------------------------------------------------------------
 
 async function succeeds(command: string, words: string[]): Promise<void> {
-  const child = spawn(command, words, { stdio: ["ignore", "pipe", "pipe"] });
+  // What a test runs under is built into a program otherwise.
+  const { NODE_ENV: _, ...env } = process.env;
+  const child = spawn(command, words, { env, stdio: ["ignore", "pipe", "pipe"] });
   let said = "";
   for (const stream of [child.stdout, child.stderr]) stream.on("data", (chunk: Buffer) => (said += chunk.toString()));
   const code = await new Promise((resolve) => child.once("close", resolve));

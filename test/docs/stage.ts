@@ -1,6 +1,7 @@
-import { execFileSync } from "node:child_process";
+import { execFile, execFileSync } from "node:child_process";
 import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import { type Host, startHost } from "../harness/host.ts";
 import { Releases } from "./release.ts";
 
@@ -29,10 +30,8 @@ export class Stage {
   /** Does something to the MongoDB in a host's network. */
   async inside(name: string, ...words: string[]): Promise<void> {
     const { network } = await this.host(name);
-    execFileSync("nsenter", [`--net=${network}`, process.execPath, join(import.meta.dir, "inside.ts"), ...words], {
-      stdio: "pipe",
-      timeout: 30_000,
-    });
+    const act = [process.execPath, join(import.meta.dir, "inside.ts"), ...words];
+    await promisify(execFile)("nsenter", [`--net=${network}`, ...act], { timeout: 30_000 });
   }
 
   async close(): Promise<void> {
