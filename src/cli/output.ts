@@ -40,7 +40,8 @@ export function createOutput(json: boolean): Output {
     level: 3,
     stdout: process.stderr,
     stderr: process.stderr,
-    formatOptions: { date: false, colors: live, compact: true },
+    // Its own would put `[log]` before each line wherever a variable CI, or NODE_ENV=test, is set.
+    reporters: [{ log: ({ args }) => void process.stderr.write(`${args.join(" ")}\n`) }],
   });
   let drawn = false;
   const clear = () => {
