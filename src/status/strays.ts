@@ -16,11 +16,12 @@ export interface StrayVersion {
 
 /** @param to what `rotate --to-version` moves them to. */
 export function strayProblems(census: CensusRow[], versions: Versions, from: number, to: number, home = to): Problem[] {
+  const expected = from === to ? `not ${to}` : `neither ${from} nor ${to}`;
   return census
     .filter((row) => row.version !== String(from) && row.version !== String(to))
     .map((row) => ({
       code: "stray" as const,
-      message: `${row.count === 1 ? "1 envelope" : `${row.count} envelopes`} of ${row.field} ${row.count === 1 ? "is" : "are"} at version ${row.version}, which is neither ${from} nor ${to}`,
+      message: `${row.count === 1 ? "1 envelope" : `${row.count} envelopes`} of ${row.field} ${row.count === 1 ? "is" : "are"} at version ${row.version}, which is ${expected}`,
       hint: wayHome(row, versions, home),
     }));
 }
