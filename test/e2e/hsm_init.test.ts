@@ -115,14 +115,12 @@ test("two that come to a fresh database, one slower than the other, leave one lo
   const slow = start(INIT, install.variables(undefined, { SHIM_CONTROL: control }));
   await until("the slow one has begun", async () => slowShim.get("encrypts") > 0);
   const fast = await run(INIT, install.variables());
-  // On a busy machine it may come to see the other's claim, and says so.
-  expect({ code: fast.code, stderr: fast.stderr.replace(/^another pkcs11-init .*\n/, "") }).toEqual({
-    code: 0,
-    stderr: "",
-  });
+  // On a busy machine either may come to see the other's claim, and says so.
+  const apart = ({ code, stderr }: Ran) => ({ code, stderr: stderr.replace(/^another pkcs11-init .*\n/, "") });
+  expect(apart(fast)).toEqual({ code: 0, stderr: "" });
   expect(shim.get("generated")).toBe(2);
   const ran = await slow.exited;
-  expect({ code: ran.code, stderr: ran.stderr }).toEqual({ code: 0, stderr: "" });
+  expect(apart(ran)).toEqual({ code: 0, stderr: "" });
   expect(ran.stdout).toContain("version 1 is there already");
   await expectMade(install, [1]);
 });
