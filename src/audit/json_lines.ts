@@ -35,26 +35,53 @@ export class JsonLinesFile implements AuditSink {
   async close(): Promise<void> {}
 }
 
+/** How long the end of a process is held up for a reader that is slow. */
+const CLOSING_MS = 3000;
+
 /** Standard output, for whoever collects it: a container's runtime, journald. A reader that is gone stops nothing. */
 export class JsonLinesStream implements AuditSink {
   readonly #stream: NodeJS.WriteStream;
   readonly #onError: (error: Error) => void;
   #failed = false;
+  /** Events that the stream has not taken yet. */
+  #waiting = 0;
+  #taken: (() => void) | undefined;
+  readonly #log: Log;
+  readonly #name: StandardStream;
 
   constructor(stream: StandardStream, log: Log) {
     this.#stream = process[stream];
+    this.#name = stream;
+    this.#log = log;
     this.#onError = ({ message }) => {
       if (!this.#failed) log.warn(`audit events no longer reach ${stream}: ${message}; audit_log has them`);
       this.#failed = true;
+      this.#taken?.();
     };
     this.#stream.on("error", this.#onError);
   }
 
   write(entries: readonly AuditEntry[]): void {
-    if (entries.length > 0 && !this.#failed) this.#stream.write(linesOf(entries));
+    if (entries.length === 0 || this.#failed) return;
+    this.#waiting += entries.length;
+    this.#stream.write(linesOf(entries), () => {
+      this.#waiting -= entries.length;
+      if (this.#waiting === 0) this.#taken?.();
+    });
   }
 
+  /** A pipe holds 64 KiB; the rest is lost when the process ends before its reader has come so far. */
   async close(): Promise<void> {
+    if (this.#waiting > 0 && !this.#failed) {
+      let timer: ReturnType<typeof setTimeout> | undefined;
+      await new Promise<void>((resolve) => {
+        this.#taken = resolve;
+        timer = setTimeout(resolve, CLOSING_MS);
+      });
+      clearTimeout(timer);
+      if (this.#waiting > 0 && !this.#failed)
+        this.#log.warn(`${this.#waiting} audit events did not reach ${this.#name} whole; audit_log has them`);
+    }
     this.#stream.off("error", this.#onError);
   }
 }

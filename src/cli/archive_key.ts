@@ -23,6 +23,14 @@ export async function sealFrom(output: Output, file: string | undefined, recipie
       "take five random words or more: every secret is behind it",
     );
   }
+  // Every byte that is no UTF-8 is read as this one character: all that is left of such a passphrase may be its length.
+  if (passphrase.includes("\ufffd")) {
+    throw new KekError(
+      "usage",
+      "the passphrase is not text in UTF-8: anybody could guess what is read of it",
+      "save the file, or set the terminal, as UTF-8; or take letters, digits and blanks only",
+    );
+  }
   return { passphrase };
 }
 

@@ -122,7 +122,8 @@ export function reportError(thrown: unknown, options: { json: boolean; debug: bo
 }
 
 function printError(error: KekError): number {
-  const oneLine = (text: string) => text.replaceAll(/\s*\n\s*/g, " ");
+  // Names in it come from databases and archives, and must not speak to the terminal.
+  const oneLine = (text: string) => text.replaceAll(/\s*\n\s*/g, " ").replaceAll(/\p{Cc}/gu, "?");
   process.stderr.write(`error: ${oneLine(error.message)}\nhint: ${oneLine(error.hint)}\n`);
   return EXIT[error.exit];
 }

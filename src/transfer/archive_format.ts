@@ -67,7 +67,7 @@ export function encodeTrailer({ collections, fields, left_out }: Trailer): Uint8
 
 /** @throws KekError `archive_unreadable` for what is no archive, or one of a later format. */
 export function decodeHeader(frame: Uint8Array, name: string): Header {
-  const found = decoded(frame) as { archive?: unknown; format?: unknown };
+  const found = decoded(frame, name) as { archive?: unknown; format?: unknown };
   if (found.archive !== KIND) {
     throw new KekError("archive_unreadable", `${name} holds no secrets of an install`, "name the file of an export");
   }
@@ -89,7 +89,7 @@ export function decodeFrame(
 ): { collection: string; record: Uint8Array } | { trailer: Trailer } {
   const [first, second, ...more] = elements(frame, 0);
   if (first !== undefined && nameOf(frame, first) === "end") {
-    const { collections, fields, left_out } = read(TRAILER, decoded(frame), name, "its trailer");
+    const { collections, fields, left_out } = read(TRAILER, decoded(frame, name), name, "its trailer");
     const plain = <T extends { digest: Binary }>(entry: T) => ({ ...entry, digest: entry.digest.buffer });
     return { trailer: { collections: collections.map(plain), fields: fields.map(plain), left_out } };
   }
@@ -139,8 +139,12 @@ const TRAILER = v.object({
   left_out: count,
 });
 
-function decoded(frame: Uint8Array): Record<string, unknown> {
-  return deserialize(frame);
+function decoded(frame: Uint8Array, name: string): Record<string, unknown> {
+  try {
+    return deserialize(frame);
+  } catch {
+    throw strange(name, "what stands there is no BSON");
+  }
 }
 
 function read<T extends v.GenericSchema>(schema: T, found: unknown, name: string, what: string): v.InferOutput<T> {

@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { type FileHandle, lstat, open, rename, unlink } from "node:fs/promises";
+import { type FileHandle, lstat, open, rename, stat, unlink } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { KekError, messageOf } from "../errors/errors.ts";
 
@@ -50,13 +50,21 @@ export class PrivateFile {
     }
   }
 
-  /** Gives it its name; after `sync`. */
+  /** Gives it its name; after `sync`. What fails leaves no file of that name. */
   async place(): Promise<void> {
     await mustBeFree(this.#target);
     try {
-      await rename(this.#part, this.#target);
+      // Before the file has its name: who may write into a directory may not always read it.
       const directory = await open(dirname(this.#target), "r");
-      await directory.sync().finally(() => directory.close());
+      try {
+        await rename(this.#part, this.#target);
+        await directory.sync().catch(async (thrown) => {
+          await rename(this.#target, this.#part);
+          throw thrown;
+        });
+      } finally {
+        await directory.close();
+      }
     } catch (thrown) {
       throw unwritable(this.#target, thrown);
     }
@@ -85,6 +93,8 @@ const PIECE = 256 * 1024;
 export async function* piecesOf(path: string): AsyncGenerator<Uint8Array> {
   let handle: FileHandle | undefined;
   try {
+    // A pipe gives its bytes once, and who opens one waits for its writer, deaf to Ctrl-C.
+    if (!(await stat(path)).isFile()) throw noFile(path);
     handle = await open(path, "r");
     for (;;) {
       const piece = new Uint8Array(PIECE);
@@ -114,6 +124,14 @@ async function mustBeFree(target: string): Promise<void> {
     throw unwritable(target, thrown);
   }
   throw new KekError("archive_unwritable", `${target} exists already`, "name another file, or move that one away");
+}
+
+function noFile(path: string): KekError {
+  return new KekError(
+    "archive_unreadable",
+    `${path} is not a file: an archive is read more than once`,
+    "save the archive as a file, and name that",
+  );
 }
 
 function unwritable(target: string, thrown: unknown): KekError {

@@ -3,7 +3,7 @@ import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { canonicalJson } from "../../src/audit/chain.ts";
-import { run, start, stop, testInstall, until } from "../harness/program.ts";
+import { run, start, startCommand, stop, testInstall, until } from "../harness/program.ts";
 import { scratchDirectory } from "../harness/scratch.ts";
 import { receiveDatagrams, receiveStream, type SyslogReceiver } from "../harness/syslog_receiver.ts";
 
@@ -114,4 +114,17 @@ test("what is no receiver is refused by name", async () => {
   const alone = await refused({ CERTAUTOPILOT_AUDIT_SYSLOG_CA_FILE: "/x", CERTAUTOPILOT_AUDIT_SYSLOG: "tcp://siem" });
   expect(alone.code).toBe(2);
   expect(alone.stderr).toContain("is not tls://");
+});
+
+test("what a slow reader of standard output has not taken yet is waited for at the end", async () => {
+  const EVENTS = 500;
+  const source = `
+    const { JsonLinesStream } = await import(${JSON.stringify(join(import.meta.dir, "../../src/audit/json_lines.ts"))});
+    const sink = new JsonLinesStream("stdout", { info() {}, warn(message) { console.error(message); } });
+    for (let seq = 1; seq <= ${EVENTS}; seq += 1) sink.write([{ seq, at: new Date(), data: "x".repeat(1000) }]);
+    await sink.close();
+    process.exit(0);`;
+  const program = startCommand(["sh", "-c", '"$0" -e "$1" | (sleep 1; wc -l)', process.execPath, source]);
+  const { stdout, stderr } = await program.exited;
+  expect([Number(stdout), stderr]).toEqual([EVENTS, ""]);
 });

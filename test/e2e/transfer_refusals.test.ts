@@ -1,9 +1,10 @@
 import { expect, test } from "bun:test";
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { chmodSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { generateX25519Identity, identityToRecipient } from "age-encryption";
 import { library, seed } from "../harness/library.ts";
-import { type Ran, run, type TestInstall, testInstall } from "../harness/program.ts";
+import { BINARY, type Ran, run, startCommand, type TestInstall, testInstall } from "../harness/program.ts";
 import { changesNothing, expectRefusal, expectSilentAbout, type Refusal } from "../harness/refusal.ts";
 import { CALM } from "../harness/schedule.ts";
 import { scratchDirectory } from "../harness/scratch.ts";
@@ -69,6 +70,11 @@ test("export: what would give no whole archive, or one that others can read", as
   const short = passphraseFile(SCRATCH, "too short");
   const flags = ["export", `--out=${join(SCRATCH, "a.age")}`, `--passphrase-file=${short}`];
   await refuses(install, flags, { exit: 2, code: "usage", error: /fewer than 12 characters/ });
+  // 20 Cyrillic letters as an old editor saves them: no byte of them is UTF-8.
+  const oldEditor = join(SCRATCH, "cp1251");
+  writeFileSync(oldEditor, Buffer.alloc(20, 0xe4), { mode: 0o600 });
+  const guessable = ["export", `--out=${join(SCRATCH, "a.age")}`, `--passphrase-file=${oldEditor}`];
+  await refuses(install, guessable, { exit: 2, code: "usage", error: /not text in UTF-8/ });
   const open = join(SCRATCH, "open");
   writeFileSync(open, PASSPHRASE, { mode: 0o644 });
   const exposed = ["export", `--out=${join(SCRATCH, "a.age")}`, `--passphrase-file=${open}`];
@@ -150,6 +156,25 @@ test("export: records that are written meanwhile are counted; --allow-changes ke
   });
 });
 
+test("export: no file where the directory can be written to and not read", async () => {
+  const install = await installed(COUNT);
+  const box = join(SCRATCH, "box");
+  mkdirSync(box, { mode: 0o300 });
+  // root reads every directory, unless this is taken from it.
+  const asOthers = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"];
+  const command = [...(process.getuid?.() === 0 ? asOthers : []), BINARY, ...exporting("box/a.age")];
+  const ran = await startCommand(command as [string, ...string[]], install.variables([1], 1)).exited;
+  chmodSync(box, 0o700);
+  expect([ran.code, ran.stderr]).toEqual([2, expect.stringMatching(/box\/a\.age cannot be written \(EACCES\)/)]);
+  expect(readdirSync(box)).toEqual([]);
+});
+
+test("an error's line does not speak to the terminal", async () => {
+  const install = await installed();
+  const ran = await run(importing("none\u001b[31m\u0007.age"), install.variables([1], 1));
+  expect([ran.code, ran.stderr]).toEqual([2, expect.stringMatching(/none\?\[31m\?\.age cannot be read \(ENOENT\)/)]);
+});
+
 test("import: whatever is not whole, not for this key, or not into a fresh install", async () => {
   const old = await installed(COUNT);
   expect((await run(exporting("whole.age"), old.variables([1], 1))).code).toBe(0);
@@ -178,6 +203,9 @@ test("import: whatever is not whole, not for this key, or not into a fresh insta
     code: "archive_unreadable",
     error: /nowhere\.age cannot be read/,
   });
+  execFileSync("mkfifo", [join(SCRATCH, "pipe.age")]);
+  const pipe = { exit: 2, code: "archive_unreadable", error: /pipe\.age is not a file/ };
+  await refuses(fresh, importing("pipe.age"), pipe);
   const byPassphrase = ["import", `--in=${join(SCRATCH, "whole.age")}`, `--passphrase-file=${passphraseFile(SCRATCH)}`];
   await refuses(fresh, byPassphrase, { exit: 2, code: "archive_unreadable", error: /sealed to age recipients/ });
   writeFileSync(identityFile, await generateX25519Identity(), { mode: 0o600 });

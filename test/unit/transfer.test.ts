@@ -5,6 +5,7 @@ import { toStored } from "../../src/envelope/envelope.ts";
 import { decodeHeader, encodeHeader, type Header } from "../../src/transfer/archive_format.ts";
 import { FirstLook } from "../../src/transfer/changes.ts";
 import { ContentsDigest, differences } from "../../src/transfer/contents_digest.ts";
+import { secretsOf } from "../../src/transfer/plain_record.ts";
 import { findFileKey, sealed, unsealed } from "../../src/transfer/sealed_stream.ts";
 import { codeOf } from "../harness/codes.ts";
 
@@ -77,8 +78,19 @@ test("an archive that would reach the install's own collections, or is of a late
   const codeFor = (over: Partial<Header>) => codeOf(() => decodeHeader(encodeHeader({ ...header, ...over }), "file"));
   expect(await codeFor({ collections: ["users", "kek_install"] })).toBe("archive_damaged");
   expect(await codeFor({ fields: [{ collection: "audit_log", path: "mac" }] })).toBe("archive_damaged");
+  const garbage = Buffer.from([10, 0, 0, 0, 255, 1, 2, 3, 4, 0]);
+  expect(await codeOf(() => decodeHeader(garbage, "file"))).toBe("archive_damaged");
   const later = serialize({ ...deserialize(encodeHeader(header)), format: 2 });
   expect(await codeOf(() => decodeHeader(later, "file"))).toBe("archive_unreadable");
+});
+
+test("at a field's path of an archived record stands a secret or nothing: whatever else is there would be stored as it is", async () => {
+  const found = (value: unknown) => secretsOf(serialize({ _id: 1, s: value }), ["s"]).secrets.length;
+  expect([found(new Binary(Buffer.from("a"))), found(new Binary(Buffer.alloc(0))), found(null), found("")]).toEqual([
+    1, 1, 0, 0,
+  ]);
+  for (const value of ["a secret in plaintext", { kek_version: 1 }, 1, new Binary(Buffer.from("a"), 4)])
+    expect(await codeOf(() => found(value))).toBe("envelope_invalid");
 });
 
 async function* pieces(...all: Uint8Array[]): AsyncGenerator<Uint8Array> {
