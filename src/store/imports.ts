@@ -13,17 +13,20 @@ export async function readImport(store: Store): Promise<ImportDoc | undefined> {
   return doc === null ? undefined : importOf(doc);
 }
 
-/** Begins, or begins again: an event each time. @returns false when another archive's import was there first. */
+/** Begins, or begins again: an event each time. @returns the import that is in the way: another archive's, or one that has ended. */
 export async function beginImport(
   store: Store,
   auditor: Auditor,
   archive: { archive_id: string; from_install: string },
   data: AuditData,
-): Promise<boolean> {
+): Promise<ImportDoc | undefined> {
+  let inTheWay: ImportDoc | undefined;
   const begin = () =>
     audited(store, auditor, async (session) => {
       const found = await imports(store).findOne({ _id: "import" }, { session });
-      if (found !== null && importOf(found).archive_id !== archive.archive_id) return undefined;
+      const other = found === null ? undefined : importOf(found);
+      inTheWay = other?.archive_id === archive.archive_id && other.state === "running" ? undefined : other;
+      if (inTheWay !== undefined) return undefined;
       const doc: ImportDoc = {
         _id: "import",
         ...archive,
@@ -34,12 +37,12 @@ export async function beginImport(
       return [{ event: "secrets.import_started", data: { ...data, resumed: found !== null }, result: undefined }];
     });
   // Of two that begin at the same moment, the other's document is there the second time.
-  const begun = await begin().catch((thrown) => {
+  await begin().catch((thrown) => {
     if (!isDuplicateKey(thrown)) throw thrown;
     return begin();
   });
   crashPoint("import.begun");
-  return begun !== undefined;
+  return inTheWay;
 }
 
 /** All of it is there and was proved. */

@@ -7,6 +7,7 @@ import type { AskPin } from "../providers/registry.ts";
 import { howToBegin } from "../providers/registry.ts";
 import type { Auditor } from "../store/audit_log.ts";
 import { takeCensus } from "../store/census.ts";
+import type { ImportDoc } from "../store/documents.ts";
 import { readFields, registerField } from "../store/fields.ts";
 import { beginImport, completeImport, readImport } from "../store/imports.ts";
 import { readInstall } from "../store/install.ts";
@@ -133,13 +134,8 @@ async function checkFresh(store: Store, config: Config, header: Header): Promise
   }
   const earlier = await readImport(store);
   if (earlier !== undefined) {
-    if (earlier.archive_id !== header.archive_id) throw anotherArchive();
-    if (earlier.state === "running") return;
-    throw new KekError(
-      "refused",
-      `this archive was imported already, on ${rfc3339(earlier.completed_at ?? earlier.started_at)}: nothing is left to do`,
-      "open every record once more with: certautopilot kek verify --records",
-    );
+    if (earlier.archive_id === header.archive_id && earlier.state === "running") return;
+    throw inTheWay(earlier, header);
   }
   const census = await takeCensus(store, await readFields(store));
   const held = census.reduce((sum, { count }) => sum + count, 0);
@@ -163,7 +159,9 @@ async function bringAndProve(
     for (const field of header.fields) await registerField(store, field, config.instanceName);
     crashPoint("import.registered");
     const identity = { archive_id: header.archive_id, from_install: header.install_id };
-    if (!(await beginImport(store, auditor, identity, { ...identity, file: options.file }))) throw anotherArchive();
+    // Since it was looked for, another run may have begun, or come to its end.
+    const other = await beginImport(store, auditor, identity, { ...identity, file: options.file });
+    if (other !== undefined) throw inTheWay(other, header);
     const there_before = await bringAll(member, archive, options, reporter, recordsIn(trailer));
     const contents = await proveContents(member, header, options.signal, reporter);
     const differing = differences(contents, trailer);
@@ -211,11 +209,18 @@ function notFresh(what: string): KekError {
   );
 }
 
-function anotherArchive(): KekError {
+function inTheWay(earlier: ImportDoc, { archive_id }: Header): KekError {
+  if (earlier.archive_id !== archive_id) {
+    return new KekError(
+      "refused",
+      "the import of another archive was begun in this database",
+      "go on with that one, or drop this database, install anew and import this one",
+    );
+  }
   return new KekError(
     "refused",
-    "the import of another archive was begun in this database",
-    "go on with that one, or drop this database, install anew and import this one",
+    `this archive was imported already, on ${rfc3339(earlier.completed_at ?? earlier.started_at)}: nothing is left to do`,
+    "open every record once more with: certautopilot kek verify --records",
   );
 }
 
