@@ -49,6 +49,14 @@ describe.skipIf(HOST_ROOT === undefined)("install on a host without systemd", ()
     expect([...host.traces()]).toEqual([]);
   });
 
+  test("while another one works on the host, it is refused", async () => {
+    const words = ["install", "--no-service", ...host.local];
+    const holding = ["sh", "-c", 'flock /run/certautopilot-install.lock "$@"', "sh", "/opt/release/certautopilot"];
+    const ran = await host.run([...holding, ...words]);
+    expect([ran.code, ran.stderr]).toEqual([3, expect.stringContaining("another install, update or uninstall runs")]);
+    expect([...host.traces()]).toEqual([]);
+  });
+
   test("a step that fails undoes those before it", async () => {
     for (const path of ["/var/lib/certautopilot/mongodb", "/usr/local/bin/certautopilot"]) {
       const made = path.startsWith("/var/lib/certautopilot") ? "/var/lib/certautopilot" : undefined;
