@@ -164,6 +164,8 @@ describe.skipIf(HOST_ROOT === undefined)("a host with systemd", () => {
     const again = await host.certautopilot(["install"]);
     expect([again.code, again.stderr]).toEqual([0, expect.stringContaining("ready: ")]);
     expect(host.text("/etc/certautopilot/secrets.env")).toBe(keys);
+    const would = await host.certautopilot(["uninstall", "--purge", "--dry-run", "--json"]);
+    expect(JSON.parse(would.stdout).steps.at(-1)).toBe("removed: /usr/local/bin/certautopilot");
     const purged = await host.certautopilot(["uninstall", "--purge", "--yes-i-mean-it"]);
     expect([purged.code, purged.stderr]).toEqual([0, expect.stringContaining("this is lost for ever")]);
     expect([...host.traces().keys()].filter((path) => !path.startsWith("/opt/"))).toEqual([]);

@@ -8,12 +8,12 @@ const server = Bun.serve({
   hostname: "127.0.0.1",
   port: 0,
   fetch(request) {
-    const { pathname } = new URL(request.url);
+    const { pathname, port } = new URL(request.url);
     if (pathname === "/readyz") return Response.json({ reason: "starting" }, { status: 503 });
     const to = {
       "/moved/v1.4.1/SHA256SUMS": "/v1.4.1/SHA256SUMS",
       // The same server by a name that is not loopback's own.
-      "/open/v1.4.1/SHA256SUMS": `http://127.0.0.2:${server.port}/v1.4.1/SHA256SUMS`,
+      "/open/v1.4.1/SHA256SUMS": `http://127.0.0.2:${port}/v1.4.1/SHA256SUMS`,
       "/round/v1.4.1/SHA256SUMS": "/round/v1.4.1/SHA256SUMS",
     }[pathname];
     if (to !== undefined) return new Response(null, { status: 302, headers: { location: to } });
