@@ -49,10 +49,18 @@ describe.skipIf(HOST_ROOT === undefined)("install on a host without systemd", ()
     expect([...host.traces()]).toEqual([]);
   });
 
+  test("a service user that is root by another name is refused", async () => {
+    const users = host.text("/etc/passwd");
+    writeFileSync(host.path("/etc/passwd"), `${users}certautopilot:x:0:0::/:/bin/sh\n`);
+    const { code, stderr } = await host.certautopilot(plain);
+    writeFileSync(host.path("/etc/passwd"), users);
+    expect([code, stderr]).toEqual([3, expect.stringContaining("root by another name")]);
+    expect([...host.traces()]).toEqual([]);
+  });
+
   test("while another one works on the host, it is refused", async () => {
-    const words = ["install", "--no-service", ...host.local];
     const holding = ["sh", "-c", 'flock /run/certautopilot-install.lock "$@"', "sh", "/opt/release/certautopilot"];
-    const ran = await host.run([...holding, ...words]);
+    const ran = await host.run([...holding, ...plain]);
     expect([ran.code, ran.stderr]).toEqual([3, expect.stringContaining("another install, update or uninstall runs")]);
     expect([...host.traces()]).toEqual([]);
   });
