@@ -3,13 +3,16 @@
 #   curl -fsSL …/install.sh | sudo sh -s -- --version=1.4.0 --mongo=local
 # It finds the release file for this host, checks its sha256, and hands over to `certautopilot install`, which does the
 # rest. POSIX sh. Nothing runs before the last line has been read, so a script that was cut off does nothing.
-set -eu
+# No trace and no export of everything, which `sh -x` or SHELLOPTS may ask for: they would show the PIN.
+set +ax -eu
 
 VERSION=1.4.0
 # Where the release files are: a URL or a directory with v<version>/ in it.
 BASE_URL=https://github.com/CloudNativeWorks/certautopilot-archive/releases/download
 
 main() {
+  # What the environment has under these names would be exported to every program that is started here.
+  unset pin uri
   version=$VERSION base=${CERTAUTOPILOT_BASE_URL:-$BASE_URL} root='' dry_run='' pin='' pin_file='' uri='' uri_file='' work=''
   seen=' '
   for word; do
@@ -193,7 +196,7 @@ from_directory() {
   if [ -n "$dry_run" ]; then
     check_sum "$from"
     [ -x "$from/$file" ] || fail "$from/$file may not be executed" "chmod 755 it, so that a dry run need not copy it"
-    program=$(cd "$from" && pwd)/$file
+    program=$(CDPATH='' cd -- "$from" && pwd)/$file
     return
   fi
   private_directory
@@ -218,15 +221,15 @@ fetch() {
   say "fetching $1"
   if command -v curl >/dev/null 2>&1; then
     case $1 in
-      https:*) curl -q --fail --silent --show-error --location --proto '=https' --tlsv1.2 --connect-timeout 30 --retry 2 --output "$2" "$1" || not_fetched "$1" ;;
+      https:*) curl -q --fail --silent --show-error --location --proto '=https' --tlsv1.2 --connect-timeout 30 --speed-time 60 --speed-limit 1 --retry 2 --output "$2" "$1" || not_fetched "$1" ;;
       *) curl -q --fail --silent --show-error --noproxy '*' --proto '=http' --output "$2" "$1" || not_fetched "$1" ;;
     esac
   elif command -v wget >/dev/null 2>&1; then
     case $1 in
       https:*)
-        # busybox's own may take any certificate.
+        # busybox's own may take any certificate. GNU's follows a redirect to http, for which there is no way here.
         case $(wget --version 2>&1 || true) in
-          *'GNU Wget'*) wget --no-config --quiet --secure-protocol=TLSv1_2 --timeout=30 --tries=3 -O "$2" "$1" || not_fetched "$1" ;;
+          *'GNU Wget'*) http_proxy=http://127.0.0.1:9/ wget --no-config --quiet --secure-protocol=TLSv1_2 --timeout=30 --tries=3 -O "$2" "$1" || not_fetched "$1" ;;
           *) fail "this host's wget may not check certificates" "install curl, or copy the release files here and name their directory with --base-url" ;;
         esac
         ;;

@@ -52,6 +52,7 @@ export function checkArguments(argv: string[], args: ArgsDef, command: string, m
       const next = argv[at + 1];
       if (next === undefined || next.startsWith("--"))
         fail(`--${name} needs a value: --${name}=${arg.valueHint ?? "VALUE"}`);
+      if (next === "") fail(`--${name} has an empty value`);
       at += 1;
     } else if (value === "") {
       fail(`--${name} has an empty value`);

@@ -1,5 +1,6 @@
 import process from "node:process";
 import { EXIT, KekError } from "../errors/errors.ts";
+import { alone } from "../install/alone.ts";
 import { applyPlan } from "../install/apply.ts";
 import { type Prepared, prepareInstall } from "../install/install.ts";
 import { LAYOUT, USER } from "../install/layout.ts";
@@ -18,37 +19,43 @@ export default leaf({
     "dry-run": { type: "boolean", description: "Print the whole plan and change nothing" },
     yes: { type: "boolean", description: "Do not ask" },
   },
-  async run({ args, argv, output }) {
-    refuseConfig(args.config);
-    const dry = args["dry-run"] === true;
-    if (!dry) refuseNotRoot(args.root);
-    const request = await installRequest(args, argv, output);
-    const prepared = await prepareInstall(request);
-    refuseOpenApi(prepared.config);
-    const { database } = prepared.found;
-    if (database.seen && !database.fence)
-      output.log.warn(
-        "the database's user may not collMod (no dbAdmin): rotations will count twice instead of raising the fence",
+  run: async ({ args, argv, output }) =>
+    await alone(changesHost(args), async () => {
+      refuseConfig(args.config);
+      const dry = args["dry-run"] === true;
+      if (!dry) refuseNotRoot(args.root);
+      const request = await installRequest(args, argv, output);
+      const prepared = await prepareInstall(request);
+      refuseOpenApi(prepared.config);
+      const { database } = prepared.found;
+      if (database.seen && !database.fence)
+        output.log.warn(
+          "the database's user may not collMod (no dbAdmin): rotations will count twice instead of raising the fence",
+        );
+      const changes = changesOf(prepared.steps);
+      const lines = changes.map(({ title }) => `  ${title}`);
+      if (changes.length === 0 || dry) {
+        const text =
+          changes.length === 0 ? "nothing to change" : ["would do:", ...lines, "nothing was changed"].join("\n");
+        output.result(text, { changes: titles(changes), dry_run: dry });
+        return EXIT.done;
+      }
+      output.log.info(["this is what will be done:", ...lines].join("\n"));
+      if (args.yes !== true && !(await output.confirm("Go on?")))
+        throw new KekError("cancelled", "nothing was changed", "run it again when you are sure");
+      await withInterrupt(output, (interrupted) =>
+        applyPlan(prepared.steps, { ...prepared, request, log: output.log, interrupted }),
       );
-    const changes = changesOf(prepared.steps);
-    const lines = changes.map(({ title }) => `  ${title}`);
-    if (changes.length === 0 || dry) {
-      const text =
-        changes.length === 0 ? "nothing to change" : ["would do:", ...lines, "nothing was changed"].join("\n");
-      output.result(text, { changes: titles(changes), dry_run: dry });
+      const next = nextSteps(request, prepared);
+      output.result(["done", ...next.map((line) => `  ${line}`)].join("\n"), { changes: titles(changes), next });
       return EXIT.done;
-    }
-    output.log.info(["this is what will be done:", ...lines].join("\n"));
-    if (args.yes !== true && !(await output.confirm("Go on?")))
-      throw new KekError("cancelled", "nothing was changed", "run it again when you are sure");
-    await withInterrupt(output, (interrupted) =>
-      applyPlan(prepared.steps, { ...prepared, request, log: output.log, interrupted }),
-    );
-    const next = nextSteps(request, prepared);
-    output.result(["done", ...next.map((line) => `  ${line}`)].join("\n"), { changes: titles(changes), next });
-    return EXIT.done;
-  },
+    }),
 });
+
+/** Whether a command is to change this very host. */
+export function changesHost(args: { root?: string | undefined; "dry-run"?: boolean | undefined }): boolean {
+  return args["dry-run"] !== true && rootOf(args.root) === "";
+}
 
 /** These commands know one place for everything. */
 export function refuseConfig(config: string | undefined): void {

@@ -1,9 +1,10 @@
 import process from "node:process";
 import { EXIT, KekError } from "../errors/errors.ts";
+import { alone } from "../install/alone.ts";
 import { LAYOUT } from "../install/layout.ts";
 import { type Kept, planUninstall, uninstall } from "../install/uninstall.ts";
 import { leaf } from "./command.ts";
-import { refuseConfig } from "./install.ts";
+import { changesHost, refuseConfig } from "./install.ts";
 import { rootOf } from "./install_request.ts";
 
 /** `uninstall`: the program and its units go; keys and data stay, unless somebody means it. */
@@ -16,40 +17,41 @@ export default leaf({
     "dry-run": { type: "boolean", description: "Say what would be done and change nothing" },
     yes: { type: "boolean", description: "Do not ask" },
   },
-  async run({ args, output }) {
-    refuseConfig(args.config);
-    const purge = args.purge === true;
-    const meant = args["yes-i-mean-it"] === true;
-    const root = rootOf(args.root);
-    const dry = args["dry-run"] === true;
-    if (meant && !purge)
-      throw new KekError("usage", "--yes-i-mean-it goes with --purge", "add --purge, or leave it out");
-    const { steps, holds } = await planUninstall({ root, purge });
-    const lost = holds.map(({ path, bytes }) => `  ${root}${path} (${sizeShown(bytes)}): ${HOLDS[path]}`);
-    if (purge && lost.length > 0) output.log.warn(["this is lost for ever:", ...lost, ...ELSEWHERE].join("\n"));
-    if (purge && !meant && !dry)
-      throw new KekError(
-        "usage",
-        "--purge destroys keys: it needs --yes-i-mean-it as well",
-        "back up what is listed above first; then add it",
-      );
-    const data = { steps: steps.map(({ title }) => title), kept: purge ? [] : holds };
-    if (steps.length === 0 || dry) {
-      const titles = steps.map(({ title }) => `  ${title}`);
-      output.result(
-        steps.length === 0 ? "nothing to remove" : ["would do:", ...titles, "nothing was changed"].join("\n"),
-        data,
-      );
+  run: async ({ args, output }) =>
+    await alone(changesHost(args), async () => {
+      refuseConfig(args.config);
+      const purge = args.purge === true;
+      const meant = args["yes-i-mean-it"] === true;
+      const root = rootOf(args.root);
+      const dry = args["dry-run"] === true;
+      if (meant && !purge)
+        throw new KekError("usage", "--yes-i-mean-it goes with --purge", "add --purge, or leave it out");
+      const { steps, holds } = await planUninstall({ root, purge });
+      const lost = holds.map(({ path, bytes }) => `  ${root}${path} (${sizeShown(bytes)}): ${HOLDS[path]}`);
+      if (purge && lost.length > 0) output.log.warn(["this is lost for ever:", ...lost, ...ELSEWHERE].join("\n"));
+      if (purge && !meant && !dry)
+        throw new KekError(
+          "usage",
+          "--purge destroys keys: it needs --yes-i-mean-it as well",
+          "back up what is listed above first; then add it",
+        );
+      const data = { steps: steps.map(({ title }) => title), kept: purge ? [] : holds };
+      if (steps.length === 0 || dry) {
+        const titles = steps.map(({ title }) => `  ${title}`);
+        output.result(
+          steps.length === 0 ? "nothing to remove" : ["would do:", ...titles, "nothing was changed"].join("\n"),
+          data,
+        );
+        return EXIT.done;
+      }
+      if (root === "" && process.getuid?.() !== 0)
+        throw new KekError("usage", "uninstall changes the host: it needs root", "run it with sudo");
+      if (args.yes !== true && !(await output.confirm(purge ? "Destroy all this?" : "Take the service off this host?")))
+        throw new KekError("cancelled", "nothing was changed", "run it again when you are sure");
+      await uninstall(root, steps, output.log);
+      output.result(["done", ...(purge ? [] : keptText(root, holds))].join("\n"), data);
       return EXIT.done;
-    }
-    if (root === "" && process.getuid?.() !== 0)
-      throw new KekError("usage", "uninstall changes the host: it needs root", "run it with sudo");
-    if (args.yes !== true && !(await output.confirm(purge ? "Destroy all this?" : "Take the service off this host?")))
-      throw new KekError("cancelled", "nothing was changed", "run it again when you are sure");
-    await uninstall(root, steps, output.log);
-    output.result(["done", ...(purge ? [] : keptText(root, holds))].join("\n"), data);
-    return EXIT.done;
-  },
+    }),
 });
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,4 @@
 import { readdirSync, rmSync, symlinkSync, unlinkSync } from "node:fs";
-import { join } from "node:path";
 import process from "node:process";
 import type { Config, ProviderName } from "../config/config.ts";
 import { hostName } from "../config/environment.ts";
@@ -7,6 +6,7 @@ import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
 import type { LocalDatabase } from "../store/local_users.ts";
+import { must } from "./command.ts";
 import { installPackages } from "./find_mongod.ts";
 import { isLocked, makeFirstKey } from "./first_key.ts";
 import type { Found, Ids } from "./found.ts";
@@ -159,9 +159,8 @@ class Run {
     const data = this.#at(LAYOUT.mongodData);
     this.#databaseIsNew = readdirSync(data).length === 0;
     if (this.#databaseIsNew) {
-      const empty = () => {
-        for (const name of readdirSync(data)) rmSync(join(data, name), { recursive: true });
-      };
+      // By find, which goes by open directories: the service's user owns this one, and could put a link in its place.
+      const empty = async () => void (await must(["find", data, "-mindepth", "1", "-delete"]));
       this.journal.did({ what: `MongoDB's files in ${data}`, undo: empty, keeps: true });
     }
     this.#mongod = new MongodProcess(mongod, this.#userIds());

@@ -19,7 +19,6 @@ import type { Wanted } from "./wanted.ts";
  */
 export function planInstall(request: InstallRequest, wanted: Wanted, found: Found, material: Material): Step[] {
   const plan = new Planner(found);
-  plan.leftovers();
   plan.user();
   plan.directory(LAYOUT.etc, 0o750, "readable");
   plan.directory(LAYOUT.state, 0o750, "service");
@@ -37,6 +36,7 @@ export function planInstall(request: InstallRequest, wanted: Wanted, found: Foun
     title: `configuration ${LAYOUT.config}`,
   });
   if (request.units !== "none") planUnits(plan, request, wanted, found);
+  plan.leftovers();
   return plan.steps;
 }
 
@@ -126,7 +126,7 @@ function planSecrets(plan: Planner, request: InstallRequest, wanted: Wanted, fou
   });
   if (token === undefined) return;
   const pin = found.entries.get(LAYOUT.pin)?.content;
-  if (pin !== undefined && token.pin !== undefined && pin.trimEnd() !== token.pin) {
+  if (pin !== undefined && token.pin !== undefined && pin.replace(/\r?\n$/, "") !== token.pin) {
     throw new KekError(
       "refused",
       `${LAYOUT.pin} holds another PIN than the one given, and install never changes a secret`,

@@ -21,11 +21,15 @@ export class Planner {
     this.steps.push({ ...action, title, change });
   }
 
-  /** Whether this plan changes a file at one of these paths. */
+  /** Whether this plan changes a file at one of these paths, or a run that was killed did so and came no further. */
   changed(paths: string[]): boolean {
-    return this.steps.some((step) => step.change && "path" in step && paths.includes(step.path));
+    return (
+      paths.some((path) => this.#found.entries.has(besideNames(path).old)) ||
+      this.steps.some((step) => step.change && "path" in step && paths.includes(step.path))
+    );
   }
 
+  /** The last step: until then they tell that what was changed has not been taken up by the service. */
   leftovers(): void {
     for (const path of Object.values(LAYOUT).flatMap((place) => Object.values(besideNames(place)))) {
       if (this.#found.entries.has(path))

@@ -1,3 +1,5 @@
+import { get as overHttp } from "node:http";
+import { get as overHttps } from "node:https";
 import { KekError } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
 import { journalTail, unitFacts } from "./systemd.ts";
@@ -45,18 +47,31 @@ export async function awaitUnit(
 /** @returns why it is not ready; undefined when it is. */
 export async function notReady(url: string): Promise<string | undefined> {
   try {
-    // The certificate names the service, not this loopback address.
-    const options = { signal: AbortSignal.timeout(5000), tls: { rejectUnauthorized: false } } as RequestInit;
-    const answer = await fetch(url, options);
-    if (answer.status === 200) return undefined;
-    const { reason } = (await answer.json()) as { reason?: string };
-    return reason ?? `it answers ${answer.status}`;
+    const { status, body } = await ask(url);
+    if (status === 200) return undefined;
+    const { reason } = JSON.parse(body) as { reason?: string };
+    return reason ?? `it answers ${status}`;
   } catch {
     return "it does not listen yet";
   }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+/** Not by fetch, which asks the proxy that HTTP_PROXY names, for loopback addresses too. */
+async function ask(url: string): Promise<{ status: number | undefined; body: string }> {
+  return await new Promise((resolve, reject) => {
+    // The certificate names the service, not this loopback address.
+    const options = { signal: AbortSignal.timeout(5000), rejectUnauthorized: false };
+    const get = url.startsWith("https:") ? overHttps : overHttp;
+    get(url, options, (answer) => {
+      let body = "";
+      answer.on("data", (chunk: Buffer) => (body += chunk.toString()));
+      answer.once("error", reject);
+      answer.once("end", () => resolve({ status: answer.statusCode, body }));
+    }).once("error", reject);
+  });
+}
 
 async function notComing(unit: string, what: string, log: Log): Promise<KekError> {
   const said = await journalTail(unit);

@@ -18,6 +18,7 @@ export const RELEASES = "https://github.com/CloudNativeWorks/certautopilot-archi
 
 const MAX_SUMS_BYTES = 1 << 20;
 const MAX_PROGRAM_BYTES = 512 << 20;
+const MAX_REDIRECTS = 5;
 /** Without a byte for so long a download is given up. */
 const SILENCE_MS = 60_000;
 
@@ -30,8 +31,13 @@ export interface ReleaseFile {
 
 /** @throws KekError `usage` for a base that nobody can vouch for. */
 export function checkBase(base: string): void {
-  if (base.startsWith("/") || base.startsWith("https://")) return;
-  if (/^http:\/\/(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(\/|$)/.test(base)) return;
+  if (/^https:\/\/[^/]*@/.test(base))
+    throw new KekError(
+      "usage",
+      "--base-url has a user name or a password in it",
+      "it would show in the list of processes; copy the files here and name the directory",
+    );
+  if (base.startsWith("/") || cannotBeChangedOnItsWay(base)) return;
   throw new KekError(
     "usage",
     "--base-url is neither an https:// URL nor an absolute path of a directory",
@@ -111,7 +117,7 @@ async function* chunksOf(file: ReleaseFile): AsyncGenerator<Uint8Array> {
   const abort = new AbortController();
   let timer = setTimeout(() => abort.abort(), SILENCE_MS);
   try {
-    const answer = await fetch(place, { signal: abort.signal });
+    const answer = await followed(place, abort.signal);
     if (!answer.ok || answer.body === null) throw notThere(place, `the server answers ${answer.status}`);
     for await (const chunk of answer.body as unknown as AsyncIterable<Uint8Array>) {
       clearTimeout(timer);
@@ -123,6 +129,23 @@ async function* chunksOf(file: ReleaseFile): AsyncGenerator<Uint8Array> {
   } finally {
     clearTimeout(timer);
   }
+}
+
+function cannotBeChangedOnItsWay(url: string): boolean {
+  return /^https:\/\/|^http:\/\/(127\.0\.0\.1|localhost|\[::1\])(:\d+)?(\/|$)/.test(url);
+}
+
+/** Redirects are followed here: fetch would go from https to http. */
+async function followed(place: string, signal: AbortSignal): Promise<Response> {
+  let url = place;
+  for (let hops = 0; hops < MAX_REDIRECTS; hops += 1) {
+    const answer = await fetch(url, { signal, redirect: "manual" });
+    const next = answer.headers.get("location");
+    if (answer.status < 300 || answer.status > 399 || next === null) return answer;
+    url = new URL(next, url).href;
+    if (!cannotBeChangedOnItsWay(url)) throw notThere(place, "the server redirects to an address that is not https");
+  }
+  throw notThere(place, `more than ${MAX_REDIRECTS} redirects`);
 }
 
 function notThere(place: string, why: string): KekError {

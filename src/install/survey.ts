@@ -13,7 +13,7 @@ import { closeStore, openStore } from "../store/store.ts";
 import { readVersions } from "../store/versions.ts";
 import { findMongod, packagesOfMongodb } from "./find_mongod.ts";
 import type { Entry, Found, FoundDatabase, Installed, UnitState } from "./found.ts";
-import { besideNames, DEFAULT_DATABASE, LAYOUT, MONGOD, SERVICE, wantsLink } from "./layout.ts";
+import { besideNames, DEFAULT_DATABASE, LAYOUT, MONGOD, SERVICE, USER, wantsLink } from "./layout.ts";
 import { readyUrl } from "./plan.ts";
 import type { InstallRequest } from "./request.ts";
 import { findUser, groupOf } from "./system_user.ts";
@@ -33,8 +33,10 @@ export async function survey(request: InstallRequest): Promise<Found> {
   const isLocal = request.mongo === "local" || entries.has(LAYOUT.mongodConfig);
   const mongod = isLocal ? await findMongod(request, entries.get(LAYOUT.mongodUnit)?.content) : undefined;
   const started = request.units === "started";
+  const user = await findUser(root);
+  if (user?.uid === 0) throw userIsRoot();
   return {
-    user: await findUser(root),
+    user,
     privileged,
     mayMakeUser: privileged && lstatSync(`${root}/etc/passwd`, { throwIfNoEntry: false }) !== undefined,
     entries,
@@ -107,6 +109,14 @@ function entriesBelow(root: string): Map<string, Entry> {
     entries.set(path, { kind, mode: status.mode & 0o7777, uid: status.uid, gid: status.gid, content });
   }
   return entries;
+}
+
+function userIsRoot(): KekError {
+  return new KekError(
+    "refused",
+    `the user ${USER} of this host is root by another name (uid 0), and the service must not be`,
+    `give it a uid of its own, or remove it: install makes the user that it needs`,
+  );
 }
 
 /** A link is not followed, and not replaced either: keys may be behind it. */

@@ -1,7 +1,8 @@
-import { lstatSync, readdirSync, readFileSync, rmdirSync, rmSync } from "node:fs";
+import { lstatSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { KekError, messageOf } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
+import { must } from "./command.ts";
 import { besideNames, LAYOUT, MONGOD, SERVICE, USER, wantsLink } from "./layout.ts";
 import { portOf } from "./mongod_config.ts";
 import { canConnect } from "./mongod_process.ts";
@@ -58,8 +59,6 @@ export async function planUninstall({ root, purge }: UninstallRequest): Promise<
   if (driven && units.some(({ file }) => there(file)))
     steps.push({ do: "reload", title: "systemd reads its units again" });
   remove(LAYOUT.run);
-  remove(LAYOUT.binary);
-  for (const path of Object.values(besideNames(LAYOUT.binary))) remove(path);
   const holds = [LAYOUT.etc, LAYOUT.state].filter(there).map((path) => ({ path, bytes: sizeOf(`${root}${path}`) }));
   if (purge) {
     if (!driven || !(await unitState(MONGOD)).active) await refuseRunning(root);
@@ -67,6 +66,8 @@ export async function planUninstall({ root, purge }: UninstallRequest): Promise<
     if ((await findUser(root)) !== undefined)
       steps.push({ do: "remove_user", title: `removed: system user and group ${USER}` });
   }
+  // The last step: what fails before it is finished with this very program.
+  for (const path of [...Object.values(besideNames(LAYOUT.binary)), LAYOUT.binary]) remove(path);
   return { steps, holds };
 }
 
@@ -96,7 +97,7 @@ async function perform(root: string, step: UninstallStep): Promise<void> {
     case "disable":
       return await systemctl("disable", "--quiet", step.unit);
     case "remove":
-      return removeTree(`${root}${step.path}`);
+      return await removeTree(`${root}${step.path}`);
     case "reload":
       return await systemctl("daemon-reload");
     case "remove_user":
@@ -104,20 +105,18 @@ async function perform(root: string, step: UninstallStep): Promise<void> {
   }
 }
 
-/** Links are removed, never followed. */
-function removeTree(path: string): void {
-  const status = lstatSync(path, { throwIfNoEntry: false });
-  if (status === undefined) return;
-  if (!status.isDirectory()) {
-    rmSync(path);
-    return;
-  }
-  for (const name of readdirSync(path)) removeTree(join(path, name));
-  rmdirSync(path);
+/**
+ * By the system's rm, which goes by open directories: were it by paths, the service's user, who owns some of them, could put a
+ * link where a directory was a moment ago.
+ */
+async function removeTree(path: string): Promise<void> {
+  await must(["rm", "-rf", "--", path], { limitMs: 600_000 });
 }
 
+/** A mongod that runs removes files while they are counted. */
 function sizeOf(path: string): number {
-  const status = lstatSync(path);
+  const status = lstatSync(path, { throwIfNoEntry: false });
+  if (status === undefined) return 0;
   if (!status.isDirectory()) return status.size;
   return readdirSync(path).reduce((sum, name) => sum + sizeOf(join(path, name)), 0);
 }

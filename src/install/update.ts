@@ -1,9 +1,9 @@
-import { chmodSync, existsSync, rmSync } from "node:fs";
+import { chmodSync, existsSync, renameSync, rmSync } from "node:fs";
 import { KekError } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
 import { run } from "./command.ts";
 import { Journal } from "./journal.ts";
-import { LAYOUT, SERVICE } from "./layout.ts";
+import { besideNames, LAYOUT, SERVICE } from "./layout.ts";
 import { placeCopy } from "./place.ts";
 import { awaitUnit, notReady } from "./ready.ts";
 import { checkBase, expectedDigest, fetchProgram, type ReleaseFile } from "./release.ts";
@@ -41,9 +41,12 @@ export async function planUpdate({ root, release, allowDowngrade, readyUrl }: Up
     );
   }
   const digest = await expectedDigest(release);
-  const change = (await digestOfFile(target)) !== digest;
+  // A run that was killed has left the program that it replaced, and perhaps a service that still runs it.
+  const { old } = besideNames(target);
+  const current = existsSync(old) ? old : target;
+  const change = current === old || (await digestOfFile(target)) !== digest;
   // Of a program below another root nothing is run, so its version is not known.
-  const installed = root === "" ? (await run([target, "--version"], { limitMs: 20_000 })).stdout.trim() : undefined;
+  const installed = root === "" ? (await run([current, "--version"], { limitMs: 20_000 })).stdout.trim() : undefined;
   if (installed !== undefined && older(release.version, installed) && !allowDowngrade) {
     throw new KekError(
       "refused",
@@ -66,7 +69,9 @@ export async function update(
   const target = `${root}${LAYOUT.binary}`;
   const staged = `${root}/usr/local/bin/.certautopilot.staged`;
   const journal = new Journal();
+  const { old } = besideNames(target);
   rmSync(staged, { force: true });
+  if (existsSync(old)) renameSync(old, target);
   try {
     log.info(`fetching ${release.name} ${release.version}`);
     await fetchProgram(release, plan.digest, staged);

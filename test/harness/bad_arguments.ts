@@ -10,6 +10,7 @@ export const BAD_ARGUMENTS: [string[], RegExp][] = [
   [rotate(), /--to-version is missing/],
   [rotate("--to-version"), /--to-version needs a value/],
   [rotate("--to-version="), /--to-version has an empty value/],
+  [["uninstall", "--root", "", "--dry-run"], /--root has an empty value/],
   [rotate("--to-version=abc"), /--to-version=abc is not a whole number/],
   [rotate("--to-version=0"), /--to-version=0 is not a whole number from 1/],
   [rotate("--to-version=-1"), /--to-version=-1 is not a whole number from 1/],

@@ -49,6 +49,22 @@ describe.skipIf(HOST_ROOT === undefined)("install on a host without systemd", ()
     expect([...host.traces()]).toEqual([]);
   });
 
+  test("a service user that is root by another name is refused", async () => {
+    const users = host.text("/etc/passwd");
+    writeFileSync(host.path("/etc/passwd"), `${users}certautopilot:x:0:0::/:/bin/sh\n`);
+    const { code, stderr } = await host.certautopilot(plain);
+    writeFileSync(host.path("/etc/passwd"), users);
+    expect([code, stderr]).toEqual([3, expect.stringContaining("root by another name")]);
+    expect([...host.traces()]).toEqual([]);
+  });
+
+  test("while another one works on the host, it is refused", async () => {
+    const holding = ["sh", "-c", 'flock /run/certautopilot-install.lock "$@"', "sh", "/opt/release/certautopilot"];
+    const ran = await host.run([...holding, ...plain]);
+    expect([ran.code, ran.stderr]).toEqual([3, expect.stringContaining("another install, update or uninstall runs")]);
+    expect([...host.traces()]).toEqual([]);
+  });
+
   test("a step that fails undoes those before it", async () => {
     for (const path of ["/var/lib/certautopilot/mongodb", "/usr/local/bin/certautopilot"]) {
       const made = path.startsWith("/var/lib/certautopilot") ? "/var/lib/certautopilot" : undefined;

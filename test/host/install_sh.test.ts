@@ -123,6 +123,22 @@ describe.each(SHELLS)("install.sh under %s", (_name, shell) => {
     expect(readdirSync(place.temporary)).toEqual([]);
   });
 
+  test("what the caller's shell and environment say changes nothing, and shows no PIN", async () => {
+    const evil = join(place.directory, "evil");
+    layRelease(
+      join(evil, "mirror"),
+      Object.fromEntries(TARGETS.map((name) => [`certautopilot-${name}`, "#!/bin/sh\n"])),
+    );
+    symlinkSync(base, join(place.directory, "mirror"));
+    const env = { ...environment(), CDPATH: evil, pin: "mine" };
+    const words = ["--root=/nowhere", "--base-url=mirror", "--dry-run", "--pkcs11-pin=98-76 $(x)"];
+    const ran = await piped([...shell, "-x", "-a"], words, env);
+    expect({ code: ran.code, shown: ran.stderr.includes("98-76") }).toEqual({ code: 7, shown: false });
+    const started = readFileSync(place.started, "utf8");
+    expect(started).toContain("/dev/fd/3 98-76 $(x)\n");
+    expect(started).not.toMatch(/^pin=/m);
+  });
+
   test("does nothing when it was cut off anywhere", async () => {
     const script = readFileSync(INSTALL_SH);
     const cuts = Array.from({ length: Math.floor(script.length / 500) }, (_, index) => (index + 1) * 500);

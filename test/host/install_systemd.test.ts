@@ -86,6 +86,15 @@ describe.skipIf(HOST_ROOT === undefined)("a host with systemd", () => {
     ]);
     expect(host.text("/etc/certautopilot/secrets.env")).toBe(secrets);
     expect((await host.run(["certautopilot", "kek", "verify"])).stdout).toContain("api-1");
+    // Killed between the file and the restart: the next run knows that the service has not seen the file.
+    const env = { CERTAUTOPILOT_TEST_CRASH_AT: "install.step" };
+    expect((await host.certautopilot(["install", "--instance-name=api-2"], { env })).code).toBeNull();
+    expect(JSON.parse((await host.certautopilot(["install", "--json"])).stdout).changes).toEqual([
+      "certautopilot.service restarted",
+      expect.stringContaining("ready: "),
+      expect.stringContaining("removed: /etc/certautopilot/.config.yaml.old"),
+    ]);
+    expect((await host.run(["certautopilot", "kek", "verify"])).stdout).toContain("api-2");
   });
 
   /** A release whose program is a script. */
@@ -135,6 +144,10 @@ describe.skipIf(HOST_ROOT === undefined)("a host with systemd", () => {
     expect(await host.ready()).toBe(true);
     expect(host.text("/usr/local/bin/certautopilot").length).toBeLessThan(program);
     expect((await update("1.4.1")).stdout).toBe("nothing to change\n");
+    // As a run that was killed between the swap and the restart leaves it.
+    await host.run(["ln", "/usr/local/bin/certautopilot", "/usr/local/bin/.certautopilot.old"], { check: true });
+    expect((await update("1.4.1")).stdout).toContain("the service runs it and is ready");
+    expect((await host.run(["ls", "-A", "/usr/local/bin"])).stdout).toBe("certautopilot\n");
   });
 
   test("uninstall leaves keys and data, which install takes up again; a purge leaves nothing", async () => {
@@ -151,6 +164,8 @@ describe.skipIf(HOST_ROOT === undefined)("a host with systemd", () => {
     const again = await host.certautopilot(["install"]);
     expect([again.code, again.stderr]).toEqual([0, expect.stringContaining("ready: ")]);
     expect(host.text("/etc/certautopilot/secrets.env")).toBe(keys);
+    const would = await host.certautopilot(["uninstall", "--purge", "--dry-run", "--json"]);
+    expect(JSON.parse(would.stdout).steps.at(-1)).toBe("removed: /usr/local/bin/certautopilot");
     const purged = await host.certautopilot(["uninstall", "--purge", "--yes-i-mean-it"]);
     expect([purged.code, purged.stderr]).toEqual([0, expect.stringContaining("this is lost for ever")]);
     expect([...host.traces().keys()].filter((path) => !path.startsWith("/opt/"))).toEqual([]);

@@ -181,7 +181,10 @@ describe("a host that is installed", () => {
       gid: 0,
       content: undefined,
     });
+    // The service may still run what was replaced.
     expect(changesOf(plan(asked(), { ...installed, entries }))).toMatchObject([
+      { do: "start", restart: true },
+      { do: "ready" },
       { do: "remove_leftover", path: "/usr/local/bin/.certautopilot.old" },
     ]);
   });
