@@ -1,4 +1,5 @@
-import { appendFileSync } from "node:fs";
+import { closeSync, constants, fchownSync, fstatSync, openSync, type Stats, statSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
 import process from "node:process";
 import { KekError, messageOf } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
@@ -22,7 +23,7 @@ export class JsonLinesFile implements AuditSink {
   /** @throws KekError `config_invalid`. */
   write(entries: readonly AuditEntry[]): void {
     try {
-      appendFileSync(this.#path, linesOf(entries), { mode: 0o600 });
+      append(this.#path, linesOf(entries));
     } catch (thrown) {
       throw new KekError(
         "config_invalid",
@@ -87,6 +88,29 @@ export class JsonLinesStream implements AuditSink {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+function append(path: string, text: string): void {
+  const owner = process.getuid?.() === 0 ? statSync(dirname(path)) : undefined;
+  const another = owner !== undefined && owner.uid !== 0 ? owner : undefined;
+  const flags = constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT;
+  const descriptor = openSync(path, another === undefined ? flags : flags | constants.O_NOFOLLOW, 0o600);
+  try {
+    if (another !== undefined) giveTo(another, descriptor);
+    writeFileSync(descriptor, text);
+  } finally {
+    closeSync(descriptor);
+  }
+}
+
+/**
+ * Root's commands and a service of another user write one file: it is that user's, as its directory is. What that user has
+ * put there in its place is not written to by root.
+ */
+function giveTo({ uid, gid }: Stats, descriptor: number): void {
+  const file = fstatSync(descriptor);
+  if (!file.isFile() || file.nlink !== 1) throw new Error("it is no plain file of its directory's owner");
+  if (file.uid === 0 && file.size === 0) fchownSync(descriptor, uid, gid);
+}
 
 function linesOf(entries: readonly AuditEntry[]): string {
   return entries.map((entry) => `${canonicalJson(entry)}\n`).join("");
