@@ -22,9 +22,18 @@ export default leaf({
     const meant = args["yes-i-mean-it"] === true;
     const root = rootOf(args.root);
     const dry = args["dry-run"] === true;
+    if (root === "" && !dry && process.getuid?.() !== 0)
+      throw new KekError("usage", "uninstall changes the host: it needs root", "run it with sudo");
     if (meant && !purge)
       throw new KekError("usage", "--yes-i-mean-it goes with --purge", "add --purge, or leave it out");
-    const { steps, holds } = await planUninstall({ root, purge });
+    const { steps, holds } = await planUninstall({ root, purge }).catch((thrown: NodeJS.ErrnoException) => {
+      if (thrown.code !== "EACCES") throw thrown;
+      throw new KekError(
+        "usage",
+        `what is installed below ${root || "/"} can be seen by root only`,
+        "run it with sudo",
+      );
+    });
     const lost = holds.map(({ path, bytes }) => `  ${root}${path} (${sizeShown(bytes)}): ${HOLDS[path]}`);
     if (purge && lost.length > 0) output.log.warn(["this is lost for ever:", ...lost, ...ELSEWHERE].join("\n"));
     if (purge && !meant && !dry)
@@ -42,8 +51,6 @@ export default leaf({
       );
       return EXIT.done;
     }
-    if (root === "" && process.getuid?.() !== 0)
-      throw new KekError("usage", "uninstall changes the host: it needs root", "run it with sudo");
     if (args.yes !== true && !(await output.confirm(purge ? "Destroy all this?" : "Take the service off this host?")))
       throw new KekError("cancelled", "nothing was changed", "run it again when you are sure");
     await uninstall(root, steps, output.log);
@@ -72,7 +79,7 @@ function keptText(root: string, holds: Kept[]): string[] {
     : [
         ...kept,
         "  kept: the system user certautopilot, who owns them",
-        "  `certautopilot install` takes them up again; `uninstall --purge --yes-i-mean-it` destroys them",
+        "  install.sh takes them up again; after that, `certautopilot uninstall --purge --yes-i-mean-it` destroys them",
       ];
 }
 
