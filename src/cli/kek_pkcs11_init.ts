@@ -30,5 +30,5 @@ export default leaf({
 function nextStep(number: number, fresh: boolean): string {
   return fresh
     ? `  next: start the service with CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION=${number}; back the token up as its vendor says`
-    : `  next: back the token up, restart the fleet with CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION=${number}, then: certautopilot kek verify --target=${number}`;
+    : `  next: back the token up, declare it on every host (CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION=${number} in the secrets file), then: certautopilot kek verify --target=${number}`;
 }

@@ -35,11 +35,14 @@ export default leaf({
     return await withInstall(args.config, { output }, async (context) => {
       if (args.backup !== undefined) {
         const proved = await verifyBackup(context, args.backup);
-        output.result(`${args.backup} opens the canaries of KEK versions ${proved.join(", ")}`, {
-          ready: true,
-          backup: args.backup,
-          versions: proved,
-        });
+        output.result(
+          `${args.backup} opens the canaries of KEK ${proved.length === 1 ? "version" : "versions"} ${proved.join(", ")}`,
+          {
+            ready: true,
+            backup: args.backup,
+            versions: proved,
+          },
+        );
         return EXIT.done;
       }
       if (args.records === true) {

@@ -59,7 +59,10 @@ export function describePlan({ plan, roster, evict, census }: Prepared): {
     reverse: "go back, replacing the unfinished rotation,",
   }[kind];
   const first = evict.length === 0 ? "" : `evict ${evict.map(memberName).join(", ")}, then `;
-  const text = `${first}${what} from KEK version ${from} to ${to}: ${records} records in ${new Set(census.map((row) => row.field)).size} fields, ${roster.length} processes must acknowledge each of 3 phases`;
+  const fields = new Set(census.map((row) => row.field)).size;
+  const many = (count: number, one: string, more: string) => `${count} ${count === 1 ? one : more}`;
+  const found = `${many(records, "record", "records")} in ${many(fields, "field", "fields")}`;
+  const text = `${first}${what} from KEK version ${from} to ${to}: ${found}, ${many(roster.length, "process", "processes")} must acknowledge each of 3 phases`;
   const evicted = evict.map(({ _id }) => _id);
   return { text, data: { plan: kind, from, to, records, processes: roster.length, evict: evicted } };
 }

@@ -26,6 +26,9 @@ export default leaf({
       const dry = args["dry-run"] === true;
       if (meant && !purge)
         throw new KekError("usage", "--yes-i-mean-it goes with --purge", "add --purge, or leave it out");
+      // Nobody else can look into what is installed, so a dry run needs it too.
+      if (root === "" && process.getuid?.() !== 0)
+        throw new KekError("usage", "uninstall changes the host: it needs root", "run it with sudo");
       const { steps, holds } = await planUninstall({ root, purge });
       const lost = holds.map(({ path, bytes }) => `  ${root}${path} (${sizeShown(bytes)}): ${HOLDS[path]}`);
       if (purge && lost.length > 0) output.log.warn(["this is lost for ever:", ...lost, ...ELSEWHERE].join("\n"));
@@ -44,8 +47,6 @@ export default leaf({
         );
         return EXIT.done;
       }
-      if (root === "" && process.getuid?.() !== 0)
-        throw new KekError("usage", "uninstall changes the host: it needs root", "run it with sudo");
       if (args.yes !== true && !(await output.confirm(purge ? "Destroy all this?" : "Take the service off this host?")))
         throw new KekError("cancelled", "nothing was changed", "run it again when you are sure");
       await uninstall(root, steps, output.log);
@@ -74,7 +75,7 @@ function keptText(root: string, holds: Kept[]): string[] {
     : [
         ...kept,
         "  kept: the system user certautopilot, who owns them",
-        "  `certautopilot install` takes them up again; `uninstall --purge --yes-i-mean-it` destroys them",
+        "  install.sh takes them up again; after that, `certautopilot uninstall --purge --yes-i-mean-it` destroys them",
       ];
 }
 

@@ -27,7 +27,11 @@ export default leaf({
       refuseConfig(args.config);
       const { version } = args;
       if (version === undefined || !/^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$/.test(version))
-        throw new KekError("usage", "--version is missing, or not a release", "add it, as in --version=1.4.1");
+        throw new KekError(
+          "usage",
+          "--version is missing, or not a release",
+          "give it as in --version=1.4.1, without a v",
+        );
       if (TARGET === undefined)
         throw new KekError(
           "usage",

@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import * as v from "valibot";
 import { parse as parseYaml } from "yaml";
 import { KekError, messageOf } from "../errors/errors.ts";
@@ -28,7 +28,19 @@ export function loadConfig(configFile?: string): Config {
   if (file !== undefined && holdsSecrets(yaml)) readPrivateFile(file, "configuration file with secrets");
   const secretsPath = environment[`${PREFIX}SECRETS_FILE`] ?? (yaml["secrets_file"] as string | undefined);
   const secrets = secretsPath === undefined ? {} : readSecretsFile(secretsPath);
+  // A default that this user may not look at is told where it is missed; a service with variables of its own needs none.
+  const located = [environment, secrets].some((given) => given[`${PREFIX}DATABASE_URI`] !== undefined);
+  if (file === undefined && !located && denied(DEFAULT_CONFIG_FILE)) readYaml(DEFAULT_CONFIG_FILE);
   return settleConfig(yaml, secrets, environment, file);
+}
+
+function denied(path: string): boolean {
+  try {
+    statSync(path);
+    return false;
+  } catch (thrown) {
+    return (thrown as NodeJS.ErrnoException).code === "EACCES";
+  }
 }
 
 /**
@@ -68,7 +80,9 @@ function readYaml(path: string): Tree {
     throw new KekError(
       "config_invalid",
       `configuration file ${path} cannot be read (${(thrown as NodeJS.ErrnoException).code ?? messageOf(thrown)})`,
-      "name an existing file with --config, or leave --config out and use CERTAUTOPILOT_… variables",
+      (thrown as NodeJS.ErrnoException).code === "EACCES"
+        ? "run this as root or as the user certautopilot"
+        : "name an existing file with --config, or leave --config out and use CERTAUTOPILOT_… variables",
     );
   }
   try {

@@ -152,6 +152,6 @@ function notThere(place: string, why: string): KekError {
   return new KekError(
     "refused",
     `${place} cannot be fetched: ${why}`,
-    "check --version, --base-url and the network (HTTPS_PROXY is used where it is set); a directory with the release's files works too",
+    "check --version, --base-url and the network (HTTPS_PROXY is used where it is set); --base-url may also be a directory that has v<version>/ with the release's files in it",
   );
 }

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { createReadStream, lstatSync, readFileSync, type Stats } from "node:fs";
+import { createReadStream, lstatSync, readFileSync } from "node:fs";
 import process from "node:process";
 import { readConfigText } from "../config/config_file.ts";
 import { checkUri, databaseOfUri } from "../config/database_uri.ts";
@@ -101,7 +101,7 @@ function entriesBelow(root: string): Map<string, Entry> {
   const entries = new Map<string, Entry>();
   const places = Object.values(LAYOUT).flatMap((path) => [path, ...Object.values(besideNames(path))]);
   for (const path of [...places, wantsLink(SERVICE), wantsLink(MONGOD)]) {
-    const status = statusOf(`${root}${path}`);
+    const status = lstatSync(`${root}${path}`, { throwIfNoEntry: false });
     if (status === undefined) continue;
     const kind = status.isFile() ? "file" : status.isDirectory() ? "directory" : "other";
     if (TEXTS.includes(path) && kind !== "file") throw notAFile(path);
@@ -109,20 +109,6 @@ function entriesBelow(root: string): Map<string, Entry> {
     entries.set(path, { kind, mode: status.mode & 0o7777, uid: status.uid, gid: status.gid, content });
   }
   return entries;
-}
-
-/** @throws KekError `usage` for what only root, and the service, may look at. */
-function statusOf(path: string): Stats | undefined {
-  try {
-    return lstatSync(path, { throwIfNoEntry: false });
-  } catch (thrown) {
-    if ((thrown as NodeJS.ErrnoException).code !== "EACCES") throw thrown;
-    throw new KekError(
-      "usage",
-      `there is an install on this host, and only root can look at ${path}`,
-      "run it with sudo",
-    );
-  }
 }
 
 function userIsRoot(): KekError {

@@ -58,8 +58,8 @@ export function explainMongo(thrown: unknown, uri: string): KekError | undefined
   if (code === UNAUTHORIZED) {
     return new KekError(
       "mongodb_refused",
-      `MongoDB at ${hosts} does not permit this to the user of CERTAUTOPILOT_DATABASE_URI: ${firstLine(thrown)}`,
-      "grant the user readWrite and dbAdmin on the install's database",
+      `MongoDB at ${hosts} does not permit this to the user of CERTAUTOPILOT_DATABASE_URI: ${firstLine(thrown).replace(/ to execute command .*/, "")}`,
+      "check the database in CERTAUTOPILOT_DATABASE_NAME, and grant the user readWrite and dbAdmin on it",
       { cause: thrown },
     );
   }

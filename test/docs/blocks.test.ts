@@ -20,6 +20,7 @@ const NOT_RUN: Record<string, number> = {
   "needs a mirror of Debian": 1,
   "needs mongodump": 1,
   "needs a Kubernetes cluster": 1,
+  "needs an install of its own": 2,
   "needs an AWS CloudHSM": 3,
   "needs Kryoptic": 2,
   "needs openCryptoki": 1,

@@ -170,7 +170,7 @@ export class TokenSession {
       "hsm_token",
       `no token is labelled "${tokenLabel}"; the module shows ${list(there)}`,
       there.length === 0
-        ? "see the module's own configuration (SoftHSM: SOFTHSM2_CONF in this process's environment; others: docs/hsm), and that this user may read all that it names"
+        ? "see the module's own configuration (SoftHSM: SOFTHSM2_CONF in this process's environment; others: docs/hsm), and that the user who runs this (the installer and the service: certautopilot) may read all that it names"
         : "set CERTAUTOPILOT_ENCRYPTION_PKCS11_TOKEN_LABEL to one of them, or see why the module does not show the token",
     );
   }
