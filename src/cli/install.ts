@@ -20,7 +20,7 @@ export default leaf({
     yes: { type: "boolean", description: "Do not ask" },
   },
   run: async ({ args, argv, output }) =>
-    await alone(changesHost(args), async () => {
+    await alone(changesHost(args), output.log, async () => {
       refuseConfig(args.config);
       const dry = args["dry-run"] === true;
       if (!dry) refuseNotRoot(args.root);

@@ -18,7 +18,7 @@ export default leaf({
     yes: { type: "boolean", description: "Do not ask" },
   },
   run: async ({ args, output }) =>
-    await alone(changesHost(args), async () => {
+    await alone(changesHost(args), output.log, async () => {
       refuseConfig(args.config);
       const purge = args.purge === true;
       const meant = args["yes-i-mean-it"] === true;

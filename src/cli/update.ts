@@ -23,7 +23,7 @@ export default leaf({
     "dry-run": { type: "boolean", description: "Say what would be done and change nothing" },
   },
   run: async ({ args, argv, output }) =>
-    await alone(changesHost(args), async () => {
+    await alone(changesHost(args), output.log, async () => {
       refuseConfig(args.config);
       const { version } = args;
       if (version === undefined || !/^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$/.test(version))

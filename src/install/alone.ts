@@ -1,11 +1,13 @@
 import { spawn } from "node:child_process";
 import process from "node:process";
 import { KekError } from "../errors/errors.ts";
+import type { Log } from "../errors/log.ts";
 
 /** One of install, update and uninstall at a time on a host: two would each make keys, and one would write over the other's. */
 
 const LOCK = "/run/certautopilot-install.lock";
 /** Nobody but root may open the file, for whoever opens it can hold the lock. It lasts until this program's end closes the pipe. */
+const NO_SUCH_PROGRAM = 127;
 const HOLD = `umask 077; exec flock -n ${LOCK} sh -c 'echo held; exec cat'`;
 
 /**
@@ -13,18 +15,24 @@ const HOLD = `umask 077; exec flock -n ${LOCK} sh -c 'echo held; exec cat'`;
  * @param changesHost false for a dry run and below another root, which nobody is kept from; nor is who may change nothing.
  * @throws KekError `refused` when another one runs.
  */
-export async function alone<T>(changesHost: boolean, work: () => Promise<T>): Promise<T> {
+export async function alone<T>(changesHost: boolean, log: Log, work: () => Promise<T>): Promise<T> {
   if (!changesHost || process.getuid?.() !== 0) return await work();
   // A process group of its own: a Ctrl-C is for this program, which still undoes what it did.
   const holder = spawn("sh", ["-c", HOLD], { cwd: "/", detached: true, stdio: ["pipe", "pipe", "pipe"] });
   let said = "";
   holder.stderr.on("data", (chunk: Buffer) => (said += chunk.toString()));
-  const ended = new Promise<void>((resolve) => holder.once("close", () => resolve()));
+  const ended = new Promise<number | null>((resolve) => holder.once("close", resolve));
   const held = await Promise.race([
-    new Promise<boolean>((resolve) => holder.stdout.once("data", () => resolve(true))),
-    ended.then(() => false),
+    new Promise<true>((resolve) => holder.stdout.once("data", () => resolve(true))),
+    ended,
   ]);
-  if (!held) throw notAlone(said.trim());
+  if (held === NO_SUCH_PROGRAM) {
+    log.warn(
+      "this host has no flock: nothing keeps another install, update or uninstall from running at the same time",
+    );
+    return await work();
+  }
+  if (held !== true) throw notAlone(said.trim());
   try {
     return await work();
   } finally {
@@ -42,5 +50,9 @@ function notAlone(said: string): KekError {
       "another install, update or uninstall runs on this host",
       `wait for it, then run this again (it holds ${LOCK})`,
     );
-  return new KekError("refused", `${LOCK} cannot be held: ${said}`, "flock (of util-linux, or busybox) is needed");
+  return new KekError(
+    "refused",
+    `${LOCK} cannot be held: ${said}`,
+    "see that root can make that file, and run this again",
+  );
 }
