@@ -234,14 +234,31 @@ setup_shells() {
   }
 }
 
-# What release files are made of, and roots of other kinds to try them in. Without those, that is left out, and said.
+# What these release files are made of, and roots of other kinds to try them in. Without those, that is left out, and said.
 setup_release() {
-  "$ROOT/scripts/release" --prepare
-  command -v qemu-aarch64-static >/dev/null 2>&1 || from_debian qemu-user-static || true
-  if CERTAUTOPILOT_TEST_MUSL_ROOT=$("$ROOT/scripts/foreign-root" musl) && CERTAUTOPILOT_TEST_ARM64_ROOT=$("$ROOT/scripts/foreign-root" arm64); then
-    export CERTAUTOPILOT_TEST_MUSL_ROOT CERTAUTOPILOT_TEST_ARM64_ROOT
+  local target words=()
+  for target; do words+=("--target=$target"); done
+  "$ROOT/scripts/release" --prepare "${words[@]}"
+  unset CERTAUTOPILOT_TEST_MUSL_ROOT CERTAUTOPILOT_TEST_ARM64_ROOT
+  case " $* " in *" linux-x64-musl "*) foreign_root MUSL musl ;; esac
+  case " $* " in
+    *" linux-arm64 "*)
+      command -v qemu-aarch64-static >/dev/null 2>&1 || from_debian qemu-user-static || true
+      foreign_root ARM64 arm64
+      ;;
+  esac
+}
+
+foreign_root() {
+  local path
+  if path=$("$ROOT/scripts/foreign-root" "$2"); then
+    export "CERTAUTOPILOT_TEST_$1_ROOT=$path"
   else
-    unset CERTAUTOPILOT_TEST_MUSL_ROOT CERTAUTOPILOT_TEST_ARM64_ROOT
-    say "note: no roots of other kinds can be made here; release files for musl and arm64 are not tried"
+    say "note: no root with $2 can be made here; its release file is not tried"
   fi
+}
+
+# The release file that install.sh takes on this machine.
+target_here() {
+  if grep -q -w avx2 /proc/cpuinfo; then echo linux-x64; else echo linux-x64-baseline; fi
 }
