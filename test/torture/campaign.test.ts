@@ -9,7 +9,7 @@ import { makeSchedule } from "./schedule.ts";
 
 /** A short campaign; the long one is ./scripts/torture --schedules=100. */
 
-const SEEDS = [1, 2, 5, 6];
+const SEEDS = process.env["CERTAUTOPILOT_TEST_LONG"] === undefined ? [1, 5] : [1, 5, 2, 6];
 
 test("a seed decides a schedule", () => {
   expect(makeSchedule(7)).toEqual(makeSchedule(7));
@@ -21,7 +21,7 @@ test("no schedule of the short campaign breaks a promise", async () => {
   const set = await ReplicaSet.start(mongodBinary(), directory);
   try {
     for (const [index, seed] of SEEDS.entries()) {
-      const schedule = makeSchedule(seed, index % 3 === 2 ? "pkcs11" : "env");
+      const schedule = makeSchedule(seed, index === 1 ? "pkcs11" : "env");
       const { findings, timeline, rotations, writes } = await runSchedule(schedule, { set, directory });
       if (findings.length > 0) console.error(`seed ${seed}:\n${timeline.join("\n")}`);
       expect({ seed, findings }).toEqual({ seed, findings: [] });
