@@ -24,7 +24,8 @@ export function muslHost(directory: string): MuslHost {
     const words = ["--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", enter, root];
     const env = ["PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/"];
     // Without a terminal, as a job is.
-    const child = spawn("setsid", ["--wait", "unshare", ...words, ...env, ...argv], {
+    const child = spawn("unshare", [...words, ...env, ...argv], {
+      detached: true,
       stdio: ["pipe", "pipe", "pipe"],
     });
     child.stdin?.on("error", () => undefined);

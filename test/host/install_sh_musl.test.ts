@@ -75,8 +75,8 @@ describe.skipIf(MUSL_ROOT === undefined)("install.sh on musl and busybox", () =>
       const rotated = await kek("rotate", "--to-version=2", "--yes");
       expect([rotated.code, rotated.stderr]).toEqual([0, expect.any(String)]);
     } finally {
-      // unshare takes no SIGTERM while it waits; its end is that of all within.
-      serve.kill("SIGKILL");
+      // All of its group: su has made the service another user's, who does not end with its parent.
+      process.kill(-(serve.pid as number), "SIGKILL");
     }
   }, 120_000);
 });
