@@ -1,7 +1,7 @@
 import { copyFileSync, readFileSync } from "node:fs";
-import { createServer } from "node:net";
 import { join } from "node:path";
 import { type Ended, HOST_ROOT, type Host, type RunOptions, startHost } from "./host.ts";
+import { unusedPort } from "./mongod_here.ts";
 
 /** A host with the release's program on it, as install.sh leaves it in a directory of its own, and ports that nobody has. */
 export interface InstallHost extends Host {
@@ -34,7 +34,7 @@ export async function startInstallHost(
   await host.run(["chmod", "0755", PROGRAM], { check: true });
   // The user database as useradd leaves it, so that making and removing a user leaves no trace.
   await host.run(["sh", "-c", "useradd --system probe && userdel probe"], { check: true });
-  const [mongoPort, port] = [await freePort(), await freePort()];
+  const [mongoPort, port] = [await unusedPort(), await unusedPort()];
   const listen = `127.0.0.1:${port}`;
   const before = host.written();
   return {
@@ -71,16 +71,3 @@ const NOISE =
   /^\/etc\/((passwd|group|shadow|gshadow)-|\.pwd\.lock)$|^\/var\/tmp\/systemd-private-|^\/var\/lib\/certautopilot\/mongodb\/./;
 
 const withoutTime = (what: string) => what.replace(/ [\d.]+$/, "");
-
-async function freePort(): Promise<number> {
-  return await new Promise((resolve, reject) => {
-    const server = createServer();
-    server.once("error", reject);
-    server.listen(0, "127.0.0.1", () => {
-      const address = server.address();
-      server.close(() =>
-        typeof address === "object" && address !== null ? resolve(address.port) : reject(new Error("no port")),
-      );
-    });
-  });
-}
