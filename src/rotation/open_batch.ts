@@ -1,15 +1,13 @@
 import { deserialize } from "bson";
 import type { FieldName } from "../config/config.ts";
 import { dekAad } from "../envelope/aad.ts";
-import { type Envelope, readEnvelope } from "../envelope/envelope.ts";
+import { readEnvelope } from "../envelope/envelope.ts";
 import { openField } from "../envelope/field_cipher.ts";
 import { idBsonOf, idTextOf, splitDocuments } from "../envelope/raw_record.ts";
 import { isTheRecordsFault, reasonOf } from "../envelope/record_fault.ts";
-import { KekError } from "../errors/errors.ts";
-import { loadProved } from "../fleet/keystore.ts";
+import { LateKeys } from "../fleet/late_keys.ts";
 import type { Provider } from "../providers/provider.ts";
 import type { Store } from "../store/store.ts";
-import { readVersions } from "../store/versions.ts";
 import type { BatchResult } from "./rewrap_batch.ts";
 
 /** One batch of whole envelopes: the wrap and the payload of each are opened, and what was in them is zeroed. */
@@ -30,25 +28,15 @@ export async function openBatch(
 ): Promise<BatchResult> {
   const { collection, path } = field;
   const failed: BatchResult["failed"] = [];
-  const late = new Map<number, Promise<void>>();
-  const unwrap = async ({ wrappedDek, version }: Envelope, aad: Uint8Array) => {
-    try {
-      return await provider.unwrap(wrappedDek, aad, version);
-    } catch (thrown) {
-      if (!(thrown instanceof KekError) || thrown.code !== "version_not_loaded") throw thrown;
-      const loading = late.get(version) ?? loadLate(store, provider, installId, version);
-      late.set(version, loading);
-      await loading;
-      return await provider.unwrap(wrappedDek, aad, version);
-    }
-  };
+  const keys = new LateKeys(store, provider, installId);
   let done = 0;
   const openOne = async (raw: Uint8Array) => {
     const idBson = idBsonOf(raw);
     try {
       const envelope = readEnvelope(at(deserialize(raw, { promoteValues: false }), path), provider.name);
       const place = { collection, idBson, path };
-      const dek = await unwrap(envelope, dekAad(installId, provider.name, envelope.version, place));
+      const aad = dekAad(installId, provider.name, envelope.version, place);
+      const dek = await keys.unwrap(envelope.wrappedDek, aad, envelope.version);
       try {
         openField(dek, envelope, installId, place).fill(0);
       } finally {
@@ -67,17 +55,6 @@ export async function openBatch(
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-
-/** A rotation at work may have moved the record to a version that was not in use when this began. */
-async function loadLate(store: Store, provider: Provider, installId: string, version: number): Promise<void> {
-  const doc = (await readVersions(store)).find((entry) => entry._id === version);
-  if (doc !== undefined && doc.state !== "destroyed") return await loadProved(provider, installId, doc);
-  throw new KekError(
-    "envelope_invalid",
-    doc === undefined ? `it is at KEK version ${version}, which is not known` : `KEK version ${version} was destroyed`,
-    "restore this field from a backup",
-  );
-}
 
 function at(document: Record<string, unknown>, path: string): unknown {
   let value: unknown = document;

@@ -4,8 +4,8 @@ import { readEnvelope } from "../envelope/envelope.ts";
 import { openField } from "../envelope/field_cipher.ts";
 import { exactId, idBsonOf } from "../envelope/raw_record.ts";
 import { isTheRecordsFault } from "../envelope/record_fault.ts";
-import { KekError } from "../errors/errors.ts";
 import { loadProved } from "../fleet/keystore.ts";
+import { LateKeys } from "../fleet/late_keys.ts";
 import { inOrder } from "../library/many.ts";
 import type { Provider } from "../providers/provider.ts";
 import { takeCensus } from "../store/census.ts";
@@ -24,12 +24,13 @@ export class InstallOpener {
   readonly #store: Store;
   readonly #provider: Provider;
   readonly #installId: string;
-  readonly #late = new Map<number, Promise<void>>();
+  readonly #keys: LateKeys;
 
   private constructor(store: Store, provider: Provider, installId: string) {
     this.#store = store;
     this.#provider = provider;
     this.#installId = installId;
+    this.#keys = new LateKeys(store, provider, installId);
   }
 
   /**
@@ -97,36 +98,11 @@ export class InstallOpener {
   async #unseal(stored: unknown, place: Place) {
     const envelope = readEnvelope(stored, this.#provider.name);
     const aad = dekAad(this.#installId, envelope.provider, envelope.version, place);
-    const dek = await this.#unwrap(envelope.wrappedDek, aad, envelope.version);
+    const dek = await this.#keys.unwrap(envelope.wrappedDek, aad, envelope.version);
     try {
       return openField(dek, envelope, this.#installId, place);
     } finally {
       dek.fill(0);
     }
-  }
-
-  async #unwrap(wrapped: Uint8Array, aad: Uint8Array, version: number): Promise<Uint8Array> {
-    try {
-      return await this.#provider.unwrap(wrapped, aad, version);
-    } catch (thrown) {
-      if (!(thrown instanceof KekError) || thrown.code !== "version_not_loaded") throw thrown;
-      const loading = this.#late.get(version) ?? this.#loadLate(version);
-      this.#late.set(version, loading);
-      await loading;
-      return await this.#provider.unwrap(wrapped, aad, version);
-    }
-  }
-
-  /** A rotation at work may have moved the record to a version that was not in use when this began. */
-  async #loadLate(version: number): Promise<void> {
-    const doc = (await readVersions(this.#store)).find(({ _id }) => _id === version);
-    if (doc !== undefined && doc.state !== "destroyed") return await loadProved(this.#provider, this.#installId, doc);
-    throw new KekError(
-      "envelope_invalid",
-      doc === undefined
-        ? `it is at KEK version ${version}, which is not known`
-        : `KEK version ${version} was destroyed`,
-      "restore this field from a backup",
-    );
   }
 }
