@@ -67,12 +67,9 @@ export async function exportSecrets(
   const run = await ExportRun.prepare(origin, options, reporter);
   const file = await PrivateFile.create(options.file);
   try {
-    const report = await run.write(file);
+    return await run.write(file);
+  } finally {
     await file.discard();
-    return report;
-  } catch (thrown) {
-    await file.discard();
-    throw thrown;
   }
 }
 
