@@ -89,12 +89,14 @@ test("own validators: merged with the fence, restored exactly by a rotation back
   await reader.close();
   await proveAudit(install);
 
-  // With no fence up, validators are the operator's own business again.
+  // With no fence up, validators are the operator's own business again. Before, a member may have been there first with what
+  // the coordinator had recorded and not yet done.
+  const mended = await events(install, "fence.mended");
   await install.db.command({ collMod: "strict", validator: { owner: { $ne: "nobody" } } });
   const changed = await settings(install);
   await new Promise((resolve) => setTimeout(resolve, 3000));
   expect(await settings(install)).toEqual(changed);
-  expect(await events(install, "fence.mended")).toEqual([]);
+  expect(await events(install, "fence.mended")).toEqual(mended);
   await stop(...fleet);
 });
 
