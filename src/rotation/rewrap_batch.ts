@@ -1,12 +1,14 @@
 import type { FieldName } from "../config/config.ts";
 import { dekAadOf } from "../envelope/aad.ts";
-import { exactId, idBsonOf, idTextOf, readWrap, splitDocuments } from "../envelope/raw_record.ts";
+import { type ProjectedWrap, projectedWrapReader } from "../envelope/projected_wrap.ts";
+import { idBsonOf, idTextOf, splitDocuments } from "../envelope/raw_record.ts";
 import { isTheRecordsFault, reasonOf } from "../envelope/record_fault.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { type ErrorCode, KekError, messageOf } from "../errors/errors.ts";
 import type { Provider } from "../providers/provider.ts";
 import { isTransient } from "../store/failures.ts";
-import { applyRewraps, type Rewrap } from "../store/records.ts";
+import { applyRewraps } from "../store/records.ts";
+import type { Rewrap } from "../store/rewrap_statement.ts";
 import type { Store } from "../store/store.ts";
 
 /** One batch of records: rewrap, one conditional update each. */
@@ -45,20 +47,20 @@ export async function rewrapBatch(
 ): Promise<BatchResult> {
   const { field, from, to } = job;
   const failed: BatchResult["failed"] = [];
-  const rewraps: (Rewrap & { idBson: Uint8Array })[] = [];
+  const rewraps: Rewrap[] = [];
+  const read = projectedWrapReader(field.path, provider.name, from);
   const fromAad = dekAadOf(installId, provider.name, from, field.collection, field.path);
   const toAad = dekAadOf(installId, provider.name, to, field.collection, field.path);
   const rewrapOne = async (raw: Uint8Array) => {
-    const idBson = idBsonOf(raw);
     try {
-      const oldWrap = wrapToMove(raw, field.path, provider.name, from);
-      if (oldWrap === undefined) return;
+      const { version, idBson, wrappedDek: oldWrap } = ofProvider(read(raw), provider.name);
+      if (version !== from) return;
       const under = (version: number, aad: typeof fromAad) => ({ version, aad: aad(idBson) });
       const newWrap = await provider.rewrap(oldWrap, under(from, fromAad), under(to, toAad));
-      rewraps.push({ id: exactId(idBson), idBson, oldWrap, newWrap });
+      rewraps.push({ idBson, oldWrap, newWrap });
     } catch (thrown) {
       if (!isTheRecordsFault(thrown)) throw thrown;
-      failed.push({ id: idTextOf(idBson), reason: reasonOf(thrown) });
+      failed.push({ id: idTextOf(idBsonOf(raw)), reason: reasonOf(thrown) });
     }
   };
   // All at once: a provider that waits for an HSM keeps many operations in flight. What was wrapped is written, whatever
@@ -71,7 +73,7 @@ export async function rewrapBatch(
   const outcome = await applyRewraps(store, field, from, to, rewraps, job.limitMs);
   crashPoint("batch.written");
   for (const { index, reason } of outcome.rejected) {
-    const { idBson } = rewraps[index] as (typeof rewraps)[number];
+    const { idBson } = rewraps[index] as Rewrap;
     failed.push({ id: idTextOf(idBson), reason });
   }
   return { done: outcome.done, skipped: rewraps.length - outcome.done - outcome.rejected.length, failed, fault };
@@ -84,12 +86,9 @@ export function batchFault(thrown: unknown): BatchFault {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** @returns undefined when the record is not at the old version. @throws KekError `envelope_invalid`. */
-function wrapToMove(raw: Uint8Array, path: string, provider: string, from: number): Uint8Array | undefined {
-  const wrap = readWrap(raw, path);
-  if (wrap.provider !== provider) {
-    const hint = "an envelope of another provider has no place in this install";
-    throw new KekError("envelope_invalid", `its provider is "${wrap.provider}", not "${provider}"`, hint);
-  }
-  return wrap.version === from ? wrap.wrappedDek : undefined;
+/** @throws KekError `envelope_invalid` when the record is another provider's. */
+function ofProvider(wrap: ProjectedWrap, provider: string): ProjectedWrap {
+  if (wrap.provider === provider) return wrap;
+  const hint = "an envelope of another provider has no place in this install";
+  throw new KekError("envelope_invalid", `its provider is "${wrap.provider}", not "${provider}"`, hint);
 }

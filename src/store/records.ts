@@ -1,8 +1,9 @@
-import { Binary, Int32 } from "mongodb";
+import { DocumentSequence } from "mongodb/lib/cmap/commands.js";
 import type { FieldName } from "../config/config.ts";
 import { KekError } from "../errors/errors.ts";
 import { DOCUMENT_VALIDATION_FAILURE } from "./failures.ts";
 import { versionKey } from "./fields.ts";
+import { type Rewrap, rewrapStatements } from "./rewrap_statement.ts";
 import type { Store } from "./store.ts";
 
 /** Reads and rewrites the wraps of records. Nothing else of a record is ever read for a rewrap, or written. */
@@ -68,12 +69,6 @@ export async function idsAt(store: Store, field: FieldName, version: number, lim
   return (await cursor.toArray()) as unknown as Uint8Array[];
 }
 
-export interface Rewrap {
-  id: unknown;
-  oldWrap: Uint8Array;
-  newWrap: Uint8Array;
-}
-
 export interface RewrapOutcome {
   done: number;
   /** Refused by the collection's own validator: position in the batch and MongoDB's words. */
@@ -96,13 +91,9 @@ export async function applyRewraps(
   limitMs: number,
 ): Promise<RewrapOutcome> {
   const deadline = performance.now() + limitMs;
+  const statement = rewrapStatements(field.path, from, to);
   const groups = chunks(rewraps, GROUP);
-  const together = await update(
-    store,
-    field,
-    groups.map((group) => statement(field.path, from, to, group)),
-    limitMs,
-  );
+  const together = await update(store, field, groups.map(statement), limitMs);
   const outcome: RewrapOutcome = { done: together.modified, rejected: [] };
   // A group in which one record is refused stops there: its records are tried again one by one, to find out which.
   for (const { index } of together.errors) {
@@ -114,7 +105,7 @@ export async function applyRewraps(
     const apart = await update(
       store,
       field,
-      group.map((rewrap) => statement(field.path, from, to, [rewrap])),
+      group.map((rewrap) => statement([rewrap])),
       leftMs,
     );
     outcome.done += apart.modified;
@@ -131,27 +122,6 @@ export async function applyRewraps(
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-/**
- * A statement for one or many records. The old wrap is compared in the filter, and chosen by in the update: it is 60 bytes
- * of which 12 are random and that open for one record only, so a new wrap can land nowhere but where its old one was.
- */
-function statement(path: string, from: number, to: number, group: Rewrap[]) {
-  const key = versionKey(path);
-  const wrapKey = `${path}.wrapped_dek`;
-  const olds = group.map(({ oldWrap }) => new Binary(oldWrap, 0));
-  const branches = group.map(({ newWrap }, at) => ({
-    case: { $eq: [`$${wrapKey}`, olds[at]] },
-    // biome-ignore lint/suspicious/noThenProperty: the name is MongoDB's
-    then: new Binary(newWrap, 0),
-  }));
-  return {
-    q: { _id: { $in: group.map(({ id }) => id) }, [key]: new Int32(from), [wrapKey]: { $in: olds } },
-    u: [{ $set: { [key]: new Int32(to), [wrapKey]: { $switch: { branches } } } }],
-    multi: true,
-    hint: { _id: 1 },
-  };
-}
-
 interface WriteError {
   index: number;
   code: number;
@@ -161,9 +131,12 @@ interface WriteError {
 async function update(
   store: Store,
   field: FieldName,
-  updates: object[],
+  statements: Uint8Array[],
   limitMs: number,
 ): Promise<{ modified: number; errors: WriteError[] }> {
+  // The driver takes documents it serializes itself; this is how it sends its own batches.
+  const updates = new DocumentSequence("updates", []);
+  for (const statement of statements) updates.push({}, statement);
   const reply = await store.db.command({
     update: field.collection,
     ordered: false,
