@@ -1,0 +1,100 @@
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { mongodBinary } from "../test/harness/mongod_here.ts";
+import { againstFloor } from "./against_floor.ts";
+import { againstPeers } from "./against_peers.ts";
+import { api } from "./api.ts";
+import { chart } from "./chart.ts";
+import { disturbance } from "./disturbance.ts";
+import { fleet } from "./fleet.ts";
+import { growth, growthBesides } from "./growth.ts";
+import { hotPath } from "./hot_path.ts";
+import { hsm } from "./hsm.ts";
+import type { Line } from "./line.ts";
+import { circumstances, report } from "./report.ts";
+import { run, type Stage, say, withStage } from "./stage.ts";
+import { start } from "./start.ts";
+
+/**
+ * ./scripts/bench [--quick] [--records=N] [--rounds=N] [--only=TOPIC,…] [--vault=PROGRAM] [--json]: what this machine makes of the product,
+ * beside what it makes of the floor and the peers, all in one run.
+ */
+
+interface Asked {
+  /** Of the largest database. */
+  records: number;
+  rounds: number;
+  /** OpenBao or Vault. */
+  vault: string | undefined;
+  /** Whether it works, not how fast: fewer ways of sending are tried, fewer data keys made. */
+  quick: boolean;
+}
+
+const QUICK = { records: "100000", rounds: "1", only: "floor,peers,growth" };
+
+const SIZES = [10_000, 100_000, 1_000_000, 10_000_000];
+const TOPICS: Record<string, (stage: Stage, asked: Asked) => Promise<Line[]>> = {
+  floor: (stage, { records, rounds, quick }) => againstFloor(stage, Math.min(records, 100_000), rounds, quick),
+  peers: (stage, { records, rounds, vault, quick }) =>
+    againstPeers(stage, Math.min(records, quick ? 10_000 : 50_000), rounds, {
+      python: process.env["CERTAUTOPILOT_BENCH_PYTHON"],
+      vault,
+    }),
+  growth: (stage, { records, rounds }) =>
+    growth(
+      stage,
+      SIZES.filter((size) => size <= records),
+      rounds,
+    ),
+  besides: (stage, { records, rounds }) => growthBesides(stage, Math.min(records, 50_000), rounds),
+  fleet: (stage, { rounds }) => fleet(stage, [10, 100, 500], rounds),
+  disturbance: (stage, { rounds }) => disturbance(stage, rounds),
+  hot: (stage, { rounds }) => hotPath(stage, rounds),
+  api: (stage, { rounds }) => api(stage, rounds),
+  hsm: (stage, { rounds }) => hsm(stage, rounds),
+  start: (stage) => start(stage, 11),
+};
+const FLAGS = ["quick", "records", "rounds", "only", "vault", "json"];
+
+const flags = new Map(
+  process.argv.slice(2).map((word): [string, string] => {
+    const [name = "", value = ""] = word.replace(/^--/, "").split("=");
+    return [name, value];
+  }),
+);
+const quick = flags.has("quick");
+if (quick) for (const [name, value] of Object.entries(QUICK)) if (!flags.has(name)) flags.set(name, value);
+const asked: Asked = {
+  records: Number(flags.get("records") ?? 1_000_000),
+  rounds: Number(flags.get("rounds") ?? 3),
+  vault: flags.get("vault"),
+  quick,
+};
+const only = flags.get("only")?.split(",") ?? Object.keys(TOPICS);
+const unknown = [
+  ...[...flags.keys()].filter((name) => !FLAGS.includes(name)),
+  ...only.filter((topic) => !(topic in TOPICS)),
+];
+if (unknown.length > 0 || !(asked.records >= 1000) || !(asked.rounds >= 1)) {
+  say(unknown.length > 0 ? `error: unknown: ${unknown.join(", ")}` : "error: at least 1000 records and 1 round");
+  say(`hint: --records=N --rounds=N --only=${Object.keys(TOPICS).join(",")} --vault=PROGRAM --json`);
+  process.exit(2);
+}
+
+const lines: Line[] = [];
+const about = await withStage(async (stage) => {
+  for (const topic of only) lines.push(...((await TOPICS[topic]?.(stage, asked)) ?? []));
+  return circumstances(mongodBinary(), (await run(["--version"], {})).stdout.trim());
+});
+const page = report(about, lines);
+const results = join(import.meta.dir, "results");
+mkdirSync(results, { recursive: true });
+if (flags.has("json")) process.stdout.write(`${JSON.stringify({ ...about, lines }, null, 2)}\n`);
+else process.stdout.write(`${page}\n`);
+// A part of the benchmark is for looking at, not for keeping.
+if (!flags.has("only")) {
+  writeFileSync(join(results, "benchmark.md"), `${page}\n`);
+  writeFileSync(join(results, "benchmark.json"), `${JSON.stringify({ ...about, lines }, null, 2)}\n`);
+  writeFileSync(join(results, "benchmark.svg"), chart(lines, `${about.at}, commit ${about.commit}, ${about.machine}`));
+  say(`written to bench/results/`);
+}

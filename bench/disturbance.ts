@@ -1,0 +1,104 @@
+import { spawn } from "node:child_process";
+import { join } from "node:path";
+import { floor, type Sending } from "./floor.ts";
+import { type Line, line, percentile } from "./line.ts";
+import { NO_DRAIN, rotate } from "./rotation.ts";
+import { seed } from "./seed.ts";
+import { FIELD, type Stage, say, variablesOf } from "./stage.ts";
+
+/** What a service notices of a rotation: its encrypted reads and writes before it and during it. */
+
+const TOPIC = "Disturbance of a service";
+const RECORDS = 100_000;
+/** Reads a second, and as many writes. */
+const RATE = 100;
+const BEFORE_MS = 10_000;
+
+interface Operation {
+  kind: "read" | "write";
+  at: number;
+  ms: number;
+}
+
+export async function disturbance(stage: Stage, rounds: number): Promise<Line[]> {
+  const database = "disturbance";
+  await seed(stage, database, RECORDS);
+  const SENDING: Sending = { form: "single", batch: 1000, lanes: 4 };
+  const halfOfFloor = (await floor(stage, database, RECORDS / 5, SENDING)) / 2;
+  const measured: Record<string, Record<string, number[]>> = {};
+  const note = (when: string, operations: Operation[]) => {
+    for (const kind of ["read", "write"] as const)
+      for (const [name, share] of [
+        ["p50", 0.5],
+        ["p99", 0.99],
+      ] as const) {
+        const ms = operations.filter((each) => each.kind === kind).map((each) => each.ms);
+        measured[when] ??= {};
+        measured[when][`${kind} ${name}`] ??= [];
+        measured[when][`${kind} ${name}`]?.push(percentile(ms, share));
+      }
+  };
+  const service = await startService(stage, database);
+  for (let round = 0; round < rounds * 2; round += 1) {
+    const limited = round % 2 === 1;
+    const began = Date.now();
+    await Bun.sleep(BEFORE_MS);
+    const rotating = Date.now();
+    await rotate(stage, database, round % 2 === 0 ? 2 : 1, {
+      flags: limited ? [`--max-rate=${Math.round(halfOfFloor)}`] : [],
+      variables: NO_DRAIN,
+    });
+    const ended = Date.now();
+    const between = (from: number, to: number) => service.operations.filter(({ at }) => at >= from && at < to);
+    note(limited ? "before, at half the floor" : "before", between(began, rotating));
+    note(limited ? "during, at half the floor" : "during", between(rotating, ended));
+    say(`disturbance: round ${round + 1} of ${rounds * 2}`);
+  }
+  await service.stop();
+  await stage.client.db(database).dropDatabase();
+  const lines: Line[] = [];
+  for (const [when, figures] of Object.entries(measured))
+    for (const [name, values] of Object.entries(figures)) lines.push(line(TOPIC, `${name}, ${when}`, "ms", values));
+  for (const [suffix, atMost] of [
+    ["", 3],
+    [", at half the floor", 1.5],
+  ] as const)
+    for (const kind of ["read", "write"]) {
+      const of = (when: string) => measured[`${when}${suffix}`]?.[`${kind} p99`] ?? [];
+      const ratios = of("during").map((value, at) => value / (of("before")[at] as number));
+      lines.push(line(TOPIC, `p99 of ${kind}s during / before${suffix}`, "×", ratios, { atMost }));
+    }
+  return lines;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+async function startService(stage: Stage, database: string) {
+  const words = [stage.mongod.uri, database, FIELD.collection, FIELD.path, String(RATE), String(RECORDS)];
+  const child = spawn(process.execPath, [join(import.meta.dir, "service.ts"), ...words], {
+    env: { ...variablesOf(stage, database, 2), ...NO_DRAIN },
+    stdio: ["pipe", "pipe", "inherit"],
+  });
+  const operations: Operation[] = [];
+  let rest = "";
+  const closed = new Promise<void>((resolve) => child.once("close", () => resolve()));
+  await new Promise<void>((resolve, reject) => {
+    child.once("close", (code) => reject(new Error(`the service ended with ${code}`)));
+    child.stdout.on("data", (chunk: Buffer) => {
+      const lines = (rest + chunk.toString()).split("\n");
+      rest = lines.pop() ?? "";
+      for (const text of lines) {
+        const [kind, at, ms] = text.split(" ");
+        if (kind === "joined") resolve();
+        else operations.push({ kind: kind as Operation["kind"], at: Number(at), ms: Number(ms) });
+      }
+    });
+  });
+  return {
+    operations,
+    async stop() {
+      child.stdin.end();
+      await closed;
+    },
+  };
+}

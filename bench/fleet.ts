@@ -1,0 +1,138 @@
+import { spawn } from "node:child_process";
+import { join } from "node:path";
+import { type Line, line } from "./line.ts";
+import { NO_DRAIN, rotate } from "./rotation.ts";
+import { seed } from "./seed.ts";
+import { processorTime, type Stage, say, variablesOf } from "./stage.ts";
+
+/** How long a fleet takes to acknowledge, and what its heartbeats cost MongoDB. */
+
+const TOPIC = "Fleet";
+const MEMBERS_A_PROCESS = 100;
+const IDLE_S = 20;
+const WANTED: Record<number, Line["wanted"]> = { 100: { atMost: 2 } };
+
+export async function fleet(stage: Stage, sizes: number[], rounds: number): Promise<Line[]> {
+  const database = "fleet";
+  await seed(stage, database, 1000);
+  const lines: Line[] = [];
+  for (const members of sizes) {
+    say(`fleet: ${members} processes`);
+    const leave = await joined(stage, database, members);
+    const seconds: number[] = [];
+    for (let round = 0; round < rounds; round += 1)
+      seconds.push(await acknowledging(stage, database, round % 2 === 0 ? 2 : 1));
+    if (rounds % 2 === 1) await rotate(stage, database, 1);
+    lines.push(
+      line(
+        TOPIC,
+        `${members} processes: the four transitions, each until the last acknowledgement`,
+        "s",
+        seconds,
+        WANTED[members],
+      ),
+    );
+    lines.push(...(await idle(stage, members)));
+    await leave();
+  }
+  await stage.client.db(database).dropDatabase();
+  return lines;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+async function joined(stage: Stage, database: string, members: number): Promise<() => Promise<void>> {
+  const env = { ...variablesOf(stage, database, 2), ...NO_DRAIN };
+  const left: Promise<unknown>[] = [];
+  const stops: (() => void)[] = [];
+  for (let there = 0; there < members; there += MEMBERS_A_PROCESS) {
+    const count = Math.min(MEMBERS_A_PROCESS, members - there);
+    const child = spawn(process.execPath, [join(import.meta.dir, "light_fleet.ts"), String(count)], {
+      env,
+      stdio: ["pipe", "pipe", "inherit"],
+    });
+    left.push(new Promise((resolve) => child.once("close", resolve)));
+    stops.push(() => child.stdin.end());
+    await new Promise<void>((resolve, reject) => {
+      child.stdout.once("data", () => resolve());
+      child.once("close", (code) => reject(new Error(`a light fleet ended with ${code}`)));
+    });
+  }
+  return async () => {
+    for (const stop of stops) stop();
+    await Promise.all(left);
+  };
+}
+
+/** Seconds from each change of the phase to the last acknowledgement of it, added up: MongoDB's own times of both. */
+async function acknowledging(stage: Stage, database: string, to: 1 | 2): Promise<number> {
+  const db = stage.client.db(database);
+  const changed = new Map<string, number>();
+  const acknowledged = new Map<string, number>();
+  const stream = db.watch(
+    [
+      {
+        $match: {
+          "ns.coll": { $in: ["kek_rotations", "process_heartbeats"] },
+          operationType: { $in: ["insert", "update", "replace"] },
+        },
+      },
+    ],
+    { fullDocument: "updateLookup" },
+  );
+  const watching = (async () => {
+    for await (const event of stream) {
+      const {
+        ns,
+        wallTime,
+        fullDocument: doc,
+      } = event as unknown as {
+        ns: { coll: string };
+        wallTime: Date;
+        fullDocument: Record<string, never> | null;
+      };
+      if (doc === null) continue;
+      const at = wallTime.getTime();
+      if (ns.coll === "kek_rotations") {
+        const key = `${doc["_id"]} ${doc["state"] === "completed" ? 0 : doc["phase"]}`;
+        if (!changed.has(key)) changed.set(key, at);
+      } else if (doc["acked"] !== undefined) {
+        const { rotation, phase } = doc["acked"] as { rotation: unknown; phase: number };
+        const key = `${rotation ?? ""} ${phase}`;
+        acknowledged.set(key, Math.max(acknowledged.get(key) ?? 0, at));
+      }
+    }
+  })();
+  await rotate(stage, database, to, { variables: NO_DRAIN });
+  // The steady state is acknowledged after the command has ended.
+  await Bun.sleep(3000);
+  await stream.close();
+  await watching.catch(() => undefined);
+  let sum = 0;
+  const rotation = [...changed.keys()].at(-1)?.split(" ")[0];
+  for (const [key, at] of changed) {
+    if (key.split(" ")[0] !== rotation) continue;
+    const last = acknowledged.get(key) ?? acknowledged.get(` ${key.split(" ")[1]}`);
+    if (last === undefined)
+      throw new Error(`no acknowledgement of ${key} was seen; seen: ${[...acknowledged.keys()].join(", ")}`);
+    say(`fleet: phase ${key.split(" ")[1]}: ${last - at} ms`);
+    sum += Math.max(0, last - at);
+  }
+  return sum / 1000;
+}
+
+async function idle(stage: Stage, members: number): Promise<Line[]> {
+  const operations = async () => {
+    const { opcounters } = await stage.client.db("admin").command({ serverStatus: 1 });
+    return (
+      Number(opcounters.query) + Number(opcounters.update) + Number(opcounters.getmore) + Number(opcounters.command)
+    );
+  };
+  const [before, cpu] = [await operations(), processorTime(stage.mongod.pid)];
+  await Bun.sleep(IDLE_S * 1000);
+  const [after, spent] = [await operations(), processorTime(stage.mongod.pid) - cpu];
+  return [
+    line(TOPIC, `${members} processes at rest: mongod's processor time`, "% of a core", [(spent / IDLE_S) * 100]),
+    line(TOPIC, `${members} processes at rest: operations at MongoDB`, "a second", [(after - before) / IDLE_S]),
+  ];
+}

@@ -1,0 +1,115 @@
+import { randomBytes } from "node:crypto";
+import { Binary, Int32 } from "mongodb";
+import { FIELD, type Stage } from "./stage.ts";
+
+/**
+ * What mongod alone makes of a rotation's updates: the same two fields of the same documents, under the same indexes and the
+ * same write concern, sent by the bare driver from bytes made before, with nothing read, wrapped or compared on the way.
+ */
+
+/** How the updates are put to mongod: a statement a record, or the grouped statement that a rotation sends. */
+export type Form = "single" | "grouped";
+
+export interface Sending {
+  form: Form;
+  /** Records in one command. */
+  batch: number;
+  /** Commands in flight. */
+  lanes: number;
+}
+
+interface Wrapped {
+  _id: unknown;
+  wrap: Binary;
+}
+
+const GROUP = 32;
+const NOBODYS = 3;
+const KEY = `${FIELD.path}.kek_version`;
+const WRAP = `${FIELD.path}.wrapped_dek`;
+
+/** @returns records a second for each way of sending, the best of which is the floor. */
+export async function sweep(
+  stage: Stage,
+  database: string,
+  records: number,
+  quick: boolean,
+): Promise<(Sending & { rate: number })[]> {
+  const tried: (Sending & { rate: number })[] = [];
+  for (const form of ["single", "grouped"] as const)
+    for (const batch of quick ? [1000] : [500, 1000, 2000])
+      for (const lanes of quick ? [4] : [2, 4, 8]) {
+        const sending = { form, batch, lanes };
+        tried.push({ ...sending, rate: await floor(stage, database, records, sending) });
+      }
+  return tried;
+}
+
+/** Moves so many records to a version that nobody uses, then all of them back. @returns records a second of the way there. */
+export async function floor(stage: Stage, database: string, records: number, sending: Sending): Promise<number> {
+  const documents = await stage.client
+    .db(database)
+    .collection(FIELD.collection)
+    .find({}, { projection: { [WRAP]: 1, [KEY]: 1 }, sort: { _id: 1 }, limit: records })
+    .toArray();
+  const before = documents.map((document) => ({ _id: document._id, wrap: document[FIELD.path].wrapped_dek as Binary }));
+  const after = before.map(({ _id }) => ({ _id, wrap: new Binary(randomBytes(60), 0) }));
+  const at = Number(documents[0]?.[FIELD.path].kek_version);
+  const seconds = await send(stage, database, before, after, [at, NOBODYS], sending);
+  await send(stage, database, after, before, [NOBODYS, at], sending);
+  return records / seconds;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** @returns how many seconds the commands took; making them is not counted. */
+async function send(
+  stage: Stage,
+  database: string,
+  olds: Wrapped[],
+  news: Wrapped[],
+  [from, to]: [number, number],
+  { form, batch, lanes }: Sending,
+): Promise<number> {
+  const size = form === "single" ? 1 : GROUP;
+  const commands: object[][] = [];
+  for (let start = 0; start < olds.length; start += batch) {
+    const end = Math.min(start + batch, olds.length);
+    const updates: object[] = [];
+    for (let at = start; at < end; at += size)
+      updates.push(statement(olds.slice(at, Math.min(at + size, end)), news.slice(at, at + size), from, to));
+    commands.push(updates);
+  }
+  const db = stage.client.db(database);
+  let moved = 0;
+  const lane = async () => {
+    for (let updates = commands.shift(); updates !== undefined; updates = commands.shift()) {
+      const writeConcern = { w: "majority", j: true };
+      const reply = await db.command({ update: FIELD.collection, ordered: false, updates, writeConcern });
+      moved += Number(reply["nModified"]);
+    }
+  };
+  const began = performance.now();
+  await Promise.all(Array.from({ length: lanes }, lane));
+  const seconds = (performance.now() - began) / 1000;
+  if (moved !== olds.length) throw new Error(`the floor moved ${moved} of ${olds.length} records`);
+  return seconds;
+}
+
+function statement(olds: Wrapped[], news: Wrapped[], from: number, to: number): object {
+  const [old, next] = [olds[0] as Wrapped, news[0] as Wrapped];
+  const at = { [KEY]: new Int32(from) };
+  if (olds.length === 1)
+    return { q: { _id: old._id, ...at, [WRAP]: old.wrap }, u: { $set: { [KEY]: new Int32(to), [WRAP]: next.wrap } } };
+  const branches = olds.map(({ wrap }, index) => ({
+    case: { $eq: [`$${WRAP}`, wrap] },
+    // biome-ignore lint/suspicious/noThenProperty: the name is MongoDB's
+    then: (news[index] as Wrapped).wrap,
+  }));
+  return {
+    q: { _id: { $in: olds.map(({ _id }) => _id) }, ...at, [WRAP]: { $in: olds.map(({ wrap }) => wrap) } },
+    u: [{ $set: { [KEY]: new Int32(to), [WRAP]: { $switch: { branches } } } }],
+    multi: true,
+    hint: { _id: 1 },
+  };
+}

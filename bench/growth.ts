@@ -1,0 +1,126 @@
+import { type Line, line, ratio } from "./line.ts";
+import { NO_DRAIN, type Rotated, type Rotating, rotate, thereAndBack } from "./rotation.ts";
+import { seed } from "./seed.ts";
+import { memoryOf, type Stage, say } from "./stage.ts";
+
+/** Whether time and memory a record stay what they are when there are more records, more lanes, larger documents. */
+
+const TOPIC = "Growth";
+const FLEET = 3;
+const LANES = [1, 2, 4];
+const KIB = [0.5, 2, 16, 64];
+/** For documents of 64 KiB this is a gigabyte. */
+const RECORDS_BY_SIZE = 10_000;
+/** What is promised of the whole command is promised of so many. */
+const PROMISED = 1_000_000;
+
+/** By a fleet with the settings that it has unless told otherwise. @param sizes numbers of records, ascending. */
+export async function growth(stage: Stage, sizes: number[], rounds: number): Promise<Line[]> {
+  const lines: Line[] = [];
+  const bySize = new Map<number, Rotated[]>();
+  for (const records of sizes) {
+    const measured = await withRecords(stage, records, 2048, (database) =>
+      thereAndBack(rounds, (to) => once(stage, database, records, to, { fleet: FLEET })),
+    );
+    bySize.set(records, measured);
+    lines.push(...both(`${count(records)} of 2 KiB`, records, measured), ...whole(records, measured));
+  }
+  const largest = sizes.at(-1) as number;
+  const of = (records: number, what: (rotated: Rotated) => number) => (bySize.get(records) ?? []).map(what);
+  const times = (records: number) => of(records, ({ rewrapSeconds }) => rewrapSeconds / records);
+  const memory = (records: number) => of(records, ({ peakMb }) => peakMb);
+  const beside = sizes.at(-2);
+  if (beside !== undefined) {
+    const compared = `${count(largest)} / ${beside.toLocaleString("en")}`;
+    lines.push(
+      line(TOPIC, `time a record, ${compared}`, "×", ratio(times(largest), times(beside)), { atMost: 1.1 }),
+      line(TOPIC, `peak memory, ${compared}`, "×", ratio(memory(largest), memory(beside)), { atMost: 1.1 }),
+    );
+  }
+  lines.push(
+    line(TOPIC, "peak memory of the rotating process", "MB", memory(largest), { atMost: 300 }),
+    line(
+      TOPIC,
+      "peak memory of a process of the fleet",
+      "MB",
+      of(largest, ({ fleetMb }) => fleetMb),
+    ),
+    line(TOPIC, "peak memory of mongod", "MB", [memoryOf(stage.mongod.pid)]),
+  );
+  return lines;
+}
+
+/** On one size of a database: lanes, then sizes of documents. */
+export async function growthBesides(stage: Stage, records: number, rounds: number): Promise<Line[]> {
+  const lines: Line[] = [];
+  await withRecords(stage, records, 2048, async (database) => {
+    for (const lanes of LANES) {
+      const rotating = { flags: [`--concurrency=${lanes}`], variables: NO_DRAIN };
+      const measured = await thereAndBack(rounds, (to) => once(stage, database, records, to, rotating));
+      lines.push(
+        ...both(`${lanes === 1 ? "1 lane" : `${lanes} lanes`}, ${count(records)} of 2 KiB`, records, measured),
+      );
+    }
+  });
+  for (const kib of KIB) {
+    const few = Math.min(records, RECORDS_BY_SIZE);
+    const measured = await withRecords(stage, few, kib * 1024, (database) =>
+      thereAndBack(rounds, (to) => once(stage, database, few, to, { variables: NO_DRAIN })),
+    );
+    lines.push(...both(`${count(few)} of ${kib} KiB`, few, measured));
+  }
+  return lines;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+let made = 0;
+
+const count = (records: number) => `${records.toLocaleString("en")} records`;
+
+async function withRecords<T>(
+  stage: Stage,
+  records: number,
+  bytes: number,
+  work: (database: string) => Promise<T>,
+): Promise<T> {
+  made += 1;
+  const database = `growth_${made}`;
+  say(`growth: writing ${records} records of ${bytes} bytes`);
+  await seed(stage, database, records, bytes);
+  try {
+    return await work(database);
+  } finally {
+    await stage.client.db(database).dropDatabase();
+  }
+}
+
+async function once(stage: Stage, database: string, records: number, to: 1 | 2, rotating: Rotating): Promise<Rotated> {
+  const rotated = await rotate(stage, database, to, rotating);
+  const { rewrapSeconds, seconds, peakMb } = rotated;
+  say(`growth: ${records} records in ${rewrapSeconds.toFixed(1)} s of ${seconds.toFixed(1)} s, ${peakMb} MB`);
+  return rotated;
+}
+
+function both(name: string, records: number, measured: Rotated[]): Line[] {
+  const times = measured.map(({ rewrapSeconds }) => (rewrapSeconds / records) * 1e6);
+  const memory = measured.map(({ peakMb }) => peakMb);
+  return [line(TOPIC, `${name}: time a record`, "µs", times), line(TOPIC, `${name}: peak memory`, "MB", memory)];
+}
+
+/** The command from its start to its end, time to drain and all. */
+function whole(records: number, measured: Rotated[]): Line[] {
+  const name = `${count(records)}, a fleet of ${FLEET}: the whole command`;
+  const [all, besides] = records === PROMISED ? [{ atMost: 60 }, { atMost: 8 }] : [undefined, undefined];
+  const rest = measured.map(({ seconds, rewrapSeconds }) => seconds - rewrapSeconds);
+  return [
+    line(
+      TOPIC,
+      name,
+      "s",
+      measured.map(({ seconds }) => seconds),
+      all,
+    ),
+    line(TOPIC, `${name}, outside of the rewrap phase`, "s", rest, besides),
+  ];
+}

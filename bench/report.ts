@@ -1,0 +1,73 @@
+import { execFileSync } from "node:child_process";
+import { cpus, release, totalmem } from "node:os";
+import { isMet, type Line, median } from "./line.ts";
+
+/** The figures as a page of tables, for people and for the repository. */
+
+export interface Circumstances {
+  at: string;
+  commit: string;
+  machine: string;
+  versions: Record<string, string>;
+}
+
+/** Where and of what a run was made. @param mongod the program that ran. */
+export function circumstances(mongod: string, version: string): Circumstances {
+  const [first] = cpus();
+  const gib = (totalmem() / 2 ** 30).toFixed(0);
+  const said = (command: string, words: string[]) => execFileSync(command, words, { encoding: "utf8" }).trim();
+  const changed = said("git", ["status", "--porcelain", "--untracked-files=no"]) !== "";
+  return {
+    at: new Date().toISOString().replace(/\.\d+Z$/, "Z"),
+    commit: said("git", ["rev-parse", "--short=12", "HEAD"]) + (changed ? " with changes" : ""),
+    machine: `${cpus().length} cores (${first?.model.trim()}), ${gib} GiB, Linux ${release()}`,
+    versions: {
+      certautopilot: version,
+      bun: Bun.version,
+      mongod: /v([\d.]+)/.exec(said(mongod, ["--version"]))?.[1] ?? "unknown",
+    },
+  };
+}
+
+export function report({ at, commit, machine, versions }: Circumstances, lines: Line[]): string {
+  const made = Object.entries(versions).map(([name, version]) => `${name} ${version}`);
+  const topics = [...new Set(lines.map(({ topic }) => topic))];
+  return [
+    "# Benchmark",
+    "",
+    `${at}, commit ${commit}. ${machine}. ${made.join(", ")}.`,
+    "Each figure is the median of the rounds; beside it the lowest and the highest.",
+    "",
+    ...topics.flatMap((topic) =>
+      table(
+        topic,
+        lines.filter((each) => each.topic === topic),
+      ),
+    ),
+  ].join("\n");
+}
+
+export function shown(value: number): string {
+  if (!Number.isFinite(value)) return "–";
+  const size = Math.abs(value);
+  if (size >= 1000) return Math.round(value).toLocaleString("en");
+  return value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 2);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function table(topic: string, lines: Line[]): string[] {
+  const rows = lines.map((each) => {
+    const { name, unit, values } = each;
+    const spread = values.length > 1 ? `${shown(Math.min(...values))} – ${shown(Math.max(...values))}` : "";
+    return `| ${[name, `${shown(median(values))} ${unit}`.trim(), spread, wanted(each)].join(" | ")} |`;
+  });
+  return [`## ${topic}`, "", "| figure | median | spread | wanted |", "| --- | ---: | ---: | --- |", ...rows, ""];
+}
+
+function wanted(each: Line): string {
+  if (each.wanted === undefined) return "";
+  const limit =
+    "atLeast" in each.wanted ? `at least ${shown(each.wanted.atLeast)}` : `at most ${shown(each.wanted.atMost)}`;
+  return `${limit}: ${isMet(each) ? "met" : "not met"}`;
+}

@@ -1,0 +1,39 @@
+import { statSync } from "node:fs";
+import { type Line, line } from "./line.ts";
+import { seed } from "./seed.ts";
+import { BINARY, run, type Stage, say, serve, variablesOf } from "./stage.ts";
+
+/** Small commands as whole processes, in turns. */
+
+const TOPIC = "Start";
+const COMMANDS = [
+  { words: ["--version"], wanted: { atMost: 20 } },
+  { words: ["kek", "verify", "--target=2"], wanted: { atMost: 120 } },
+  { words: ["kek", "status"] },
+];
+
+export async function start(stage: Stage, rounds: number): Promise<Line[]> {
+  const database = "start";
+  say("start: small commands as whole processes");
+  await seed(stage, database, 1000);
+  const variables = variablesOf(stage, database, 2);
+  const member = await serve(variables);
+  const taken = COMMANDS.map(() => [] as number[]);
+  try {
+    for (let round = 0; round < rounds; round += 1)
+      for (const [at, { words }] of COMMANDS.entries()) {
+        const { seconds, code, stderr } = await run(words, variables);
+        if (code !== 0) throw new Error(`certautopilot ${words.join(" ")} ended with ${code}: ${stderr}`);
+        taken[at]?.push(seconds * 1000);
+      }
+  } finally {
+    await member.stop();
+  }
+  await stage.client.db(database).dropDatabase();
+  return [
+    ...COMMANDS.map(({ words, wanted }, at) =>
+      line(TOPIC, `certautopilot ${words.join(" ")}`, "ms", taken[at] ?? [], wanted),
+    ),
+    line(TOPIC, "size of the binary", "MB", [statSync(BINARY).size / 2 ** 20]),
+  ];
+}
