@@ -17,13 +17,24 @@ export function placeOf(collection: string, id: unknown, path: string): Place {
 }
 
 /** P: binds a field's ciphertext to its place. */
-export function fieldAad(installId: string, place: Place): Uint8Array {
-  return parts("certautopilot/field/1", installId, place.collection, place.idBson, place.path);
+export function fieldAad(installId: string, { collection, idBson, path }: Place): Uint8Array {
+  return layoutsOf(installId, collection, path).field(idBson);
 }
 
 /** W: binds a wrapped DEK to its KEK version and its place. */
-export function dekAad(installId: string, provider: string, version: number, place: Place): Uint8Array {
-  return dekAadOf(installId, provider, version, place.collection, place.path)(place.idBson);
+export function dekAad(
+  installId: string,
+  provider: string,
+  version: number,
+  { collection, idBson, path }: Place,
+): Uint8Array {
+  const { deks } = layoutsOf(installId, collection, path);
+  let layout = deks.get(version);
+  if (layout?.provider !== provider) {
+    layout = { provider, lay: dekAadOf(installId, provider, version, collection, path) };
+    deks.set(version, layout);
+  }
+  return layout.lay(idBson);
 }
 
 /** W for many records of one field: everything but the `_id` is laid out once. */
@@ -33,9 +44,50 @@ export function dekAadOf(
   version: number,
   collection: string,
   path: string,
-): (idBson: Uint8Array) => Uint8Array {
-  const head = parts("certautopilot/dek/1", installId, provider, String(version), collection);
-  const tail = parts(path);
+): Layout {
+  return layoutOf(parts("certautopilot/dek/1", installId, provider, String(version), collection), parts(path));
+}
+
+/** Binds a canary to its KEK version. */
+export function canaryAad(installId: string, provider: string, version: number): Uint8Array {
+  return parts("certautopilot/canary/1", installId, provider, String(version));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** From the BSON of `{_id: …}` to the AAD. */
+type Layout = (idBson: Uint8Array) => Uint8Array;
+
+/** What does not change from record to record of a field. */
+interface FieldLayouts {
+  field: Layout;
+  /** By KEK version. */
+  deks: Map<number, { provider: string; lay: Layout }>;
+}
+
+/** A service has few fields and seals many values; who asks for ever new fields is not remembered for ever. */
+const REMEMBERED = 1000;
+/** Install → collection → path. */
+const remembered = new Map<string, Map<string, Map<string, FieldLayouts>>>();
+let rememberedFields = 0;
+
+function layoutsOf(installId: string, collection: string, path: string): FieldLayouts {
+  return remembered.get(installId)?.get(collection)?.get(path) ?? remember(installId, collection, path);
+}
+
+function remember(installId: string, collection: string, path: string): FieldLayouts {
+  if (rememberedFields === REMEMBERED) remembered.clear();
+  rememberedFields = remembered.size === 0 ? 1 : rememberedFields + 1;
+  const collections = remembered.get(installId) ?? new Map<string, Map<string, FieldLayouts>>();
+  const paths = collections.get(collection) ?? new Map<string, FieldLayouts>();
+  remembered.set(installId, collections.set(collection, paths));
+  const field = layoutOf(parts("certautopilot/field/1", installId, collection), parts(path));
+  const layouts = { field, deks: new Map() };
+  paths.set(path, layouts);
+  return layouts;
+}
+
+function layoutOf(head: Uint8Array, tail: Uint8Array): Layout {
   return (idBson) => {
     const out = Buffer.allocUnsafe(head.length + 4 + idBson.length + tail.length);
     out.set(head, 0);
@@ -45,13 +97,6 @@ export function dekAadOf(
     return out;
   };
 }
-
-/** Binds a canary to its KEK version. */
-export function canaryAad(installId: string, provider: string, version: number): Uint8Array {
-  return parts("certautopilot/canary/1", installId, provider, String(version));
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
 
 function parts(...list: (string | Uint8Array)[]): Buffer {
   const buffers = list.map((part) => (typeof part === "string" ? Buffer.from(part, "utf8") : part));

@@ -15,9 +15,11 @@ export const MAX_WRAPS = 2 ** 32;
 export function seal(key: Uint8Array, iv: Uint8Array, plaintext: Uint8Array, aad: Uint8Array): Buffer {
   const cipher = createCipheriv("aes-256-gcm", key, iv, { authTagLength: TAG_BYTES });
   cipher.setAAD(aad);
-  const body = cipher.update(plaintext);
+  const out = Buffer.allocUnsafe(plaintext.length + TAG_BYTES);
+  out.set(cipher.update(plaintext), 0);
   cipher.final();
-  return Buffer.concat([body, cipher.getAuthTag()]);
+  out.set(cipher.getAuthTag(), plaintext.length);
+  return out;
 }
 
 /**

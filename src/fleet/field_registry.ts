@@ -6,21 +6,34 @@ import type { Store } from "../store/store.ts";
 export class FieldRegistry {
   readonly #store: Store;
   readonly #by: string;
-  readonly #known = new Map<string, Promise<void>>();
+  readonly #registering = new Map<string, Promise<void>>();
+  /** Collection → paths. */
+  readonly #registered = new Map<string, Set<string>>();
 
   constructor(store: Store, by: string) {
     this.#store = store;
     this.#by = by;
   }
 
+  /** Whether this process has registered it: each value sealed asks. */
+  has({ collection, path }: FieldName): boolean {
+    return this.#registered.get(collection)?.has(path) === true;
+  }
+
   async ensure(field: FieldName): Promise<void> {
     const id = fieldId(field);
-    let registered = this.#known.get(id);
-    if (registered === undefined) {
-      registered = registerField(this.#store, field, this.#by);
-      this.#known.set(id, registered);
-      registered.catch(() => this.#known.delete(id));
+    let registering = this.#registering.get(id);
+    if (registering === undefined) {
+      registering = this.#register(field).finally(() => this.#registering.delete(id));
+      this.#registering.set(id, registering);
     }
-    await registered;
+    await registering;
+  }
+
+  async #register(field: FieldName): Promise<void> {
+    if (this.has(field)) return;
+    await registerField(this.#store, field, this.#by);
+    const paths = this.#registered.get(field.collection) ?? new Set();
+    this.#registered.set(field.collection, paths.add(field.path));
   }
 }

@@ -5,7 +5,7 @@ import { readEnvelope, type StoredEnvelope, toStored } from "../envelope/envelop
 import { newDek, openField, sealField } from "../envelope/field_cipher.ts";
 import { KekError } from "../errors/errors.ts";
 import { type Log, SILENT } from "../errors/log.ts";
-import type { TokenCounts } from "../providers/provider.ts";
+import type { Awaitable, TokenCounts } from "../providers/provider.ts";
 import type { AskPin } from "../providers/registry.ts";
 import { type Auditor, closeAuditor, openAuditor } from "../store/audit_log.ts";
 import type { Acked, InstallDoc, Role } from "../store/documents.ts";
@@ -154,27 +154,30 @@ class FleetKek implements Kek {
     return this.#keyring.writeVersion;
   }
 
-  async encrypt(plaintext: Uint8Array | string, place: FieldPlace): Promise<StoredEnvelope> {
+  encrypt(plaintext: Uint8Array | string, place: FieldPlace): Promise<StoredEnvelope> {
     const { name } = this.#keyring.provider;
-    return await observed(this.#observe, "encrypt", name, () => this.#encrypt(plaintext, place));
+    return observed(this.#observe, "encrypt", name, () => this.#encrypt(plaintext, place));
   }
 
-  async decrypt(stored: unknown, place: FieldPlace): Promise<Buffer> {
+  decrypt(stored: unknown, place: FieldPlace): Promise<Buffer> {
     const { name } = this.#keyring.provider;
-    return await observed(this.#observe, "decrypt", name, () => this.#decrypt(stored, place));
+    return observed(this.#observe, "decrypt", name, () => this.#decrypt(stored, place));
   }
 
   async #encrypt(plaintext: Uint8Array | string, { collection, id, field }: FieldPlace): Promise<StoredEnvelope> {
     const bytes = typeof plaintext === "string" ? Buffer.from(plaintext, "utf8") : plaintext;
     const place = placeOf(collection, id, field);
-    await this.#fields.ensure({ collection, path: field });
+    // Whatever is at hand is not waited for: a turn of the event loop's queue costs as much as sealing a small value.
+    const registered = { collection, path: field };
+    if (!this.#fields.has(registered)) await this.#fields.ensure(registered);
     for (let lacked = 0; ; ) {
-      await this.#member.ensureFit();
+      if (!this.#member.fit) await this.#member.ensureFit();
       const version = this.#keyring.writeVersion;
       if (version === undefined)
         throw new KekError("fenced", "this process has no write version", "it goes on by itself once it has synced");
-      await this.#budget.take(version);
-      const sealed = await this.#seal(bytes, version, place);
+      if (!this.#budget.takeNow(version)) await this.#budget.take(version);
+      const sealing = this.#seal(bytes, version, place);
+      const sealed = sealing instanceof Promise ? await sealing : sealing;
       // The phase may have changed, or the lease run out, while the key was at work: then this envelope is thrown away.
       if (sealed !== undefined && this.#member.fit && this.#keyring.writeVersion === version) return sealed;
       if (sealed !== undefined || this.#keyring.writeVersion !== version) continue;
@@ -193,9 +196,10 @@ class FleetKek implements Kek {
     // A process that has slept may not know a version that was made since: it looks before it gives up.
     if (!this.#keyring.has(envelope.version)) await this.#member.sync();
     const aad = dekAad(this.#installId, envelope.provider, envelope.version, place);
-    const dek = await this.#keyring.use(envelope.version, (keys) =>
+    const unwrapping = this.#keyring.use(envelope.version, (keys) =>
       observed(this.#observe, "unwrap", keys.name, () => keys.unwrap(envelope.wrappedDek, aad, envelope.version)),
     );
+    const dek = unwrapping instanceof Promise ? await unwrapping : unwrapping;
     try {
       return openField(dek, envelope, this.#installId, place);
     } finally {
@@ -230,23 +234,35 @@ class FleetKek implements Kek {
   }
 
   /** @returns undefined when the version was given up meanwhile. */
-  async #seal(plaintext: Uint8Array, version: number, place: Place): Promise<StoredEnvelope | undefined> {
+  #seal(plaintext: Uint8Array, version: number, place: Place): Awaitable<StoredEnvelope | undefined> {
     const provider = this.#keyring.provider.name;
     const dek = newDek();
-    try {
-      const aad = dekAad(this.#installId, provider, version, place);
-      const wrappedDek = await this.#keyring.use(version, (keys) =>
-        observed(this.#observe, "wrap", provider, () => keys.wrap(dek, aad, version)),
-      );
+    const sealUnder = (wrappedDek: Uint8Array) => {
       const { nonce, ciphertext } = sealField(dek, plaintext, this.#installId, place);
       return toStored({ provider, version, wrappedDek, nonce, ciphertext });
+    };
+    let later = false;
+    try {
+      const aad = dekAad(this.#installId, provider, version, place);
+      const wrapping = this.#keyring.use(version, (keys) =>
+        observed(this.#observe, "wrap", provider, () => keys.wrap(dek, aad, version)),
+      );
+      later = wrapping instanceof Promise;
+      if (!(wrapping instanceof Promise)) return sealUnder(wrapping);
+      return wrapping
+        .then(sealUnder)
+        .catch(unlessGivenUp)
+        .finally(() => dek.fill(0));
     } catch (thrown) {
-      if (thrown instanceof KekError && thrown.code === "version_not_loaded") return undefined;
-      throw thrown;
+      return unlessGivenUp(thrown);
     } finally {
-      dek.fill(0);
+      if (!later) dek.fill(0);
     }
   }
+}
+
+function unlessGivenUp(thrown: unknown): undefined {
+  if (!(thrown instanceof KekError) || thrown.code !== "version_not_loaded") throw thrown;
 }
 
 /** By code, not by class: the application may bring a driver of its own. The collection's own rules are not ours. */

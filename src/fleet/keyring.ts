@@ -1,5 +1,5 @@
 import { KekError } from "../errors/errors.ts";
-import type { Provider } from "../providers/provider.ts";
+import type { Awaitable, Provider } from "../providers/provider.ts";
 
 const CLOSE_LIMIT_MS = 2000;
 
@@ -47,7 +47,7 @@ export class Keyring {
   }
 
   /** Runs one operation with a version's key; the key is not forgotten before it ends. */
-  async use<T>(version: number, work: (provider: Provider) => Promise<T> | T): Promise<T> {
+  use<T>(version: number, work: (provider: Provider) => Awaitable<T>): Awaitable<T> {
     if (!this.#proved.has(version)) {
       throw new KekError(
         "version_not_loaded",
@@ -55,15 +55,9 @@ export class Keyring {
         "run `certautopilot kek status`: it names the versions in use and what each process holds",
       );
     }
-    this.#inHand.set(version, (this.#inHand.get(version) ?? 0) + 1);
-    try {
-      return await work(this.#provider);
-    } finally {
-      const left = (this.#inHand.get(version) ?? 1) - 1;
-      if (left === 0) this.#inHand.delete(version);
-      else this.#inHand.set(version, left);
-      for (const wake of this.#idle.splice(0)) wake();
-    }
+    const result = work(this.#provider);
+    // What answers at once has ended: nothing can be forgotten meanwhile.
+    return result instanceof Promise ? this.#hold(version, result) : result;
   }
 
   /** Stops using a version at once, waits until no operation with it is in hand, then forgets its key. */
@@ -87,5 +81,18 @@ export class Keyring {
     clearTimeout(timer);
     await this.#provider.close();
     await dropped;
+  }
+  // -------------------------------------------------------------------------------------------------------------------
+
+  async #hold<T>(version: number, result: Promise<T>): Promise<T> {
+    this.#inHand.set(version, (this.#inHand.get(version) ?? 0) + 1);
+    try {
+      return await result;
+    } finally {
+      const left = (this.#inHand.get(version) ?? 1) - 1;
+      if (left === 0) this.#inHand.delete(version);
+      else this.#inHand.set(version, left);
+      for (const wake of this.#idle.splice(0)) wake();
+    }
   }
 }

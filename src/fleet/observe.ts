@@ -23,6 +23,18 @@ export function observed<T>(
   observe: Observe | undefined,
   operation: Operation,
   provider: ProviderName,
+  work: () => Promise<T>,
+): Promise<T>;
+export function observed<T>(
+  observe: Observe | undefined,
+  operation: Operation,
+  provider: ProviderName,
+  work: () => Awaitable<T>,
+): Awaitable<T>;
+export function observed<T>(
+  observe: Observe | undefined,
+  operation: Operation,
+  provider: ProviderName,
   work: () => Awaitable<T>,
 ): Awaitable<T> {
   return observe === undefined ? work() : measured(observe, operation, provider, work);

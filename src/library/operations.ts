@@ -14,11 +14,16 @@ export class Operations {
     if (this.#closed && this.#within.getStore() === undefined) throw closed();
     this.#inHand += 1;
     try {
-      return await this.#within.run(true, work);
+      return await work();
     } finally {
       this.#inHand -= 1;
       if (this.#inHand === 0) for (const wake of this.#idle.splice(0)) wake();
     }
+  }
+
+  /** The same, of work that calls operations for itself. */
+  async runAround<T>(work: () => Promise<T>): Promise<T> {
+    return await this.run(() => this.#within.run(true, work));
   }
 
   /** Refuses what is new, and returns when nothing is in hand, or after so many milliseconds. */

@@ -32,8 +32,8 @@ export class ServiceKek implements Kek {
     return this.#member.writeVersion;
   }
 
-  async encrypt(plaintext: Uint8Array | string, place: FieldPlace): Promise<StoredEnvelope> {
-    return await this.#operations.run(() => this.#member.encrypt(plaintext, place));
+  encrypt(plaintext: Uint8Array | string, place: FieldPlace): Promise<StoredEnvelope> {
+    return this.#operations.run(() => this.#member.encrypt(plaintext, place));
   }
 
   async encryptMany(items: readonly Plaintext[]): Promise<StoredEnvelope[]> {
@@ -42,8 +42,8 @@ export class ServiceKek implements Kek {
     );
   }
 
-  async decrypt(envelope: unknown, place: FieldPlace): Promise<Buffer> {
-    return await this.#operations.run(() => this.#member.decrypt(envelope, place));
+  decrypt(envelope: unknown, place: FieldPlace): Promise<Buffer> {
+    return this.#operations.run(() => this.#member.decrypt(envelope, place));
   }
 
   async decryptMany(items: readonly Sealed[]): Promise<Buffer[]> {
@@ -53,7 +53,7 @@ export class ServiceKek implements Kek {
   }
 
   async write<T>(work: () => Promise<T>): Promise<T> {
-    return await this.#operations.run(() => this.#member.write(work));
+    return await this.#operations.runAround(() => this.#member.write(work));
   }
 
   collection<T extends object>(collection: DriverCollection, options: CollectionOptions<T>): EncryptedCollection<T> {

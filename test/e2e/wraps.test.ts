@@ -43,8 +43,8 @@ test("a process killed while it encrypts has counted every wrap that it made, an
     expect(made).toBeGreaterThanOrEqual(enough);
     const counted = (await wrapsOf(install, 1)) - before;
     expect(counted).toBeGreaterThanOrEqual(made);
-    // The rest of a block, and what was made and not told.
-    expect(counted).toBeLessThanOrEqual(made + 1100);
+    // The rest of a block, the next one, which is asked for early and twice as large, and what was made and not told.
+    expect(counted).toBeLessThanOrEqual(made * 4 + 2100);
   }
 });
 
