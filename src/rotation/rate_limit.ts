@@ -1,12 +1,19 @@
-/** At most so many records a second: a token bucket that holds one second's worth. */
+/** The bucket's size: what goes at once is felt by whoever else uses the database. */
+const BUCKET_S = 0.05;
+
+/** At most so many records a second: a token bucket that holds a moment's worth. */
 export class RateLimit {
   readonly #rate: number | undefined;
-  #allowance: number;
+  #allowance = 0;
   #at = performance.now();
 
   constructor(rate: number | undefined) {
     this.#rate = rate;
-    this.#allowance = rate ?? 0;
+  }
+
+  /** How many records are to go at once, of so many that may: no more than a moment's worth. */
+  portion(most: number): number {
+    return this.#rate === undefined ? most : Math.max(1, Math.min(most, Math.round(this.#rate * BUCKET_S)));
   }
 
   /** Waits until `count` more records may go. A batch larger than the bucket is paid for afterwards. */
@@ -22,7 +29,7 @@ export class RateLimit {
 
   #refill(rate: number): void {
     const now = performance.now();
-    this.#allowance = Math.min(rate, this.#allowance + ((now - this.#at) / 1000) * rate);
+    this.#allowance = Math.min(rate * BUCKET_S, this.#allowance + ((now - this.#at) / 1000) * rate);
     this.#at = now;
   }
 }

@@ -65,9 +65,8 @@ export class Rewrapper {
     this.#lanes = lanes;
     this.#rotation = rotation;
     this.#reporter = reporter;
-    // A batch is never more than a second's worth: no cursor goes stale, and no cancel waits, behind a low rate.
-    this.#batchSize = Math.min(options.batchSize, options.maxRate ?? Number.POSITIVE_INFINITY);
     this.#limit = new RateLimit(options.maxRate);
+    this.#batchSize = this.#limit.portion(options.batchSize);
     this.#patience = new Patience(reporter);
     this.#tally = new RewrapTally(rotation);
     this.#summaryDone = this.#tally.done;

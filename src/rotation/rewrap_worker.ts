@@ -1,3 +1,4 @@
+import { setPriority } from "node:os";
 import { parentPort, workerData } from "node:worker_threads";
 import { crashPointAsked } from "../config/environment.ts";
 import { collectGarbage } from "../config/memory.ts";
@@ -20,8 +21,11 @@ const { database, provider: config, installId, keys } = workerData as LaneData;
 const LATE_MS = 30_000;
 const COLLECT_EVERY = 30;
 
+// Of this thread alone: services on this host, and MongoDB where it shares it, come first.
+setPriority(10);
+
 const opened = (async () => {
-  const store = await openStore(database, { appName: "certautopilot lane", poolSize: 2, socketMs: LATE_MS });
+  const store = await openStore(database, { appName: "certautopilot lane", poolSize: 1, socketMs: LATE_MS });
   const provider = makeProvider(config);
   for (const key of keys) {
     await provider.load(key.version, proofOf(key, installId, provider.name, key.version));

@@ -12,7 +12,7 @@ type Holder = Pick<TestInstall, "db">;
 /** Times for schedules in which nobody is to run out of time, however busy the machine is. */
 export const CALM = { ...FAST, leaseMs: 10_000, evictionMs: 20_000 };
 
-/** Under --max-rate=20 a second's worth goes at once, and the rest takes its time. */
+/** So slow that a test can come in between. */
 export const SLOWLY = ["--max-rate=20", "--batch-size=5"];
 
 /** An install with `count` secrets under v1; the process that wrote them has left the fleet. */
