@@ -9,8 +9,6 @@ import { type Stage, say } from "./stage.ts";
 /** What else there is to change a KEK with, on as many records, in turns. */
 
 const TOPIC = "Against other ways to change a KEK";
-/** MongoDB's own way takes a millisecond a key. */
-const DATA_KEYS = 5000;
 
 export interface Peers {
   /** A Python with pymongo[encryption]. */
@@ -39,7 +37,7 @@ export async function againstPeers(
         join(import.meta.dir, "peers/client_side.py"),
         stage.mongod.uri,
         "client_side",
-        String(DATA_KEYS),
+        String(records),
         "1",
       ];
       rates.clientSide.push(Number(execFileSync(python, words, { encoding: "utf8" })));
