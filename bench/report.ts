@@ -38,6 +38,10 @@ export function report({ at, commit, machine, versions }: Circumstances, lines: 
     `${at}, commit ${commit}. ${machine}. ${made.join(", ")}.`,
     "Each figure is the median of the rounds; beside it the lowest and the highest.",
     "",
+    ...table(
+      "What is promised",
+      lines.filter((each) => each.wanted !== undefined),
+    ),
     ...topics.flatMap((topic) =>
       table(
         topic,

@@ -1,0 +1,62 @@
+import { expect, test } from "bun:test";
+import { spawn } from "node:child_process";
+import { join } from "node:path";
+import { isMet, type Line, line, median, percentile, ratio } from "../../bench/line.ts";
+import { report, shown } from "../../bench/report.ts";
+
+/** That the benchmark works, on a small scale; how fast anything is depends on the machine, and is no test. */
+
+const ROOT = join(import.meta.dir, "../..");
+
+test("its quick form measures the floor, a peer and growth, and promises are told as met or not", async () => {
+  const child = spawn(join(ROOT, "scripts/bench"), ["--quick", "--json"], { stdio: ["ignore", "pipe", "pipe"] });
+  const said = { stdout: "", stderr: "" };
+  for (const name of ["stdout", "stderr"] as const) child[name].on("data", (chunk) => (said[name] += chunk));
+  const code = await new Promise((resolve) => child.once("close", resolve));
+  expect([code, code === 0 ? "" : said.stderr]).toEqual([0, ""]);
+  const { commit, machine, versions, lines } = JSON.parse(said.stdout) as {
+    commit: string;
+    machine: string;
+    versions: Record<string, string>;
+    lines: Line[];
+  };
+  expect(commit).toMatch(/^[0-9a-f]{12}/);
+  expect(machine).toContain("cores");
+  expect(Object.keys(versions)).toEqual(["certautopilot", "bun", "mongod"]);
+  const names = lines.map(({ name }) => name);
+  for (const part of [
+    "rotate / floor, a statement a record",
+    "rotate / rewrapManyDataKey",
+    "time a record, 100,000 records / 10,000",
+    "peak memory, 100,000 records / 10,000",
+    "100,000 records, a fleet of 3: the whole command",
+  ])
+    expect(names).toContain(part);
+  for (const { name, values } of lines) {
+    expect([name, values.length]).toEqual([name, 1]);
+    expect([name, values.every((value) => Number.isFinite(value) && value > 0)]).toEqual([name, true]);
+  }
+  // A million is promised; nothing is said of fewer.
+  expect(lines.find(({ name }) => name.startsWith("100,000 records, a fleet"))?.wanted).toBeUndefined();
+});
+
+test("what it does not know is refused", async () => {
+  const child = spawn(join(ROOT, "scripts/bench"), ["--only=nothing"], { stdio: ["ignore", "ignore", "pipe"] });
+  let said = "";
+  child.stderr.on("data", (chunk) => (said += chunk));
+  expect(await new Promise((resolve) => child.once("close", resolve))).toBe(2);
+  expect(said).toContain("error: unknown: nothing");
+  expect(said).toContain("--only=floor,peers,growth");
+});
+
+test("a figure is the median of its rounds, and a ratio is taken round by round", () => {
+  expect([median([3, 1, 2]), median([4, 1, 2, 3]), percentile([1, 2, 3, 4], 0.5)]).toEqual([2, 2.5, 3]);
+  expect(ratio([2, 9], [1, 3])).toEqual([2, 3]);
+  const met = line("T", "a", "×", [0.8, 1, 0.95], { atLeast: 0.9 });
+  const missed = line("T", "b", "ms", [30, 10, 21], { atMost: 20 });
+  expect([isMet(met), isMet(missed), isMet(line("T", "c", "s", [1]))]).toEqual([true, false, undefined]);
+  const page = report({ at: "now", commit: "abc", machine: "M", versions: { bun: "1" } }, [met, missed]);
+  expect(page).toContain("| a | 0.95 × | 0.80 – 1.00 | at least 0.90: met |");
+  expect(page).toContain("| b | 21.0 ms | 10.0 – 30.0 | at most 20.0: not met |");
+  expect([shown(12_345), shown(123.4), shown(12.34), shown(Number.NaN)]).toEqual(["12,345", "123", "12.3", "–"]);
+});
