@@ -1,4 +1,4 @@
-import { mkdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { mongodBinary } from "../test/harness/mongod_here.ts";
 import { againstFloor } from "./against_floor.ts";
@@ -16,7 +16,7 @@ import { run, type Stage, say, withStage } from "./stage.ts";
 import { start } from "./start.ts";
 
 /**
- * ./scripts/bench [--quick] [--records=N] [--rounds=N] [--only=TOPIC,…] [--vault=PROGRAM] [--json]: what this machine makes of the product,
+ * ./scripts/bench [--quick] [--records=N] [--rounds=N] [--only=TOPIC,… [--keep]] [--vault=PROGRAM] [--json]: what this machine makes of the product,
  * beside what it makes of the floor and the peers, all in one run.
  */
 
@@ -54,7 +54,7 @@ const TOPICS: Record<string, (stage: Stage, asked: Asked) => Promise<Line[]>> = 
   hsm: (stage, { rounds }) => hsm(stage, rounds),
   start: (stage) => start(stage, 11),
 };
-const FLAGS = ["quick", "records", "rounds", "only", "vault", "json"];
+const FLAGS = ["quick", "records", "rounds", "only", "keep", "vault", "json"];
 
 const flags = new Map(
   process.argv.slice(2).map((word): [string, string] => {
@@ -87,28 +87,35 @@ const lines: Line[] = [];
 await withStage(async (stage) => {
   for (const topic of only) {
     lines.push(...((await TOPICS[topic]?.(stage, asked)) ?? []));
-    // A part of the benchmark is for looking at, not for keeping.
-    if (!flags.has("only")) keep();
+    // A part of the benchmark is for looking at, unless it is to be kept.
+    if (!flags.has("only") || flags.has("keep")) keep();
   }
 });
 process.stdout.write(flags.has("json") ? asJson() : asPage());
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-function asPage(): string {
-  return `${report(about, lines)}\n`;
+function asPage(all = lines): string {
+  return `${report(about, all)}\n`;
 }
 
-function asJson(): string {
-  return `${JSON.stringify({ ...about, lines }, null, 2)}\n`;
+function asJson(all = lines): string {
+  return `${JSON.stringify({ ...about, lines: all }, null, 2)}\n`;
 }
 
-/** What there is so far: the whole takes long. */
+/** What there is so far: the whole takes long, so a part may be taken again, or later, of the same commit. */
 function keep(): void {
   const results = join(import.meta.dir, "results");
   mkdirSync(results, { recursive: true });
-  writeFileSync(join(results, "benchmark.md"), asPage());
-  writeFileSync(join(results, "benchmark.json"), asJson());
-  writeFileSync(join(results, "benchmark.svg"), chart(lines, `${about.at}, commit ${about.commit}, ${about.machine}`));
+  const file = join(results, "benchmark.json");
+  const there = existsSync(file)
+    ? (JSON.parse(readFileSync(file, "utf8")) as { commit: string; lines: Line[] })
+    : undefined;
+  const measured = new Set(lines.map(({ topic }) => topic));
+  const others = there?.commit === about.commit ? there.lines.filter(({ topic }) => !measured.has(topic)) : [];
+  const all = [...others, ...lines];
+  writeFileSync(file, asJson(all));
+  writeFileSync(join(results, "benchmark.md"), asPage(all));
+  writeFileSync(join(results, "benchmark.svg"), chart(all, `${about.at}, commit ${about.commit}, ${about.machine}`));
   say("written to bench/results/");
 }

@@ -16,7 +16,7 @@ export function circumstances(mongod: string, version: string): Circumstances {
   const [first] = cpus();
   const gib = (totalmem() / 2 ** 30).toFixed(0);
   const said = (command: string, words: string[]) => execFileSync(command, words, { encoding: "utf8" }).trim();
-  const changed = said("git", ["status", "--porcelain", "--untracked-files=no"]) !== "";
+  const changed = said("git", ["status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results"]) !== "";
   return {
     at: new Date().toISOString().replace(/\.\d+Z$/, "Z"),
     commit: said("git", ["rev-parse", "--short=12", "HEAD"]) + (changed ? " with changes" : ""),
