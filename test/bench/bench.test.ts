@@ -1,5 +1,6 @@
 import { expect, test } from "bun:test";
 import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { isMet, type Line, line, median, percentile, ratio } from "../../bench/line.ts";
 import { report, shown } from "../../bench/report.ts";
@@ -38,6 +39,13 @@ test("its quick form measures the floor, a peer and growth, and promises are tol
   }
   // A million is promised; nothing is said of fewer.
   expect(lines.find(({ name }) => name.startsWith("100,000 records, a fleet"))?.wanted).toBeUndefined();
+});
+
+test("the README has the figures that were kept, whether met or not", () => {
+  const read = (file: string) => readFileSync(join(ROOT, file), "utf8");
+  const [, promised = ""] = /## What is promised\n\n([^#]*)/.exec(read("bench/results/benchmark.md")) ?? [];
+  expect(promised.split("\n").length).toBeGreaterThan(15);
+  expect(read("README.md")).toContain(promised.trim());
 });
 
 test("what it does not know is refused", async () => {
