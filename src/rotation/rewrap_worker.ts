@@ -21,8 +21,7 @@ const { database, provider: config, installId, keys } = workerData as LaneData;
 const LATE_MS = 30_000;
 const COLLECT_EVERY = 30;
 
-// Of this thread alone: services on this host, and MongoDB where it shares it, come first.
-setPriority(10);
+comeAfterServices();
 
 const opened = (async () => {
   const store = await openStore(database, { appName: "certautopilot lane", poolSize: 1, socketMs: LATE_MS });
@@ -63,3 +62,13 @@ port.on("message", (request: LaneRequest | "close") => {
     answer(request).then((reply) => port.postMessage(reply));
   }
 });
+
+/** Of this thread alone: services on this host, and MongoDB where it shares it, come first. */
+function comeAfterServices(): void {
+  const NICE = 10;
+  try {
+    setPriority(NICE);
+  } catch {
+    // A sandbox may forbid the system call, and a runtime may lack it: then this thread competes like any other.
+  }
+}
