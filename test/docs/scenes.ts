@@ -103,7 +103,8 @@ export const SCENES: Record<string, Scene> = {
     }
   },
   "the fleet is started": async (stage) => {
-    for (const host of FLEET) await stage.sh(host, "systemctl start certautopilot");
+    // Who has started it all looks that it is ready before going on.
+    for (const host of FLEET) await stage.sh(host, `systemctl start certautopilot; ${READY}`);
   },
   "MongoDB is stopped": async (stage) => {
     await stage.sh("app-1", KILL_MONGOD);
