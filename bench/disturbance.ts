@@ -1,7 +1,7 @@
 import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { floor, type Sending } from "./floor.ts";
-import { type Line, line, percentile } from "./line.ts";
+import { type Line, line, percentile, ratio } from "./line.ts";
 import { NO_DRAIN, rotate } from "./rotation.ts";
 import { seed } from "./seed.ts";
 import { FIELD, type Stage, say, variablesOf } from "./stage.ts";
@@ -65,7 +65,7 @@ export async function disturbance(stage: Stage, rounds: number): Promise<Line[]>
   ] as const)
     for (const kind of ["read", "write"]) {
       const of = (when: string) => measured[`${when}${suffix}`]?.[`${kind} p99`] ?? [];
-      const ratios = of("during").map((value, at) => value / (of("before")[at] as number));
+      const ratios = ratio(of("during"), of("before"));
       lines.push(line(TOPIC, `p99 of ${kind}s during / before${suffix}`, "×", ratios, { atMost }));
     }
   return lines;

@@ -1,7 +1,16 @@
 import { Buffer } from "node:buffer";
 import { Binary, Int32, serialize } from "bson";
 import { WRAP_BYTES } from "./gcm.ts";
-import { readInt32, TYPE_INT32, TYPE_STRING } from "./raw_elements.ts";
+import {
+  ID_NAME,
+  ID_VALUE_AT,
+  LENGTH_BYTES,
+  readInt32,
+  TYPE_INT32,
+  TYPE_INT64,
+  TYPE_OBJECT_ID,
+  TYPE_STRING,
+} from "./raw_elements.ts";
 import { idBsonOf, type RawWrap, readWrap } from "./raw_record.ts";
 
 /**
@@ -44,12 +53,8 @@ export function projectedWrapReader(
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-const LENGTH_BYTES = 4;
-/** After the document's length, the element's type and `_id` with its zero. */
-const ID_VALUE_AT = LENGTH_BYTES + 1 + 4;
-const ID_NAME = [0x5f, 0x69, 0x64, 0];
 /** ObjectId, int32 and int64, in bytes. */
-const SIZES: Record<number, number> = { 7: 12, [TYPE_INT32]: 4, 18: 8 };
+const SIZES: Record<number, number> = { [TYPE_OBJECT_ID]: 12, [TYPE_INT32]: 4, [TYPE_INT64]: 8 };
 
 /** Whether all between the length and `end` is one element `_id` of a common type. */
 function isId(raw: Uint8Array, end: number): boolean {

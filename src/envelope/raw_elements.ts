@@ -9,8 +9,17 @@ export const TYPE_DOCUMENT = 0x03;
 export const TYPE_ARRAY = 0x04;
 export const TYPE_BINARY = 0x05;
 export const TYPE_UNDEFINED = 0x06;
+export const TYPE_OBJECT_ID = 0x07;
 export const TYPE_NULL = 0x0a;
 export const TYPE_INT32 = 0x10;
+export const TYPE_INT64 = 0x12;
+
+/** Of a document before its first element. */
+export const LENGTH_BYTES = 4;
+/** The name `_id` with its zero. */
+export const ID_NAME = new Uint8Array([0x5f, 0x69, 0x64, 0]);
+/** Where the value of a document's first element is, when that is `_id`: after the length, the type and the name. */
+export const ID_VALUE_AT = LENGTH_BYTES + 1 + ID_NAME.length;
 
 /** Type, offset and length of the name, offset and length of the value. */
 export type Element = ReturnType<typeof onDemand.parseToElements> extends Iterable<infer E> ? E : never;

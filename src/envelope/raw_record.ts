@@ -14,6 +14,8 @@ import {
   TYPE_BINARY,
   TYPE_DOCUMENT,
   TYPE_INT32,
+  TYPE_INT64,
+  TYPE_OBJECT_ID,
   TYPE_STRING,
 } from "./raw_elements.ts";
 
@@ -30,7 +32,7 @@ export interface RawWrap {
 }
 
 /** Text, which is decoded strictly, ObjectId, boolean, int32 and int64: they always encode to what they came from. */
-const SURE = new Set([TYPE_STRING, 0x07, 0x08, TYPE_INT32, 0x12]);
+const SURE = new Set([TYPE_STRING, TYPE_OBJECT_ID, 0x08, TYPE_INT32, TYPE_INT64]);
 /** A length and the zero at the end. */
 const SHORTEST_DOCUMENT = 5;
 const LONGEST_NAME = 1000;

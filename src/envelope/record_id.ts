@@ -2,6 +2,7 @@ import { Buffer } from "node:buffer";
 import { Binary, Decimal128, Double, Int32, Long, MaxKey, MinKey, ObjectId, serialize, Timestamp } from "bson";
 import { KekError } from "../errors/errors.ts";
 import { copyBytes } from "./gcm.ts";
+import { ID_NAME, ID_VALUE_AT, LENGTH_BYTES, TYPE_INT32, TYPE_OBJECT_ID } from "./raw_elements.ts";
 
 /** From the `_id` that a program holds to the BSON that its driver stores for it. */
 
@@ -15,9 +16,6 @@ export function recordIdBson(id: unknown): Uint8Array {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-const ID_NAME = new Uint8Array([0x5f, 0x69, 0x64, 0]);
-const INT32 = 0x10;
-const OBJECT_ID = 0x07;
 const OBJECT_ID_BYTES = 12;
 
 /** What the serializer makes of whole numbers and ObjectIds, which most `_id`s are, without its ado: each value sealed needs it. */
@@ -25,24 +23,22 @@ function commonIdBson(id: unknown): Uint8Array | undefined {
   if (typeof id === "number") {
     // The serializer stores -0, as every number that is no int32, as a double.
     if (!Number.isInteger(id) || id !== (id | 0) || Object.is(id, -0)) return undefined;
-    const out = idDocument(INT32, 4);
+    const out = idDocument(TYPE_INT32, 4);
     out.writeInt32LE(id, ID_VALUE_AT);
     return out;
   }
   if (!(id instanceof ObjectId) || id.id.length !== OBJECT_ID_BYTES) return undefined;
-  const out = idDocument(OBJECT_ID, OBJECT_ID_BYTES);
+  const out = idDocument(TYPE_OBJECT_ID, OBJECT_ID_BYTES);
   copyBytes(id.id, 0, out, ID_VALUE_AT, OBJECT_ID_BYTES);
   return out;
 }
-
-const ID_VALUE_AT = 4 + 1 + ID_NAME.length;
 
 /** `{_id: …}` with room for a value. */
 function idDocument(type: number, valueBytes: number): Buffer {
   const out = Buffer.alloc(ID_VALUE_AT + valueBytes + 1);
   out[0] = out.length;
-  out[4] = type;
-  copyBytes(ID_NAME, 0, out, 5, ID_NAME.length);
+  out[LENGTH_BYTES] = type;
+  copyBytes(ID_NAME, 0, out, LENGTH_BYTES + 1, ID_NAME.length);
   return out;
 }
 

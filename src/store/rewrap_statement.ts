@@ -1,6 +1,7 @@
 import { Buffer } from "node:buffer";
 import { Binary, Int32, serialize } from "bson";
 import { WRAP_BYTES } from "../envelope/gcm.ts";
+import { ID_VALUE_AT, LENGTH_BYTES, TYPE_ARRAY, TYPE_BINARY, TYPE_DOCUMENT } from "../envelope/raw_elements.ts";
 import { versionKey } from "./fields.ts";
 
 /** What a rewrap asks MongoDB to do, as raw BSON: made of a million records' bytes, so none is decoded and encoded again. */
@@ -37,27 +38,27 @@ export function rewrapStatements(path: string, from: number, to: number): (group
       BESIDES + 4 * Buffer.byteLength(path) + group.length * (branch.bytes.length + A_RECORD) + idBytes(group),
     );
     out.open();
-    out.element(DOCUMENT, "q").open();
-    out.element(DOCUMENT, "_id").open();
-    out.element(ARRAY, "$in").open();
+    out.element(TYPE_DOCUMENT, "q").open();
+    out.element(TYPE_DOCUMENT, "_id").open();
+    out.element(TYPE_ARRAY, "$in").open();
     for (const [at, { idBson }] of group.entries()) {
       out.element(idBson[LENGTH_BYTES] as number, String(at)).put(idBson.subarray(ID_VALUE_AT, idBson.length - 1));
     }
     out.close().close();
     out.put(fromElement);
-    out.element(DOCUMENT, wrapKey).open();
-    out.element(ARRAY, "$in").open();
-    for (const [at, { oldWrap }] of group.entries()) out.element(BINARY, String(at)).put(BINARY_HEAD).put(oldWrap);
+    out.element(TYPE_DOCUMENT, wrapKey).open();
+    out.element(TYPE_ARRAY, "$in").open();
+    for (const [at, { oldWrap }] of group.entries()) out.element(TYPE_BINARY, String(at)).put(BINARY_HEAD).put(oldWrap);
     out.close().close().close();
-    out.element(ARRAY, "u").open();
-    out.element(DOCUMENT, "0").open();
-    out.element(DOCUMENT, "$set").open();
+    out.element(TYPE_ARRAY, "u").open();
+    out.element(TYPE_DOCUMENT, "0").open();
+    out.element(TYPE_DOCUMENT, "$set").open();
     out.put(toElement);
-    out.element(DOCUMENT, wrapKey).open();
-    out.element(DOCUMENT, "$switch").open();
-    out.element(ARRAY, "branches").open();
+    out.element(TYPE_DOCUMENT, wrapKey).open();
+    out.element(TYPE_DOCUMENT, "$switch").open();
+    out.element(TYPE_ARRAY, "branches").open();
     for (const [at, { oldWrap, newWrap }] of group.entries()) {
-      out.element(DOCUMENT, String(at));
+      out.element(TYPE_DOCUMENT, String(at));
       branch.bytes.set(oldWrap, branch.oldAt);
       branch.bytes.set(newWrap, branch.newAt);
       out.put(branch.bytes);
@@ -71,10 +72,6 @@ export function rewrapStatements(path: string, from: number, to: number): (group
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-const [DOCUMENT, ARRAY, BINARY] = [0x03, 0x04, 0x05];
-const LENGTH_BYTES = 4;
-/** After the length, the type and `_id` with its zero. */
-const ID_VALUE_AT = LENGTH_BYTES + 5;
 /** Of a binary value before its bytes: their number, and subtype 0. */
 const BINARY_HEAD = new Uint8Array([WRAP_BYTES, 0, 0, 0, 0]);
 /** More than what a statement, and each record in it, has besides what is counted. */
