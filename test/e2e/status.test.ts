@@ -56,7 +56,10 @@ test("before, in each state of a rotation, and after: text and JSON agree, and a
 
   const first = rotating(install, "--to-version=2", ...SLOWLY);
   await movedTo(install, 2, 20);
-  await until("its pace is saved", async () => (await status(install)).view.rotation?.pace.length !== 0);
+  // A bar of twenty squares has its first one after a twentieth.
+  const told = async () => (await status(install)).view.rotation;
+  await until("its pace is saved", async () => (await told())?.pace.length !== 0);
+  await until("a tenth is told of", async () => Number((await told())?.fields[0]?.done) >= RECORDS / 10);
   const during = await status(install);
   expect(during.view.verdict).toMatchObject({
     level: "working",
