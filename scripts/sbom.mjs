@@ -1,4 +1,5 @@
 // Prints the parts of a release as CycloneDX 1.6, from package-lock.json alone: node scripts/sbom.mjs package-lock.json
+// With --paths only where the packages of a program are, a line each, without those inside of others.
 // No date and no random number: the same lock file gives the same bytes.
 import { readFileSync } from "node:fs";
 
@@ -47,6 +48,12 @@ for (const queue = dependenciesOf(""); queue.length > 0; ) {
   paths.add(path);
   queue.push(...dependenciesOf(path));
 }
+if (process.argv[3] === "--paths") {
+  const outer = [...paths].filter((path) => path.lastIndexOf("node_modules/") === 0);
+  process.stdout.write(outer.map((path) => `${path}\n`).join(""));
+  process.exit();
+}
+
 // What no dependency names, but every program carries: Bun's runtimes.
 const runtimes = ["bun-linux-x64", "bun-linux-x64-musl", "bun-linux-aarch64"].map((name) => `node_modules/@oven/${name}`);
 const compiledIn = {
