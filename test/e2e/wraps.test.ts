@@ -39,7 +39,12 @@ test("a process killed while it encrypts has counted every wrap that it made, an
       made += chunk.length;
       if (made >= enough) child.kill("SIGKILL");
     });
+    let said = "";
+    child.stderr.on("data", (chunk: Buffer) => {
+      said += chunk.toString();
+    });
     await new Promise((resolve) => child.once("close", resolve));
+    expect(said).toBe("");
     expect(made).toBeGreaterThanOrEqual(enough);
     const counted = (await wrapsOf(install, 1)) - before;
     expect(counted).toBeGreaterThanOrEqual(made);
