@@ -12,6 +12,8 @@ import type { LeaseKeeper } from "./lease.ts";
 
 const POLL_MS = 50;
 const POLL_SLOWLY_MS = 250;
+/** A large roster takes its time to be read: between two looks so many times that is left to the members. */
+const LEFT_TO_MEMBERS = 2;
 
 /** Members that have not acknowledged this epoch: pure. */
 export function awaited(roster: Member[], rotation: number, epoch: number, phase: Phase): Member[] {
@@ -35,6 +37,7 @@ export async function awaitAcknowledgements(
   const deadline = began + 2 * evictionMs + drainMs;
   for (;;) {
     lease.check();
+    const asked = performance.now();
     const pending = await pendingMembers(context, lease, phase);
     const now = performance.now();
     if (pending !== undefined) {
@@ -53,7 +56,8 @@ export async function awaitAcknowledgements(
       }
       if (now > deadline) throw notAcknowledged(pending, phase, now - began);
     }
-    await new Promise((resolve) => setTimeout(resolve, now - began < 2000 ? POLL_MS : POLL_SLOWLY_MS));
+    const pause = Math.max(now - began < 2000 ? POLL_MS : POLL_SLOWLY_MS, LEFT_TO_MEMBERS * (now - asked));
+    await new Promise((resolve) => setTimeout(resolve, pause));
   }
 }
 

@@ -66,10 +66,34 @@ type AuditedWork<T> = (session: Session) => Promise<{ event: AuditEvent; data: A
 
 /** A change and its audit event, both or neither. `work` returns undefined when there was nothing to change. */
 export async function audited<T>(store: Store, auditor: Auditor, work: AuditedWork<T>): Promise<T[] | undefined> {
-  const results = await append(store, auditor, work);
-  // Every protocol change passes here. A signal that is lost is made good by the next beat.
+  const results = await auditedUnheard(store, auditor, work);
+  // Every change that processes follow passes here. A signal that is lost is made good by the next beat.
   if (results !== undefined) await signal(store).catch(() => undefined);
   return results;
+}
+
+/** The same, of a change that no process has to follow at once: the fleet is not woken for it. */
+export async function auditedUnheard<T>(
+  store: Store,
+  auditor: Auditor,
+  work: AuditedWork<T>,
+): Promise<T[] | undefined> {
+  const outcome = await transact(store, async (session) => {
+    const changes = await work(session);
+    if (changes === undefined) {
+      // Nothing of what `work` had begun may stay.
+      await session.abortTransaction();
+      return undefined;
+    }
+    const written: AuditEntry[] = [];
+    for (const change of changes) written.push(await appendAudit(store, auditor, session, change.event, change.data));
+    return { written, results: changes.map((change) => change.result) };
+  });
+  if (outcome === undefined) return undefined;
+  crashPoint("audit.committed");
+  for (const sink of auditor.sinks) sink.write(outcome.written);
+  crashPoint("audit.mirrored");
+  return outcome.results;
 }
 
 /**
@@ -87,7 +111,7 @@ export async function closeAuditor({ sinks }: Auditor): Promise<void> {
 
 /** An event that goes with no change of its own. */
 export async function note(store: Store, auditor: Auditor, event: AuditEvent, data: AuditData): Promise<void> {
-  await append(store, auditor, async () => [{ event, data, result: undefined }]);
+  await auditedUnheard(store, auditor, async () => [{ event, data, result: undefined }]);
 }
 
 export interface ChainReport {
@@ -141,25 +165,6 @@ export function auditEntries(store: Store) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-
-async function append<T>(store: Store, auditor: Auditor, work: AuditedWork<T>): Promise<T[] | undefined> {
-  const outcome = await transact(store, async (session) => {
-    const changes = await work(session);
-    if (changes === undefined) {
-      // Nothing of what `work` had begun may stay.
-      await session.abortTransaction();
-      return undefined;
-    }
-    const written: AuditEntry[] = [];
-    for (const change of changes) written.push(await appendAudit(store, auditor, session, change.event, change.data));
-    return { written, results: changes.map((change) => change.result) };
-  });
-  if (outcome === undefined) return undefined;
-  crashPoint("audit.committed");
-  for (const sink of auditor.sinks) sink.write(outcome.written);
-  crashPoint("audit.mirrored");
-  return outcome.results;
-}
 
 /** An entry whose mac cannot even be computed is a fault of the chain like any other. */
 function unreadableEntry(entry: unknown, seq: number): ChainFault | undefined {

@@ -23,6 +23,11 @@ export function isNamespaceExists(thrown: unknown): boolean {
   return serverCode(thrown) === 48;
 }
 
+/** A collection was made or indexed since the moment asked for, or that moment is too long ago. */
+export function isSnapshotGone(thrown: unknown): boolean {
+  return [246, 239].includes(serverCode(thrown) ?? 0);
+}
+
 /** Cursor gone, time limit of an operation reached, cursor killed: what was asked for may be asked for again. */
 const OVERTAKEN = new Set([43, 50, 237, 262]);
 

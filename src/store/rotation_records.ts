@@ -1,7 +1,7 @@
 import type { Filter } from "mongodb";
 import type { AuditData, AuditEvent } from "../audit/chain.ts";
 import { crashPoint } from "../errors/crash_point.ts";
-import { type Auditor, audited } from "./audit_log.ts";
+import { type Auditor, auditedUnheard } from "./audit_log.ts";
 import type { FailedRecord, FenceRecord, FieldCount, PacePoint, RotationDoc } from "./documents.ts";
 import { type Held, newestRotation, rotations, stillHeld } from "./rotations.ts";
 import type { Store } from "./store.ts";
@@ -80,7 +80,8 @@ async function record(
   fence: FenceRecord,
 ): Promise<boolean> {
   const rotation = condition._id;
-  const recorded = await audited(store, auditor, async (session) => {
+  // Nobody is woken: what a process compares validators with it reads at its own time, and whom the fence rejects looks by itself.
+  const recorded = await auditedUnheard(store, auditor, async (session) => {
     // A rotation that was followed by another has no say any more: whoever slept since would undo the newer fence.
     if ((await newestRotation(store, session))?._id !== rotation) return undefined;
     const changed = await rotations(store).findOneAndUpdate(

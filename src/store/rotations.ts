@@ -1,6 +1,6 @@
 import type { RotationDoc } from "./documents.ts";
 import { rotationOf, unreadable } from "./shapes.ts";
-import { type Session, type Store, transact } from "./store.ts";
+import { atOneMoment, type Session, type Store } from "./store.ts";
 import { uniqueIndex } from "./unique_index.ts";
 
 /**
@@ -21,19 +21,40 @@ export async function ensureRotations(store: Store): Promise<void> {
 }
 
 /**
- * The open rotation if there is one, else the one that ended last. With a session, it must be in a transaction: what is
- * newest and what is open are looked at in one moment.
+ * The open rotation if there is one, else the one that ended last. What is newest and what is open are looked at in one moment.
  * @throws KekError `document_invalid`, `document_newer`: a document that cannot be read may be the newest.
  */
 export async function newestRotation(store: Store, session?: Session): Promise<RotationDoc | undefined> {
-  if (session === undefined) return await transact(store, (inner) => newestRotation(store, inner));
-  const two = await rotations(store).find({}, { session }).sort({ epoch: -1 }).limit(2).toArray();
-  const [newest, before] = two.map(rotationOf);
-  // Without a number for its epoch a document has no place in the order, and without one for its _id none can follow it.
-  const odd = await rotations(store)
-    .find({ $or: [{ open: { $exists: true } }, NO_NUMBER("epoch"), NO_NUMBER("_id")] } as never, { session })
-    .toArray();
-  for (const doc of odd.map(rotationOf)) {
+  return newestOf(await atOneMoment<FoundRotations>(store, NEWEST, session));
+}
+
+/** What `newestOf` decides by, of `kek_rotations`. */
+export interface FoundRotations {
+  /** The newest two, newest first. */
+  newest: unknown[];
+  /** Those that must not be there beside the newest. */
+  odd: unknown[];
+}
+
+const NO_NUMBER = (member: string) => ({ [member]: { $not: { $type: ["int", "long", "double"] } } });
+
+/** Stages of `atOneMoment` that find them. */
+export const NEWEST = [
+  { $lookup: { from: "kek_rotations", pipeline: [{ $sort: { epoch: -1 } }, { $limit: 2 }], as: "newest" } },
+  {
+    $lookup: {
+      from: "kek_rotations",
+      // Without a number for its epoch a document has no place in the order, and without one for its _id none can follow it.
+      pipeline: [{ $match: { $or: [{ open: { $exists: true } }, NO_NUMBER("epoch"), NO_NUMBER("_id")] } }],
+      as: "odd",
+    },
+  },
+];
+
+/** @throws KekError as `newestRotation`. */
+export function newestOf(found: FoundRotations): RotationDoc | undefined {
+  const [newest, before] = found.newest.map(rotationOf);
+  for (const doc of found.odd.map(rotationOf)) {
     if (doc._id !== newest?._id)
       throw unreadable("kek_rotations", `document ${doc._id}: it is open, and not the newest`);
   }
@@ -85,7 +106,3 @@ export function leaseFree(graceMs: number) {
   const ranOut = { $lt: [{ $add: ["$lease.expires_at", graceMs] }, "$$NOW"] };
   return { $expr: { $or: [{ $eq: ["$lease.owner", null] }, ranOut] } };
 }
-
-// ---------------------------------------------------------------------------------------------------------------------
-
-const NO_NUMBER = (member: string) => ({ [member]: { $not: { $type: ["int", "long", "double"] } } });

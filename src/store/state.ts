@@ -1,9 +1,9 @@
 import type { RotationDoc, VersionDoc } from "./documents.ts";
-import { newestRotation } from "./rotations.ts";
-import { unreadable } from "./shapes.ts";
+import { type FoundRotations, NEWEST, newestOf } from "./rotations.ts";
+import { unreadable, versionOf } from "./shapes.ts";
 import { contradiction } from "./state_rules.ts";
-import { type Session, type Store, transact } from "./store.ts";
-import { readVersions } from "./versions.ts";
+import { atOneMoment, type Session, type Store } from "./store.ts";
+import { byNumber } from "./versions.ts";
 
 /** What every process follows: the versions and the newest rotation, of one and the same moment. */
 export interface KekState {
@@ -13,19 +13,25 @@ export interface KekState {
 }
 
 /**
- * A snapshot in a transaction: the two collections change together when a rotation completes, and half of that change
- * would be a wrong write version. In a session that has just written a heartbeat, it is no older than that heartbeat.
+ * Of one moment, for the two collections change together when a rotation completes, and half of that change would be a wrong
+ * write version. In a session that has just written a heartbeat, it is no older than that heartbeat.
  * @throws KekError `document_invalid`, `document_newer`: nothing is decided by a state that cannot be read, or is no state.
  */
 export async function readState(store: Store, session?: Session): Promise<KekState> {
-  return await transact(
-    store,
-    async (inner) => {
-      const state = { versions: await readVersions(store, inner), rotation: await newestRotation(store, inner) };
-      const fault = contradiction(state.versions, state.rotation);
-      if (fault !== undefined) throw unreadable("kek_versions", fault);
-      return state;
-    },
-    session,
-  );
+  const { known, ...rotations } = await atOneMoment<Found>(store, STATE, session);
+  const versions = known.map(versionOf).sort(byNumber);
+  const rotation = newestOf(rotations);
+  const fault = contradiction(versions, rotation);
+  if (fault !== undefined) throw unreadable("kek_versions", fault);
+  return { versions, rotation };
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+interface Found extends FoundRotations {
+  /** Of `kek_versions`. */
+  known: unknown[];
+}
+
+/** All of it in one command: each process asks for it at each beat, and all of them at once when the phase changes. */
+const STATE = [{ $lookup: { from: "kek_versions", pipeline: [], as: "known" } }, ...NEWEST];

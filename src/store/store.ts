@@ -1,8 +1,16 @@
-import { type ClientSession, type Db, MongoClient, type MongoClientOptions, type TransactionOptions } from "mongodb";
+import {
+  type AggregateOptions,
+  type ClientSession,
+  type Db,
+  type Document,
+  MongoClient,
+  type MongoClientOptions,
+  type TransactionOptions,
+} from "mongodb";
 import type { Config } from "../config/config.ts";
 import { KekError } from "../errors/errors.ts";
 import { refuseClosedSockets } from "./closed_sockets.ts";
-import { explainMongo, hostsOf } from "./failures.ts";
+import { explainMongo, hostsOf, isSnapshotGone } from "./failures.ts";
 
 /** The connection. Everything the protocol reads or writes is majority, writes are journaled (DESIGN.md section 3). */
 export interface Store {
@@ -136,13 +144,39 @@ export async function transact<T>(store: Store, work: (session: Session) => Prom
   return await inSession(store, (session) => session.withTransaction(() => work(session), TRANSACTION));
 }
 
+/**
+ * What several collections hold at one and the same moment: at a transaction's, in a session that is in one; in another
+ * session in a single command, no older than what the session has written; else in a transaction of its own, since a primary
+ * that has been replaced and does not know it yet cannot commit one.
+ * @param lookups stages that add what they find to the one document of the answer.
+ */
+export async function atOneMoment<T extends Document>(
+  store: Store,
+  lookups: Document[],
+  session?: Session,
+): Promise<T> {
+  const read = async (options: AggregateOptions) => await one<T>(store, lookups, options);
+  if (session?.inTransaction() === true) return await read({ session });
+  try {
+    if (session !== undefined) return await read({ session, readConcern: { level: "snapshot" } });
+  } catch (thrown) {
+    if (!isSnapshotGone(thrown)) throw thrown;
+  }
+  // A transaction is begun anew by the driver until there is a snapshot.
+  return await transact(store, (inner) => read({ session: inner }), session);
+}
+
 /** The primary's clock. Inside a transaction too. */
 export async function serverNow(store: Store, session?: Session): Promise<Date> {
-  const cursor = store.db.aggregate<{ now: Date }>(
-    [{ $documents: [{}] }, { $project: { now: "$$NOW" } }],
-    session === undefined ? {} : { session },
-  );
-  const [row] = await cursor.toArray();
-  if (row === undefined) throw new KekError("unexpected", "MongoDB gave no time", "report this");
-  return row.now;
+  const options = session === undefined ? {} : { session };
+  return (await one<{ now: Date }>(store, [{ $project: { now: "$$NOW" } }], options)).now;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** What stages make of a document that is empty. */
+async function one<T extends Document>(store: Store, stages: Document[], options: AggregateOptions): Promise<T> {
+  const [row] = await store.db.aggregate<T>([{ $documents: [{}] }, ...stages], options).toArray();
+  if (row === undefined) throw new KekError("unexpected", "MongoDB gave no answer to an aggregation", "report this");
+  return row;
 }

@@ -23,10 +23,11 @@ export async function ensureVersions(store: Store): Promise<void> {
 export async function readVersions(store: Store, session?: Session): Promise<VersionDoc[]> {
   const found = await versions(store)
     .find({}, session === undefined ? {} : { session })
-    .sort({ _id: 1 })
     .toArray();
-  return found.map(versionOf);
+  return found.map(versionOf).sort(byNumber);
 }
+
+export const byNumber = (one: VersionDoc, other: VersionDoc) => one._id - other._id;
 
 export function canaryOf(doc: VersionDoc): Canary {
   return { canary: doc.canary.buffer, digest: doc.canary_digest.buffer };
