@@ -9,10 +9,11 @@ import { FIELD, type Stage, say, variablesOf } from "./stage.ts";
 /** What a service notices of a rotation: its encrypted reads and writes before it and during it. */
 
 const TOPIC = "Disturbance of a service";
-const RECORDS = 100_000;
+/** Enough for a percentile: a rotation of a quarter of a minute. */
+const RECORDS = 300_000;
 /** Reads a second, and as many writes. */
 const RATE = 100;
-const BEFORE_MS = 10_000;
+const BEFORE_MS = 15_000;
 
 interface Operation {
   kind: "read" | "write";
@@ -24,7 +25,7 @@ export async function disturbance(stage: Stage, rounds: number): Promise<Line[]>
   const database = "disturbance";
   await seed(stage, database, RECORDS);
   const SENDING: Sending = { form: "single", batch: 1000, lanes: 4 };
-  const halfOfFloor = (await floor(stage, database, RECORDS / 5, SENDING)) / 2;
+  const halfOfFloor = (await floor(stage, database, RECORDS / 15, SENDING)) / 2;
   const measured: Record<string, Record<string, number[]>> = {};
   const note = (when: string, operations: Operation[]) => {
     for (const kind of ["read", "write"] as const)

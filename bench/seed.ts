@@ -38,4 +38,6 @@ export async function seed(stage: Stage, database: string, records: number, byte
     });
     await db.collection(FIELD.collection).insertMany(documents, { ordered: false });
   }
+  // What was written is on disk before anything is measured: else the first round shares mongod with the checkpoint of the seeding.
+  await stage.client.db("admin").command({ fsync: 1 });
 }

@@ -89,6 +89,7 @@ export default leaf({
       },
       batchSize: wholeNumber("batch-size", args["batch-size"], 1, 10_000) ?? 1000,
       concurrency: wholeNumber("concurrency", args.concurrency, 1, 64) ?? Math.min(4, availableParallelism()),
+      allLanes: args.concurrency !== undefined,
       maxRate: wholeNumber("max-rate", args["max-rate"], 1, 10_000_000),
       fence,
       requireBackup: args["require-backup"] === true,

@@ -14,11 +14,12 @@ import { awaitAcknowledgements } from "./acknowledgements.ts";
 import { batchLimitMs, type Context, type Reporter } from "./context.ts";
 import { type LaneKey, Lanes } from "./lanes.ts";
 import { LeaseKeeper } from "./lease.ts";
-import { type RewrapOptions, Rewrapper } from "./rewrap.ts";
+import { Rewrapper } from "./rewrap.ts";
+import type { YieldingOptions } from "./yielding.ts";
 
 /** Leads one rotation through its phases: compare-and-set, then wait for every member, then the phase's own work. */
 
-export interface CoordinatorOptions extends RewrapOptions {
+export interface CoordinatorOptions extends YieldingOptions {
   concurrency: number;
   fence: "auto" | "off";
 }

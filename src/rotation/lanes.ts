@@ -38,9 +38,11 @@ export class Lanes {
   readonly #lanes: Lane[];
   readonly #free: Lane[] = [];
   readonly #waiting: ((lane: Lane) => void)[] = [];
+  #atWork: number;
 
   private constructor(lanes: Lane[]) {
     this.#lanes = lanes;
+    this.#atWork = lanes.length;
     for (let batch = 0; batch < BATCHES_A_LANE; batch += 1) this.#free.push(...lanes);
   }
 
@@ -56,19 +58,40 @@ export class Lanes {
     return new Lanes(lanes);
   }
 
+  get count(): number {
+    return this.#lanes.length;
+  }
+
+  /** How many of them get more work; the others end what they have. */
+  useAtMost(count: number): void {
+    this.#atWork = count;
+    this.#handOut();
+  }
+
   /** Waits for a free lane. Every lane that is taken is given back. */
   async take(): Promise<Lane> {
-    return this.#free.pop() ?? (await new Promise<Lane>((resolve) => this.#waiting.push(resolve)));
+    return await new Promise<Lane>((resolve) => {
+      this.#waiting.push(resolve);
+      this.#handOut();
+    });
   }
 
   give(lane: Lane): void {
-    const next = this.#waiting.shift();
-    if (next === undefined) this.#free.push(lane);
-    else next(lane);
+    this.#free.push(lane);
+    this.#handOut();
   }
 
   async close(): Promise<void> {
     await Promise.all(this.#lanes.map((lane) => lane.close()));
+  }
+
+  #handOut(): void {
+    const atWork = this.#lanes.slice(0, this.#atWork);
+    while (this.#waiting.length > 0) {
+      const at = this.#free.findLastIndex((lane) => atWork.includes(lane));
+      if (at < 0) return;
+      for (const lane of this.#free.splice(at, 1)) this.#waiting.shift()?.(lane);
+    }
   }
 }
 

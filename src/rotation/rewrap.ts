@@ -14,14 +14,8 @@ import { batchLimitMs, type Context, type Reporter } from "./context.ts";
 import { type Lane, type Lanes, laneError } from "./lanes.ts";
 import type { LeaseKeeper } from "./lease.ts";
 import { Patience } from "./patience.ts";
-import { RateLimit } from "./rate_limit.ts";
 import { RewrapTally } from "./rewrap_tally.ts";
-
-export interface RewrapOptions {
-  batchSize: number;
-  /** Records a second, or undefined for as fast as it goes. */
-  maxRate: number | undefined;
-}
+import { Yielding, type YieldingOptions } from "./yielding.ts";
 
 const WRAPS_BLOCK = 10_000;
 const REPORT_MS = 500;
@@ -38,8 +32,7 @@ export class Rewrapper {
   readonly #lanes: Lanes;
   readonly #rotation: RotationDoc;
   readonly #reporter: Reporter;
-  readonly #batchSize: number;
-  readonly #limit: RateLimit;
+  readonly #yielding: Yielding;
   readonly #patience: Patience;
   readonly #tally: RewrapTally;
   readonly #audited = new Set<string>();
@@ -57,7 +50,7 @@ export class Rewrapper {
     lease: LeaseKeeper,
     lanes: Lanes,
     rotation: RotationDoc,
-    options: RewrapOptions,
+    options: YieldingOptions,
     reporter: Reporter,
   ) {
     this.#context = context;
@@ -65,8 +58,7 @@ export class Rewrapper {
     this.#lanes = lanes;
     this.#rotation = rotation;
     this.#reporter = reporter;
-    this.#limit = new RateLimit(options.maxRate);
-    this.#batchSize = this.#limit.portion(options.batchSize);
+    this.#yielding = new Yielding(context.store, lanes, options, reporter);
     this.#patience = new Patience(reporter);
     this.#tally = new RewrapTally(rotation);
     this.#summaryDone = this.#tally.done;
@@ -103,11 +95,13 @@ export class Rewrapper {
   async census(): Promise<number> {
     const { store } = this.#context;
     this.#fields = await readFields(store);
+    this.#yielding.watch(this.#fields.map(({ collection }) => collection));
     let left = 0;
     for (const field of this.#fields) {
       await ensureIndex(store, field);
       const count = this.#tally.of(field);
       count.remaining = await countAt(store, field, this.#rotation.from);
+      this.#yielding.read();
       left += count.remaining;
     }
     return left;
@@ -136,11 +130,13 @@ export class Rewrapper {
 
   /** The next batch is read while the lanes are at work on those before it. */
   async #passField(field: FieldDoc): Promise<void> {
+    const { batchSize } = this.#yielding;
     const flying = new Set<Promise<void>>();
     let failure: unknown;
     try {
-      for await (const { count, bytes } of wrapsAt(this.#context.store, field, this.#rotation.from, this.#batchSize)) {
-        await this.#limit.take(count);
+      for await (const { count, bytes } of wrapsAt(this.#context.store, field, this.#rotation.from, batchSize)) {
+        this.#yielding.read();
+        await this.#yielding.take(count);
         await this.#reserve(count);
         const lane = await this.#lanes.take();
         if (failure !== undefined || this.#lease.ended) {
@@ -169,7 +165,8 @@ export class Rewrapper {
   async #batch(lane: Lane, { collection, path }: FieldDoc, bytes: Uint8Array): Promise<void> {
     const { from, to } = this.#rotation;
     const limitMs = batchLimitMs(this.#context.config);
-    const result = await lane.run({ kind: "rewrap", field: { collection, path }, from, to, bytes, limitMs });
+    const { together } = this.#yielding;
+    const result = await lane.run({ kind: "rewrap", field: { collection, path }, from, to, bytes, together, limitMs });
     this.#tally.moved({ collection, path }, result.done);
     for (const { id, reason } of result.failed) await this.#fail({ field: fieldId({ collection, path }), id, reason });
     if (result.fault !== undefined) throw laneError(result.fault);

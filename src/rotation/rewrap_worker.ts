@@ -19,7 +19,7 @@ const { database, provider: config, installId, keys } = workerData as LaneData;
 
 /** A batch has limits of its own in MongoDB, of at most 10 s each; a lane that waits for longer waits for nobody. */
 const LATE_MS = 30_000;
-const COLLECT_EVERY = 30;
+const COLLECT_EVERY = 8;
 
 comeAfterServices();
 

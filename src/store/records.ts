@@ -79,7 +79,8 @@ export interface RewrapOutcome {
 const GROUP = 32;
 
 /**
- * One conditional update a record: only where the version and the wrap are still those that were read. All in one command.
+ * One conditional update a record: only where the version and the wrap are still those that were read.
+ * @param together records in one command; the next one is sent when MongoDB has confirmed the one before.
  * @param limitMs MongoDB gives up after this time, in all; what it had done stays done.
  */
 export async function applyRewraps(
@@ -88,25 +89,46 @@ export async function applyRewraps(
   from: number,
   to: number,
   rewraps: Rewrap[],
-  limitMs: number,
+  { together, limitMs }: { together: number; limitMs: number },
 ): Promise<RewrapOutcome> {
   const deadline = performance.now() + limitMs;
+  const outcome: RewrapOutcome = { done: 0, rejected: [] };
+  for (let start = 0; start < rewraps.length; start += together) {
+    const part = rewraps.slice(start, start + together);
+    const { done, rejected } = await applyTogether(store, field, from, to, part, deadline);
+    outcome.done += done;
+    outcome.rejected.push(...rejected.map(({ index, reason }) => ({ index: start + index, reason })));
+    // What the limit leaves no time for is found again by the next pass.
+    if (performance.now() > deadline) break;
+  }
+  return outcome;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** All in one command. */
+async function applyTogether(
+  store: Store,
+  field: FieldName,
+  from: number,
+  to: number,
+  rewraps: Rewrap[],
+  deadline: number,
+): Promise<RewrapOutcome> {
   const statement = rewrapStatements(field.path, from, to);
   const groups = chunks(rewraps, GROUP);
-  const together = await update(store, field, groups.map(statement), limitMs);
+  const together = await update(store, field, groups.map(statement), leftUntil(deadline));
   const outcome: RewrapOutcome = { done: together.modified, rejected: [] };
   // A group in which one record is refused stops there: its records are tried again one by one, to find out which.
   for (const { index } of together.errors) {
     const first = index * GROUP;
     const group = groups[index] ?? [];
-    const leftMs = Math.floor(deadline - performance.now());
-    // What the limit leaves no time for is found again by the next pass.
-    if (leftMs < 1) break;
+    if (performance.now() > deadline) break;
     const apart = await update(
       store,
       field,
       group.map((rewrap) => statement([rewrap])),
-      leftMs,
+      leftUntil(deadline),
     );
     outcome.done += apart.modified;
     for (const error of apart.errors) {
@@ -120,7 +142,8 @@ export async function applyRewraps(
   return outcome;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
+/** Whole milliseconds; MongoDB takes 0 for no limit at all. */
+const leftUntil = (deadline: number) => Math.max(1, Math.floor(deadline - performance.now()));
 
 interface WriteError {
   index: number;

@@ -1,4 +1,5 @@
 import { expect, test } from "bun:test";
+import { availableParallelism } from "node:os";
 import { countRight, library, seed, versionsOf } from "../harness/library.ts";
 import { run, stop, testInstall } from "../harness/program.ts";
 
@@ -45,4 +46,46 @@ test("a fleet rotates, goes back, and goes on", async () => {
   expect(audit.json.whole).toBe(true);
   await stop(...fleet);
   expect(await install.db.collection("process_heartbeats").countDocuments()).toBe(0);
+});
+
+test("a rotation leaves room for services that read meanwhile, and says so; not where nobody does, or all lanes are asked for", async () => {
+  const NOTE = "services read these collections: records move by one lane";
+  const install = await testInstall();
+  const seeder = await library(install, [1, 2], 1, "seeder");
+  await seed(seeder, install, 400);
+  await seeder.close();
+  const fleet = [await install.serve("a", [1, 2], 2)];
+  const rotate = async (to: number, ...flags: string[]) => {
+    const words = [
+      "kek",
+      "rotate",
+      `--to-version=${to}`,
+      `--from-version=${3 - to}`,
+      "--yes",
+      "--batch-size=4",
+      ...flags,
+    ];
+    const ran = await run(words, install.variables([1, 2], 2));
+    expect([ran.code, await versionsOf(install)]).toEqual([0, { [to]: 400 }]);
+    return ran.stderr;
+  };
+  expect(await rotate(2)).not.toContain(NOTE);
+
+  let going = true;
+  const reading = (async () => {
+    while (going) await install.db.collection("secrets").findOne({});
+  })();
+  try {
+    const said = await rotate(1);
+    if (availableParallelism() > 1) expect(said).toContain(NOTE);
+    else expect(said).not.toContain(NOTE);
+    expect(await rotate(2, "--concurrency=2")).not.toContain(NOTE);
+  } finally {
+    going = false;
+    await reading;
+  }
+  const v2 = await library(install, [2], 2, "v2-alone");
+  expect(await countRight(v2, install)).toBe(400);
+  await v2.close();
+  await stop(...fleet);
 });
