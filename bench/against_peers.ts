@@ -9,8 +9,6 @@ import { type Stage, say } from "./stage.ts";
 /** What else there is to change a KEK with, in turns. */
 
 const TOPIC = "Against other ways to change a KEK";
-/** Ten thousand take MongoDB's own way a quarter of a minute, and more of them longer each. */
-const DATA_KEYS = 10_000;
 
 export interface Peers {
   /** A Python with pymongo[encryption]. */
@@ -39,7 +37,7 @@ export async function againstPeers(
         join(import.meta.dir, "peers/client_side.py"),
         stage.mongod.uri,
         "client_side",
-        String(Math.min(records, DATA_KEYS)),
+        String(records),
         "1",
       ];
       rates.clientSide.push(Number(execFileSync(python, words, { encoding: "utf8" })));

@@ -85,7 +85,8 @@ async function acknowledging(stage: Stage, database: string, to: 1 | 2): Promise
       const doc = fullDocument ?? updateDescription?.updatedFields ?? {};
       if (ns.coll === "kek_rotations") {
         const phase = doc["state"] === "completed" ? 0 : doc["phase"];
-        if (phase !== undefined) changed.set(`${documentKey._id} ${phase}`, at);
+        const key = `${documentKey._id} ${phase}`;
+        if (phase !== undefined && !changed.has(key)) changed.set(key, at);
       } else if (doc["acked"] !== undefined && doc["acked"] !== null) {
         const { rotation, phase } = doc["acked"] as { rotation: unknown; phase: number };
         acknowledged.set(`${rotation ?? ""} ${phase}`, at);

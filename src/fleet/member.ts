@@ -180,7 +180,7 @@ export class Member {
     // The heartbeat comes before the look: whoever changes the phase after it must wait for this process.
     await this.#answer(this.#heart.beat(session));
     let state = await this.#answer(readState(store, session));
-    if (state.versions.every((version) => version.state === "staged")) state = await this.#begin(session, state);
+    if (state.versions.every((version) => version.state === "staged")) state = await this.#begin(state);
     let stance = await this.#load(session, state);
     // Only who has proved the version in use may make another known: else a stranger's keys would take its number.
     if (await this.#stage(state)) {
@@ -238,17 +238,18 @@ export class Member {
   }
 
   /** A fresh install: the first version is made known, proved, and only then active. */
-  async #begin(session: Session, state: KekState): Promise<KekState> {
+  async #begin(state: KekState): Promise<KekState> {
     const { store, auditor, keyring, install, config } = this.#options;
     const declared = config.encryption.currentVersion;
     const first = await firstVersion(keyring.provider, declared);
     if (first === undefined) throw nothingActive(keyring.provider, declared);
     await stageUnknown(store, auditor, keyring.provider, install.install_id, state.versions);
-    const doc = (await readState(store, session)).versions.find((version) => version._id === first);
+    // Not in this session: what was just written was written in others.
+    const doc = (await readState(store)).versions.find((version) => version._id === first);
     if (doc !== undefined) await loadProved(keyring.provider, install.install_id, doc);
     await keyring.provider.forget(first);
     await activateFirst(store, auditor, first);
-    return await readState(store, session);
+    return await readState(store);
   }
 
   #fields(): BeatFields {

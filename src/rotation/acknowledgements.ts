@@ -12,8 +12,9 @@ import type { LeaseKeeper } from "./lease.ts";
 
 const POLL_MS = 50;
 const POLL_SLOWLY_MS = 250;
-/** A large roster takes its time to be read: between two looks so many times that is left to the members. */
+/** A large roster takes its time to be read: between two looks so many times that is left to the members, up to a limit. */
 const LEFT_TO_MEMBERS = 2;
+const LONGEST_PAUSE_MS = 1000;
 
 /** Members that have not acknowledged this epoch: pure. */
 export function awaited(roster: Member[], rotation: number, epoch: number, phase: Phase): Member[] {
@@ -56,7 +57,8 @@ export async function awaitAcknowledgements(
       }
       if (now > deadline) throw notAcknowledged(pending, phase, now - began);
     }
-    const pause = Math.max(now - began < 2000 ? POLL_MS : POLL_SLOWLY_MS, LEFT_TO_MEMBERS * (now - asked));
+    const least = now - began < 2000 ? POLL_MS : POLL_SLOWLY_MS;
+    const pause = Math.max(least, Math.min(LONGEST_PAUSE_MS, LEFT_TO_MEMBERS * (now - asked)));
     await new Promise((resolve) => setTimeout(resolve, pause));
   }
 }

@@ -1,15 +1,16 @@
-import { countReads } from "../store/operations.ts";
+import { countReads, type ReadCounts } from "../store/operations.ts";
 import type { Store } from "../store/store.ts";
 
 /**
- * Whether services are at work on the collections of a rotation while it moves their records, by MongoDB's own count of reads
- * less those of the rotation. Until that is known, and where it cannot be, they are.
+ * Whether services are at work on the collection that a rotation is moving, by MongoDB's own count of reads less those of the
+ * rotation. Until that is known, and where it cannot be, they are.
  */
 export class Foreground {
   readonly #store: Store;
-  #collections: string[] = [];
-  #seen: { reads: number; at: number } | undefined;
-  /** Reads by this rotation since what was seen. */
+  #collection: string | undefined;
+  #counts: ReadCounts | undefined;
+  #at = Number.NEGATIVE_INFINITY;
+  /** Reads by this rotation since it last looked. */
   #own = 0;
   #found: boolean | undefined;
 
@@ -21,29 +22,26 @@ export class Foreground {
     return this.#found !== false;
   }
 
-  /** The collections to look at. */
-  watch(collections: string[]): void {
-    const wanted = [...new Set(collections)].sort();
-    if (wanted.join("\0") === this.#collections.join("\0")) return;
-    this.#collections = wanted;
-    this.#seen = undefined;
-  }
-
   /** The rotation has read once itself. */
   read(): void {
     this.#own += 1;
   }
 
   /** Looks when it is time to. @returns whether somebody was found at work; undefined while it is not known. */
-  async look(): Promise<boolean | undefined> {
+  async look(collection: string): Promise<boolean | undefined> {
     const now = performance.now();
-    const everyMs = this.busy ? SOON_MS : LOOK_MS;
-    if (this.#seen !== undefined && now - this.#seen.at < everyMs) return this.#found;
-    const reads = await countReads(this.#store, this.#collections);
-    if (reads === undefined) this.#found = undefined;
-    else if (this.#seen !== undefined)
-      this.#found = othersRead(reads - this.#seen.reads, this.#own + this.#collections.length, now - this.#seen.at);
-    this.#seen = reads === undefined ? undefined : { reads, at: now };
+    if (collection !== this.#collection) {
+      this.#collection = collection;
+      this.#counts = undefined;
+    } else if (now - this.#at < (this.busy ? SOON_MS : LOOK_MS)) return this.#found;
+    const counts = await countReads(this.#store, collection);
+    if (counts === undefined) this.#found = undefined;
+    else if (this.#counts !== undefined) {
+      // A look counts as a read of the next one.
+      this.#found = othersRead(this.#counts, counts, this.#own + 1, now - this.#at);
+    }
+    this.#counts = counts;
+    this.#at = now;
     this.#own = 0;
     return this.#found;
   }
@@ -51,10 +49,13 @@ export class Foreground {
 
 /**
  * Whether somebody else has read: pure. A count or two may be of a moment before.
- * @param own reads by the rotation, looks at the count included.
+ * @param own reads by the rotation: each counts once on every shard that it goes to.
  */
-export function othersRead(reads: number, own: number, ms: number): boolean {
-  return reads - own > NOISE + (READS_A_SECOND * ms) / 1000;
+export function othersRead(before: ReadCounts, after: ReadCounts, own: number, ms: number): boolean {
+  return [...after].some(([where, count]) => {
+    const had = before.get(where);
+    return had !== undefined && count - had - own > NOISE + (READS_A_SECOND * ms) / 1000;
+  });
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -62,6 +63,6 @@ export function othersRead(reads: number, own: number, ms: number): boolean {
 /** While the rotation holds back it looks more often whether it still has to. */
 const SOON_MS = 250;
 const LOOK_MS = 1000;
-/** Fewer are not felt as a service. */
-const READS_A_SECOND = 4;
+/** Fewer are not felt as a service; who watches the rotation reads now and then too. */
+const READS_A_SECOND = 10;
 const NOISE = 2;

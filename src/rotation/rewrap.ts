@@ -95,13 +95,11 @@ export class Rewrapper {
   async census(): Promise<number> {
     const { store } = this.#context;
     this.#fields = await readFields(store);
-    this.#yielding.watch(this.#fields.map(({ collection }) => collection));
     let left = 0;
     for (const field of this.#fields) {
       await ensureIndex(store, field);
       const count = this.#tally.of(field);
       count.remaining = await countAt(store, field, this.#rotation.from);
-      this.#yielding.read();
       left += count.remaining;
     }
     return left;
@@ -131,12 +129,13 @@ export class Rewrapper {
   /** The next batch is read while the lanes are at work on those before it. */
   async #passField(field: FieldDoc): Promise<void> {
     const { batchSize } = this.#yielding;
+    const portions = wrapsAt(this.#context.store, field, this.#rotation.from, batchSize, () => this.#yielding.portion);
     const flying = new Set<Promise<void>>();
     let failure: unknown;
     try {
-      for await (const { count, bytes } of wrapsAt(this.#context.store, field, this.#rotation.from, batchSize)) {
-        this.#yielding.read();
-        await this.#yielding.take(count);
+      for await (const { count, bytes, asked } of portions) {
+        if (asked) this.#yielding.read();
+        await this.#yielding.take(count, field.collection);
         await this.#reserve(count);
         const lane = await this.#lanes.take();
         if (failure !== undefined || this.#lease.ended) {
@@ -165,8 +164,7 @@ export class Rewrapper {
   async #batch(lane: Lane, { collection, path }: FieldDoc, bytes: Uint8Array): Promise<void> {
     const { from, to } = this.#rotation;
     const limitMs = batchLimitMs(this.#context.config);
-    const { together } = this.#yielding;
-    const result = await lane.run({ kind: "rewrap", field: { collection, path }, from, to, bytes, together, limitMs });
+    const result = await lane.run({ kind: "rewrap", field: { collection, path }, from, to, bytes, limitMs });
     this.#tally.moved({ collection, path }, result.done);
     for (const { id, reason } of result.failed) await this.#fail({ field: fieldId({ collection, path }), id, reason });
     if (result.fault !== undefined) throw laneError(result.fault);

@@ -20,8 +20,6 @@ export interface BatchJob {
   to: number;
   /** Raw BSON documents, one behind the other. */
   bytes: Uint8Array;
-  /** Records in one command to MongoDB. */
-  together: number;
   limitMs: number;
 }
 
@@ -72,7 +70,7 @@ export async function rewrapBatch(
   const fault = broken && batchFault(broken.reason);
   if (rewraps.length === 0) return { done: 0, skipped: 0, failed, fault };
   crashPoint("batch.wrapped");
-  const outcome = await applyRewraps(store, field, from, to, rewraps, job);
+  const outcome = await applyRewraps(store, field, from, to, rewraps, job.limitMs);
   crashPoint("batch.written");
   for (const { index, reason } of outcome.rejected) {
     const { idBson } = rewraps[index] as Rewrap;

@@ -19,7 +19,8 @@ const { database, provider: config, installId, keys } = workerData as LaneData;
 
 /** A batch has limits of its own in MongoDB, of at most 10 s each; a lane that waits for longer waits for nobody. */
 const LATE_MS = 30_000;
-const COLLECT_EVERY = 8;
+/** Records of batches, after which what they left is collected: most of it lies outside the heap that the runtime looks at. */
+const COLLECT_EVERY = 8000;
 
 comeAfterServices();
 
@@ -32,12 +33,19 @@ const opened = (async () => {
   return { store, provider };
 })();
 
+let sinceCollected = 0;
+
 async function answer({ seq, job }: LaneRequest): Promise<LaneReply> {
-  if (seq % COLLECT_EVERY === 0) collectGarbage();
+  if (sinceCollected > COLLECT_EVERY) {
+    sinceCollected = 0;
+    collectGarbage();
+  }
   try {
     const { store, provider } = await opened;
     const work = job.kind === "open" ? openBatch : rewrapBatch;
-    return { seq, result: await work(store, provider, installId, job as never) };
+    const result = await work(store, provider, installId, job as never);
+    sinceCollected += result.done + result.skipped + result.failed.length;
+    return { seq, result };
   } catch (thrown) {
     return { seq, error: batchFault(thrown) };
   }

@@ -15,7 +15,7 @@ export interface YieldingOptions {
 }
 
 export class Yielding {
-  /** Records that are read, and handed to a lane, at once. */
+  /** Records that MongoDB is asked for at once. */
   readonly batchSize: number;
   readonly #limit: RateLimit;
   readonly #limited: boolean;
@@ -35,45 +35,37 @@ export class Yielding {
     this.#reporter = reporter;
   }
 
-  /** Records in one command: what is journaled in one go is waited for by the writes of services too. */
-  get together(): number {
-    return this.#gently ? Math.min(this.batchSize, GENTLY_TOGETHER) : this.batchSize;
+  /** Records that a lane writes at once: what is journaled in one go is waited for by the writes of services too. */
+  get portion(): number {
+    const gently = this.#limited || this.#foreground.busy;
+    return gently ? Math.min(this.batchSize, GENTLY) : this.batchSize;
   }
 
-  /** The collections that are moved. */
-  watch(collections: string[]): void {
-    this.#foreground.watch(collections);
-  }
-
-  /** The rewrap has read once itself. */
+  /** The rewrap has read the collection once itself. */
   read(): void {
     this.#foreground.read();
   }
 
   /** Waits until so many records may go. While services are at work they go by one lane: MongoDB has a processor more for them. */
-  async take(count: number): Promise<void> {
+  async take(count: number, collection: string): Promise<void> {
     await this.#limit.take(count);
-    const found = await this.#foreground.look();
+    const found = await this.#foreground.look(collection);
     if (!this.#adjusts) return;
-    this.#lanes.useAtMost(this.#gently ? 1 : this.#lanes.count);
-    if (found === true && !this.#limited) this.#tell();
+    this.#lanes.useAtMost(this.#foreground.busy ? 1 : this.#lanes.count);
+    if (found === true) this.#tell(collection);
   }
 
   // -------------------------------------------------------------------------------------------------------------------
 
-  get #gently(): boolean {
-    return this.#limited || this.#foreground.busy;
-  }
-
-  #tell(): void {
+  #tell(collection: string): void {
     if (this.#told) return;
     this.#told = true;
     this.#reporter.note(
-      `services read these collections: records move by one lane, to leave MongoDB room for them (--concurrency=${this.#lanes.count} uses all)`,
+      `somebody reads ${collection} meanwhile: records move by one lane, to leave MongoDB room for that (--concurrency=${this.#lanes.count} uses all lanes)`,
     );
   }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-const GENTLY_TOGETHER = 250;
+const GENTLY = 250;

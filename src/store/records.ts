@@ -8,16 +8,26 @@ import type { Store } from "./store.ts";
 
 /** Reads and rewrites the wraps of records. Nothing else of a record is ever read for a rewrap, or written. */
 
+/** Some records of a field, as raw BSON documents one behind the other. */
+export interface Portion {
+  count: number;
+  bytes: Uint8Array;
+  /** Whether MongoDB was asked for it: a batch may be given out in several portions. */
+  asked: boolean;
+}
+
 /**
- * Every record of a field at one version, as raw BSON documents one behind the other, a batch at a time.
+ * Every record of a field at one version, a portion at a time.
  * A cursor over the index: records that a rewrap moves away from the version are behind it, never seen twice.
+ * @param batchSize records that MongoDB is asked for at once. @param portion how many of them are wanted next, at most.
  */
 export async function* wrapsAt(
   store: Store,
   field: FieldName,
   version: number,
   batchSize: number,
-): AsyncGenerator<{ count: number; bytes: Uint8Array }> {
+  portion: () => number = () => batchSize,
+): AsyncGenerator<Portion> {
   const { path } = field;
   const key = versionKey(path);
   const cursor = store.db.collection(field.collection).find(
@@ -30,7 +40,7 @@ export async function* wrapsAt(
       raw: true,
     },
   );
-  yield* batches(cursor as never, batchSize);
+  yield* portions(cursor as never, portion);
 }
 
 /**
@@ -42,7 +52,7 @@ export async function* envelopesOf(
   field: FieldName,
   batchSize: number,
   after?: { id: unknown },
-): AsyncGenerator<{ count: number; bytes: Uint8Array }> {
+): AsyncGenerator<Portion> {
   const beyond = after === undefined ? {} : { $expr: { $gt: ["$_id", { $literal: after.id }] } };
   const cursor = store.db.collection(field.collection).find(
     { [field.path]: { $exists: true }, ...beyond },
@@ -54,7 +64,7 @@ export async function* envelopesOf(
       raw: true,
     },
   );
-  yield* batches(cursor as never, batchSize);
+  yield* portions(cursor as never, () => batchSize);
 }
 
 /** The first `_id`s of a field's records at one version, each as the raw BSON of `{_id}`. */
@@ -79,8 +89,7 @@ export interface RewrapOutcome {
 const GROUP = 32;
 
 /**
- * One conditional update a record: only where the version and the wrap are still those that were read.
- * @param together records in one command; the next one is sent when MongoDB has confirmed the one before.
+ * One conditional update a record: only where the version and the wrap are still those that were read. All in one command.
  * @param limitMs MongoDB gives up after this time, in all; what it had done stays done.
  */
 export async function applyRewraps(
@@ -89,46 +98,25 @@ export async function applyRewraps(
   from: number,
   to: number,
   rewraps: Rewrap[],
-  { together, limitMs }: { together: number; limitMs: number },
+  limitMs: number,
 ): Promise<RewrapOutcome> {
   const deadline = performance.now() + limitMs;
-  const outcome: RewrapOutcome = { done: 0, rejected: [] };
-  for (let start = 0; start < rewraps.length; start += together) {
-    const part = rewraps.slice(start, start + together);
-    const { done, rejected } = await applyTogether(store, field, from, to, part, deadline);
-    outcome.done += done;
-    outcome.rejected.push(...rejected.map(({ index, reason }) => ({ index: start + index, reason })));
-    // What the limit leaves no time for is found again by the next pass.
-    if (performance.now() > deadline) break;
-  }
-  return outcome;
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-
-/** All in one command. */
-async function applyTogether(
-  store: Store,
-  field: FieldName,
-  from: number,
-  to: number,
-  rewraps: Rewrap[],
-  deadline: number,
-): Promise<RewrapOutcome> {
   const statement = rewrapStatements(field.path, from, to);
   const groups = chunks(rewraps, GROUP);
-  const together = await update(store, field, groups.map(statement), leftUntil(deadline));
+  const together = await update(store, field, groups.map(statement), limitMs);
   const outcome: RewrapOutcome = { done: together.modified, rejected: [] };
   // A group in which one record is refused stops there: its records are tried again one by one, to find out which.
   for (const { index } of together.errors) {
     const first = index * GROUP;
     const group = groups[index] ?? [];
-    if (performance.now() > deadline) break;
+    const leftMs = Math.floor(deadline - performance.now());
+    // What the limit leaves no time for is found again by the next pass.
+    if (leftMs < 1) break;
     const apart = await update(
       store,
       field,
       group.map((rewrap) => statement([rewrap])),
-      leftUntil(deadline),
+      leftMs,
     );
     outcome.done += apart.modified;
     for (const error of apart.errors) {
@@ -142,8 +130,7 @@ async function applyTogether(
   return outcome;
 }
 
-/** Whole milliseconds; MongoDB takes 0 for no limit at all. */
-const leftUntil = (deadline: number) => Math.max(1, Math.floor(deadline - performance.now()));
+// ---------------------------------------------------------------------------------------------------------------------
 
 interface WriteError {
   index: number;
@@ -179,15 +166,18 @@ function chunks<T>(items: T[], size: number): T[][] {
 
 interface RawCursor {
   hasNext(): Promise<boolean>;
+  bufferedCount(): number;
   readBufferedDocuments(count: number): Uint8Array[];
   close(): Promise<void>;
 }
 
-async function* batches(cursor: RawCursor, batchSize: number): AsyncGenerator<{ count: number; bytes: Uint8Array }> {
+async function* portions(cursor: RawCursor, portion: () => number): AsyncGenerator<Portion> {
   try {
-    while (await cursor.hasNext()) {
-      const documents = cursor.readBufferedDocuments(batchSize);
-      yield { count: documents.length, bytes: joined(documents) };
+    for (;;) {
+      const asked = cursor.bufferedCount() === 0;
+      if (!(await cursor.hasNext())) return;
+      const documents = cursor.readBufferedDocuments(portion());
+      yield { count: documents.length, bytes: joined(documents), asked };
     }
   } finally {
     await cursor.close();

@@ -1,5 +1,5 @@
 import type { RotationDoc } from "./documents.ts";
-import { rotationOf, unreadable } from "./shapes.ts";
+import { rotationOf, rotationPlaceOf, unreadable } from "./shapes.ts";
 import { atOneMoment, type Session, type Store } from "./store.ts";
 import { uniqueIndex } from "./unique_index.ts";
 
@@ -32,7 +32,7 @@ export async function newestRotation(store: Store, session?: Session): Promise<R
 export interface FoundRotations {
   /** The newest two, newest first. */
   newest: unknown[];
-  /** Those that must not be there beside the newest. */
+  /** Those that must not be there beside the newest; without what may be large, for all of it comes in one answer. */
   odd: unknown[];
 }
 
@@ -45,7 +45,10 @@ export const NEWEST = [
     $lookup: {
       from: "kek_rotations",
       // Without a number for its epoch a document has no place in the order, and without one for its _id none can follow it.
-      pipeline: [{ $match: { $or: [{ open: { $exists: true } }, NO_NUMBER("epoch"), NO_NUMBER("_id")] } }],
+      pipeline: [
+        { $match: { $or: [{ open: { $exists: true } }, NO_NUMBER("epoch"), NO_NUMBER("_id")] } },
+        { $project: { epoch: 1 } },
+      ],
       as: "odd",
     },
   },
@@ -54,9 +57,8 @@ export const NEWEST = [
 /** @throws KekError as `newestRotation`. */
 export function newestOf(found: FoundRotations): RotationDoc | undefined {
   const [newest, before] = found.newest.map(rotationOf);
-  for (const doc of found.odd.map(rotationOf)) {
-    if (doc._id !== newest?._id)
-      throw unreadable("kek_rotations", `document ${doc._id}: it is open, and not the newest`);
+  for (const { _id } of found.odd.map(rotationPlaceOf)) {
+    if (_id !== newest?._id) throw unreadable("kek_rotations", `document ${_id}: it is open, and not the newest`);
   }
   if (before !== undefined && before.epoch === newest?.epoch)
     throw unreadable("kek_rotations", `documents ${before._id} and ${newest._id} have the same epoch, ${newest.epoch}`);

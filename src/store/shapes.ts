@@ -16,6 +16,8 @@ export const installOf = (doc: unknown): InstallDoc => readAs("kek_install", INS
 export const versionOf = (doc: unknown): VersionDoc => readAs("kek_versions", VERSION, doc);
 export const fieldOf = (doc: unknown): FieldDoc => readAs("kek_fields", FIELD, doc);
 export const rotationOf = (doc: unknown): RotationDoc => readAs("kek_rotations", ROTATION, doc);
+export const rotationPlaceOf = (doc: unknown): Pick<RotationDoc, "_id" | "epoch"> =>
+  readAs("kek_rotations", ROTATION_PLACE, doc);
 export const claimOf = (doc: unknown): Claim => readAs("kek_claims", CLAIM, doc);
 export const importOf = (doc: unknown): ImportDoc => readAs("kek_imports", IMPORT, doc);
 export const auditEntryOf = (doc: unknown): AuditEntry => readAs("audit_log", AUDIT_ENTRY, doc);
@@ -173,6 +175,9 @@ const frozen = v.pipe(
     }
   }, "is not a validator as extended JSON"),
 );
+
+/** Where a rotation stands among the others. */
+const ROTATION_PLACE = document({ _id: whole(1), epoch: whole(1) });
 
 const ROTATION = v.pipe(
   stored({

@@ -10,7 +10,7 @@ import {
 import type { Config } from "../config/config.ts";
 import { KekError } from "../errors/errors.ts";
 import { refuseClosedSockets } from "./closed_sockets.ts";
-import { explainMongo, hostsOf, isSnapshotGone } from "./failures.ts";
+import { explainMongo, hostsOf, isSnapshotGone, isTransient } from "./failures.ts";
 
 /** The connection. Everything the protocol reads or writes is majority, writes are journaled (DESIGN.md section 3). */
 export interface Store {
@@ -160,9 +160,9 @@ export async function atOneMoment<T extends Document>(
   try {
     if (session !== undefined) return await read({ session, readConcern: { level: "snapshot" } });
   } catch (thrown) {
-    if (!isSnapshotGone(thrown)) throw thrown;
+    if (!isSnapshotGone(thrown) && !isTransient(thrown)) throw thrown;
   }
-  // A transaction is begun anew by the driver until there is a snapshot.
+  // A transaction is begun anew by the driver until there is a snapshot, and a primary.
   return await transact(store, (inner) => read({ session: inner }), session);
 }
 

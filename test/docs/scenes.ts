@@ -78,7 +78,8 @@ export const SCENES: Record<string, Scene> = {
   },
   "a backup is taken, the fleet rotates to version 6 and MongoDB is set back": async (stage) => {
     await stage.sh("app-1", `${KILL_MONGOD}; cp -a /srv/mongodb /srv/backup; systemctl start mongod`);
-    await giveVersion(stage, 6);
+    // Nobody is silent for good here, and who only missed a beat while MongoDB was away has not looked for the key yet.
+    await giveVersion(stage, 6, []);
     await stage.sh("app-1", "certautopilot kek rotate --to-version=6");
     for (const host of FLEET) await stage.sh(host, "systemctl stop certautopilot");
     await stage.sh("app-1", `${KILL_MONGOD}; rm -r /srv/mongodb; mv /srv/backup /srv/mongodb; systemctl start mongod`);
@@ -158,22 +159,22 @@ async function quicken(stage: Stage, hosts: string[]): Promise<void> {
 }
 
 /** A new version's key on every host, declared, and loaded by every process. */
-async function giveVersion(stage: Stage, version: number): Promise<void> {
+/** @param passed problems that need not end before this returns: a process that a page has killed is still in the roster. */
+async function giveVersion(stage: Stage, version: number, passed = ["silent"]): Promise<void> {
   const key = await stage.sh("app-1", "openssl rand -hex 32");
   for (const host of FLEET) {
     const line = `CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V${version}=${key.trim()}`;
     await stage.sh(host, `echo ${line} >> ${SECRETS}; sed -i 's/^${DECLARED}=.*/${DECLARED}=${version}/' ${SECRETS}`);
   }
-  await ready(stage, version);
+  await ready(stage, version, passed);
 }
 
-/** Whatever else verify finds: a process that a page has killed is still in the roster. */
-async function ready(stage: Stage, version: number): Promise<void> {
+async function ready(stage: Stage, version: number, passed: string[]): Promise<void> {
   for (let tries = 0; tries < 100; tries += 1) {
     const host = await stage.host("app-1");
     const { stdout } = await host.run(["certautopilot", "kek", "verify", `--target=${version}`, "--json"]);
     const { problems } = JSON.parse(stdout) as { problems?: { code: string }[] };
-    if (problems?.every(({ code }) => code === "silent") === true) return;
+    if (problems?.every(({ code }) => passed.includes(code)) === true) return;
     await Bun.sleep(100);
   }
   throw new Error(`the fleet does not become ready for version ${version}`);

@@ -5,68 +5,94 @@ import { closeStore, openStore } from "../../src/store/store.ts";
 import { freshDatabase } from "../harness/mongo.ts";
 import { guardedMongod } from "../harness/other_mongod.ts";
 
-/** Who is at work on the collections of a rotation, by the counts of a real mongod. */
+/** Who is at work on the collection of a rotation, by the counts of a real mongod. */
 
-const COLLECTIONS = ["one", "other"];
-const rest = async () => await new Promise((resolve) => setTimeout(resolve, 300));
+const rest = async (ms = 300) => await new Promise((resolve) => setTimeout(resolve, ms));
 
 test("services count as at work until it is known that they are not, and again once they read", async () => {
   const { uri, name, db } = await freshDatabase();
-  for (const collection of COLLECTIONS) await db.collection(collection).insertOne({ a: 1 });
+  for (const collection of ["one", "other"]) await db.collection(collection).insertOne({ a: 1 });
   const store = await openStore({ uri, name }, { appName: "test" });
   const foreground = new Foreground(store);
-  foreground.watch(COLLECTIONS);
-  expect(await foreground.look()).toBeUndefined();
+  const reads = async (collection: string, count: number) =>
+    await Promise.all(Array.from({ length: count }, () => db.collection(collection).findOne({})));
+  expect(await foreground.look("one")).toBeUndefined();
   expect(foreground.busy).toBe(true);
 
   // What the rotation reads itself is no service.
   await rest();
-  for (let batch = 0; batch < 20; batch += 1) {
-    await db.collection("one").findOne({});
-    foreground.read();
-  }
-  expect(await foreground.look()).toBe(false);
+  await reads("one", 30);
+  for (let batch = 0; batch < 30; batch += 1) foreground.read();
+  expect(await foreground.look("one")).toBe(false);
   expect(foreground.busy).toBe(false);
 
-  for (let read = 0; read < 40; read += 1) await db.collection("other").findOne({});
   // Once nobody is there it looks once a second.
-  expect(await foreground.look()).toBe(false);
-  await new Promise((resolve) => setTimeout(resolve, 1000));
-  expect(await foreground.look()).toBe(true);
+  await rest(1000);
+  await reads("one", 60);
+  expect(await foreground.look("one")).toBe(true);
   expect(foreground.busy).toBe(true);
+  expect(await foreground.look("one")).toBe(true);
   await rest();
-  expect(await foreground.look()).toBe(false);
+  expect(await foreground.look("one")).toBe(false);
 
-  // Another collection: nothing is known of it yet, and what was found holds until then.
-  foreground.watch(["one"]);
-  expect(await foreground.look()).toBe(false);
+  // Of another collection nothing is known yet: what was found holds until then.
+  expect(await foreground.look("other")).toBe(false);
   await closeStore(store);
 });
 
 test("whoever may read may count; without the right, services are taken to be at work", async () => {
   const [name, password] = ["app_db", "a password"];
   const { uri } = await guardedMongod(name, password);
-  const counted: (number | undefined)[] = [];
+  const counted: unknown[] = [];
   for (const user of ["app", "stranger"]) {
     const store = await openStore({ uri: uri(user, password), name }, { appName: "test" });
-    counted.push(await countReads(store, COLLECTIONS));
+    counted.push((await countReads(store, "one"))?.size);
     const foreground = new Foreground(store);
-    foreground.watch(COLLECTIONS);
-    await foreground.look();
+    await foreground.look("one");
     await rest();
-    const found = await foreground.look();
-    expect([user, found, foreground.busy]).toEqual(
-      user === "app" ? ["app", false, false] : ["stranger", undefined, true],
-    );
+    const found = await foreground.look("one");
+    const expected = user === "app" ? ["app", false, false] : ["stranger", undefined, true];
+    expect([user, found, foreground.busy]).toEqual(expected);
     await closeStore(store);
   }
-  expect(counted).toEqual([expect.any(Number), undefined]);
+  expect(counted).toEqual([1, undefined]);
 });
 
-test("a count or two of a moment before, or a read now and then, is nobody at work", () => {
-  expect(othersRead(10, 10, 250)).toBe(false);
-  expect(othersRead(13, 10, 250)).toBe(false);
-  expect(othersRead(14, 10, 250)).toBe(true);
-  expect(othersRead(16, 10, 1000)).toBe(false);
-  expect(othersRead(17, 10, 1000)).toBe(true);
+test("a count or two of a moment before, or a read now and then, is nobody at work; each shard counts for itself", () => {
+  const read = (count: number, own: number, ms: number) =>
+    othersRead(new Map([["one", 100]]), new Map([["one", 100 + count]]), own, ms);
+  expect(read(10, 10, 250)).toBe(false);
+  expect(read(14, 10, 250)).toBe(false);
+  expect(read(15, 10, 250)).toBe(true);
+  expect(read(22, 10, 1000)).toBe(false);
+  expect(read(23, 10, 1000)).toBe(true);
+
+  // The rotation's own reads go to both; a shard that was not there before has nothing to be compared with.
+  const before = new Map([
+    ["a", 5],
+    ["b", 7],
+  ]);
+  expect(
+    othersRead(
+      before,
+      new Map([
+        ["a", 25],
+        ["b", 27],
+        ["c", 999],
+      ]),
+      20,
+      1000,
+    ),
+  ).toBe(false);
+  expect(
+    othersRead(
+      before,
+      new Map([
+        ["a", 25],
+        ["b", 67],
+      ]),
+      20,
+      1000,
+    ),
+  ).toBe(true);
 });

@@ -96,6 +96,8 @@ test("where the last moment that a majority has confirmed is older than a collec
     await rename("another", "other");
     expect(await inSession(store, (session) => counts(store, session))).toEqual([0, 0]);
   }
-  expect(unconfirmed).toBeGreaterThan(0);
+  // Later releases of MongoDB read the catalog of that moment too.
+  const { version } = await store.db.admin().command({ buildInfo: 1 });
+  if (Number.parseInt(version, 10) < 7) expect(unconfirmed).toBeGreaterThan(0);
   await closeStore(store);
 });

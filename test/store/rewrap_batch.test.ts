@@ -34,7 +34,6 @@ test("a batch that the token leaves unfinished counts what it moved", async () =
     from: 1,
     to: 2,
     bytes: batch?.bytes as Uint8Array,
-    together: 3,
     limitMs: 5000,
   };
   /** It does so many, and then no more. */
