@@ -17,6 +17,8 @@ export interface Mutant {
   finding: RegExp;
   /** Other times of the fleet. */
   times?: Partial<Record<"beatMs" | "leaseMs" | "evictionMs" | "drainMs", number>>;
+  /** More records, where a rotation must still be at work some seconds later. */
+  records?: number;
 }
 
 interface Patch {
@@ -142,6 +144,8 @@ export const MUTANTS: Mutant[] = [
       during(2, 100, { act: "rotate", to: 2 }),
     ],
     finding: /two coordinators|more than one|went on/,
+    // The successor is in the middle of them when the first one wakes.
+    records: 400,
   },
   {
     name: "eviction shorter than the lease",
@@ -225,6 +229,6 @@ export function mutatedTree(mutant: Mutant, directory: string): string {
 }
 
 /** A schedule that brings the mutant out; the same for the product itself must find nothing. */
-export function provocation({ acts }: Mutant, seed: number): Schedule {
-  return { seed, provider: "env", records: 160, services: 3, clockOffS: 0, durationMs: 9000, acts };
+export function provocation({ acts, records = 160 }: Mutant, seed: number): Schedule {
+  return { seed, provider: "env", records, services: 3, clockOffS: 0, durationMs: 9000, acts };
 }
