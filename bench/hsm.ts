@@ -33,14 +33,14 @@ async function bare(stage: Stage, rounds: number): Promise<Line[]> {
   await seed(stage, memory, BARE_RECORDS);
   const direct = testToken({ direct: true });
   const variables = await inToken(stage, token, direct, BARE_RECORDS);
-  const rates = { memory: [] as number[], token: [] as number[], bound: [] as number[] };
+  const rates = { memory: [] as number[], token: [] as number[], added: [] as number[] };
   await thereAndBack(rounds, async (to) => {
     const rate = async (database: string, own: Variables) =>
       BARE_RECORDS / (await rotate(stage, database, to, { variables: { ...own, ...NO_DRAIN } })).rewrapSeconds;
     rates.memory.push(await rate(memory, {}));
     rates.token.push(await rate(token, variables));
     const calls = Math.max(...[1, availableParallelism()].map((threads) => drivenAlone(direct, threads, SOFTHSM)));
-    rates.bound.push(1 / (1 / (rates.memory.at(-1) ?? 0) + CALLS_A_RECORD / calls));
+    rates.added.push(1 / (1 / (rates.memory.at(-1) ?? 0) + CALLS_A_RECORD / calls));
     say(`hsm: bare ${Math.round(rates.token.at(-1) ?? 0)}/s, in memory ${Math.round(rates.memory.at(-1) ?? 0)}/s`);
   });
   for (const database of [memory, token]) await stage.client.db(database).dropDatabase();
@@ -48,8 +48,14 @@ async function bare(stage: Stage, rounds: number): Promise<Line[]> {
     line(TOPIC, "keys in memory", "records/s", rates.memory),
     line(TOPIC, "keys in SoftHSM, bare", "records/s", rates.token),
     line(TOPIC, "SoftHSM bare / keys in memory", "×", ratio(rates.token, rates.memory), { atLeast: 0.6 }),
-    // SoftHSM computes on the same processors: its own time for six calls, and what a record costs with keys in memory.
-    line(TOPIC, "the most that SoftHSM leaves room for / keys in memory", "×", ratio(rates.bound, rates.memory)),
+    // SoftHSM computes on the same processors: its own time for six calls, and what a record costs with keys in memory. No bound: driven
+    // alone its threads wait for each other, which a rotation has other work for.
+    line(
+      TOPIC,
+      "the token's own calls added to keys in memory / keys in memory",
+      "×",
+      ratio(rates.added, rates.memory),
+    ),
   ];
 }
 
