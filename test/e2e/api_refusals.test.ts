@@ -226,7 +226,7 @@ test("off until configured; a token that others can read, or that is none, is re
   chmodSync(path, 0o644);
   await until("nobody gets in", async () => (await apiClient(serving, next).post("encrypt", item)).status === 503);
   expectProblem(await apiClient(serving, next).post("encrypt", item), 503, "token_unreadable", [next, path]);
-  expect(serving.stderr).toContain("0644");
+  await until("it says why", async () => serving.stderr.includes("0644"));
   await stop(serving);
 });
 

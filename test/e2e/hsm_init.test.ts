@@ -374,7 +374,9 @@ test("with two calls of a hundred failing every command does its work", async ()
   shim.set({ failPpm: 20_000 });
   const failed: unknown[] = [];
   const doing = async (...words: string[]) => {
-    const ran = await install.kek(words, 1);
+    let ran = await install.kek(words, 1);
+    // A process whose login fails twice without a word about the PIN tries no third time (one in 2,500 here): the operator does.
+    if (ran.code === 8 && ran.stderr.includes("the login failed")) ran = await install.kek(words, 1);
     if (ran.code !== 0) failed.push([words, ran.code, ran.stderr]);
   };
   const VERSIONS = [1, 2, 3, 4, 5, 6];

@@ -60,6 +60,19 @@ describe("a PIN", () => {
     });
   }
 
+  test("that is answered without a word about it is tried once more and no further, and not called wrong", async () => {
+    tokens.plug("failing logins");
+    tokens.addToken("silent");
+    shim.set({ loginCode: 0x6 });
+    const refusal = await refusalOf(() => tokens.open("silent"));
+    expect([refusal?.code, refusal?.message]).toEqual([
+      "hsm_pin",
+      'token "silent": the login failed, and may have counted as a wrong PIN (C_Login: CKR_FUNCTION_FAILED)',
+    ]);
+    expect(await codeOf(() => tokens.open("silent"))).toBe("hsm_pin");
+    expect(shim.get("logins")).toBe(2);
+  });
+
   test("that is wrong does not stand in the way of the right one", async () => {
     for (let time = 0; time < 3; time += 1)
       expect(await codeOf(() => tokens.open("token", { pin: "another-wrong-pin" }))).toBe("hsm_pin");

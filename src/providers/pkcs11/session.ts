@@ -200,7 +200,11 @@ export class TokenSession {
     } catch (thrown) {
       if (!(thrown instanceof TokenFault) || !this.#isRefusal(thrown)) throw thrown;
       this.#memory.refuse(thrown.code);
-      throw refuse(`the PIN was refused (${thrown.message})`, restart);
+      if (thrown.kind === "pin") throw refuse(`the PIN was refused (${thrown.message})`, restart);
+      throw refuse(
+        `the login failed, and may have counted as a wrong PIN (${thrown.message})`,
+        `see what the token's own tool or log says; if the PIN from ${pinFrom} is right, start this process again: it tries once more`,
+      );
     }
   }
 
