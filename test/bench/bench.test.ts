@@ -39,7 +39,7 @@ test("its quick form measures the floor, a peer and growth, and promises are tol
   }
   // A million is promised; nothing is said of fewer.
   expect(lines.find(({ name }) => name.startsWith("100,000 records, a fleet"))?.wanted).toBeUndefined();
-});
+}, 900_000);
 
 test("the README has the figures that were kept, whether met or not", () => {
   const read = (file: string) => readFileSync(join(ROOT, file), "utf8");

@@ -31,7 +31,7 @@ describe.skipIf(HOST_ROOT === undefined)("the pages", () => {
 
   for (const [index, hosts] of STORIES.entries()) {
     const what = `what they say of ${hosts.join(" and ")} is so`;
-    test(what, async () => expect(await stories[index]).toBeUndefined(), 300_000);
+    test(what, async () => expect(await stories[index]).toBeUndefined(), 900_000);
   }
 
   test("every block is about one of these hosts", () => {
@@ -105,9 +105,9 @@ function scriptOf(page: string, { text, marks }: Block): string {
   }
   const types = marks.get("types");
   if (types !== undefined) {
-    const words = types.split(/, */).map((word) => `sleep 0.7; echo ${quoted(word)}; `);
+    const words = types.split(/, */).map((word) => `sleep 1.5; echo ${quoted(word)}; `);
     const command = quoted(`bash -ec ${quoted(text)}`);
-    return `${begin}; { ${words.join("")}sleep 0.5; } | script --quiet --return --command ${command} /dev/null`;
+    return `${begin}; { ${words.join("")}sleep 1.5; } | script --quiet --return --command ${command} /dev/null`;
   }
   return `${begin}; trap '{ export -p; echo "cd $PWD"; } > ${kept}' EXIT\n${text}`;
 }

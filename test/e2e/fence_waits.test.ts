@@ -12,6 +12,8 @@ test("a process goes on beating while the validator that it sets waits for someb
   expect((await kek(install, "rotate", "--to-version=2")).code).toBe(0);
 
   const client = await new MongoClient(install.uri).connect();
+  // The transaction must live until a guard has looked, waits for it, and has beaten meanwhile.
+  await client.db("admin").command({ setParameter: 1, transactionLifetimeLimitSeconds: 60 });
   const session = client.startSession();
   session.startTransaction();
   await client.db(install.name).collection("secrets").insertOne({ of: "the application" }, { session });
@@ -23,7 +25,7 @@ test("a process goes on beating while the validator that it sets waits for someb
     return (await client.db("admin").command(filter))["inprog"].length > 0;
   });
   const before = (await heartbeat(install, "guard"))?.["updated_at"];
-  await until("a beat", async () => (await heartbeat(install, "guard"))?.["updated_at"] > before, 2500);
+  await until("a beat", async () => (await heartbeat(install, "guard"))?.["updated_at"] > before, 10_000);
   await session.commitTransaction();
   await session.endSession();
   await client.close();

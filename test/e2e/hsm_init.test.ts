@@ -5,6 +5,7 @@ import type { Document } from "mongodb";
 import { type HsmInstall, hsmInstall, keksIn, keysIn, made } from "../harness/hsm_install.ts";
 import { type Ran, run, start, stop, testInstall, until, type Variables } from "../harness/program.ts";
 import { changesNothing, eventsAfter, expectRefusal, expectSilentAbout, type Refusal } from "../harness/refusal.ts";
+import { CALM } from "../harness/schedule.ts";
 import { scratchDirectory } from "../harness/scratch.ts";
 import { CKR, PIN, SOFTHSM, shimOver } from "../harness/token.ts";
 
@@ -86,7 +87,7 @@ test("a fresh database is locked and version 1 staged; run again, its key is pro
 });
 
 test("two at once, and five, leave one key and one version", async () => {
-  const install = await hsmInstall();
+  const install = await hsmInstall(CALM);
   for (const version of [1, 2, 3]) {
     const words = ["kek", "pkcs11-init", `--version=${version}`, "--json"];
     const both = await Promise.all([1, 2].map(() => run(words, install.variables())));
@@ -105,7 +106,7 @@ test("two at once, and five, leave one key and one version", async () => {
 });
 
 test("two that come to a fresh database, one slower than the other, leave one lock, one key and one version", async () => {
-  const install = await hsmInstall();
+  const install = await hsmInstall(CALM);
   const { directory, shim } = install.token;
   // The slow one has a shim of its own over the same token, which takes its time over what is tried out.
   const control = join(directory, "slow");

@@ -114,7 +114,7 @@ test("a version made while a rotation is open waits for its own", async () => {
 test("Ctrl-C while the token hangs cancels the rotation", async () => {
   const install = await seededHsm(400);
   const { shim } = install.token;
-  const rotating = start(["kek", ...ROTATE, "--json", "--max-rate=100", "--batch-size=20"], install.variables(2));
+  const rotating = start(["kek", ...ROTATE, "--json", "--max-rate=40", "--batch-size=20"], install.variables(2));
   await movedTo(install, 2, 50);
   shim.set({ hang: 1 });
   await Bun.sleep(1000);

@@ -160,8 +160,10 @@ test("a rotation whose command is killed is taken up by the next, and nothing is
   await proveHsm(install, 2, 800);
 });
 
+const LEASE_OVER = { $set: { "lease.expires_at": new Date(0) } };
+
 test("killed after each few hundred calls to the token, again and again, it comes to its end", async () => {
-  const install = await seededHsm(600, [2], { beatMs: 100, leaseMs: 600, evictionMs: 2000 });
+  const install = await seededHsm(600, [2], { leaseMs: 10_000, evictionMs: 20_000 });
   const { shim } = install.token;
   const before = await payloads(install);
   let runs = 0;
@@ -171,6 +173,8 @@ test("killed after each few hundred calls to the token, again and again, it come
     code = ran.code;
     if (code !== null)
       expect({ code, error: ran.stderr.match(/error:.*/)?.[0] }).toEqual({ code: 0, error: undefined });
+    // Its successor need not wait for the lease of the dead.
+    else await install.db.collection("kek_rotations").updateOne({ open: true }, LEASE_OVER);
     expect(runs).toBeLessThan(30);
   }
   expect(runs).toBeGreaterThan(2);

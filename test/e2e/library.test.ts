@@ -71,7 +71,7 @@ test("each type of _id: inserted, read, changed, and opened by the bytes that ar
     expect((await opensAsRotated(kek, install, name)).sort()).toEqual(expected);
   }
   await client6.close();
-}, 60_000);
+});
 
 test("a record's life: fields within fields, bytes, nothing at all, upserts, projections, cursors", async () => {
   const install = await testInstall();
@@ -131,7 +131,7 @@ test("a record's life: fields within fields, bytes, nothing at all, upserts, pro
   });
   await client.close();
   expect(await vault.findOne({ _id: "tx" })).toMatchObject({ token: "b" });
-}, 60_000);
+});
 
 test("a record that is read and replaced keeps the form of its _id, which its envelope is bound to", async () => {
   const install = await testInstall();
@@ -199,7 +199,7 @@ test("what encrypted fields cannot do is refused before anything is written, and
   // What was not encrypted is not passed off as if it had been.
   await collection.insertOne({ _id: 2 as never, token: "plain" });
   expect(await codeOf(() => vault.findOne({ _id: 2 }))).toBe("envelope_invalid");
-}, 60_000);
+});
 
 test("many values: in order, all or none with the number of the one that failed, the event loop goes on", async () => {
   const install = await testInstall();
@@ -223,7 +223,7 @@ test("many values: in order, all or none with the number of the one that failed,
   expect(thrown.message).toStartWith("item 70 of 5000: ");
   const large = { plaintext: Buffer.alloc(8 * 1024 * 1024 + 1), place: place(1) };
   expect(await codeOf(() => kek.encryptMany([...items.slice(0, 3), large]))).toBe("plaintext_too_large");
-}, 60_000);
+});
 
 test("closing: what is in hand ends, a write's own encrypt too; what is new is refused; nobody waits for it after", async () => {
   const install = await testInstall();
@@ -260,7 +260,7 @@ test("closing: what is in hand ends, a write's own encrypt too; what is new is r
   }
   expect(await heartbeat(install, "scoped")).toBeNull();
   await stop(fleet);
-}, 60_000);
+});
 
 test("writes that a rotation overtook meet the fence, and are carried through: one record, many, a change", async () => {
   const install = await seededInstall(5);
@@ -319,4 +319,4 @@ test("writes that a rotation overtook meet the fence, and are carried through: o
   ]);
   const verified = await command(install, "verify", "--records");
   expect(verified.json).toMatchObject({ records: 10, opened: 10, failed: 0 });
-}, 60_000);
+});

@@ -18,7 +18,7 @@ import {
 const addressOf = (process: Running) => /ready on (http:\S+?),/.exec(process.stderr)?.[1] ?? "";
 
 test("processes started and killed with -9 in each phase: it completes, each dead one evicted by name", async () => {
-  const install = await seededInstall(600, { drainMs: 2500 });
+  const install = await seededInstall(1500, { drainMs: 2500, leaseMs: 6000, evictionMs: 12_000 });
   const [stays, ...dying] = await serveAll(install, "stays", "dies1", "dies2", "dies3");
   const started: Running[] = [];
   // Stopped, it holds phase 1 open until it is evicted.
@@ -33,7 +33,7 @@ test("processes started and killed with -9 in each phase: it completes, each dea
   }
   const ran = await rotate.exited;
   expect(ran.code).toBe(0);
-  expect(ran.json).toMatchObject({ from: 1, to: 2, state: "completed", rewrapped: 600 });
+  expect(ran.json).toMatchObject({ from: 1, to: 2, state: "completed", rewrapped: 1500 });
   expect((await evicted(install)).sort()).toEqual(["dies1", "dies2", "dies3"]);
   for (const [index, process] of dying.entries()) {
     expect(ran.stderr).toMatch(new RegExp(`evicted dies${index + 1} \\(api, \\S+, pid ${process.pid}\\)`));
@@ -49,12 +49,12 @@ test("processes started and killed with -9 in each phase: it completes, each dea
       acked: { rotation, epoch, phase: 0 },
     });
   }
-  await proveAll(install, [2], 600);
+  await proveAll(install, [2], 1500);
   await stop(stays, ...started);
 });
 
 test("a process paused past its eviction joins anew, and is not ready before it has acknowledged", async () => {
-  const install = await seededInstall(50);
+  const install = await seededInstall(50, { leaseMs: 4000, evictionMs: 8000 });
   const [awake, sleeper] = await serveAll(install, "awake", "sleeper");
   const before = await heartbeat(install, "sleeper");
   sleeper.kill("SIGSTOP");
@@ -70,6 +70,8 @@ test("a process paused past its eviction joins anew, and is not ready before it 
     return { status: response.status, body: (await response.json()) as { ready: boolean; write_version?: number } };
   };
   const first = readiness();
+  // The kernel keeps the request for it.
+  await Bun.sleep(500);
   sleeper.kill("SIGCONT");
   const answers = [await first];
   await until("the sleeper is ready", async () => {
@@ -90,13 +92,13 @@ test("a process paused past its eviction joins anew, and is not ready before it 
 });
 
 test("a process paused for longer than its lease, but not past eviction, is waited for and not evicted", async () => {
-  const install = await seededInstall(50, { evictionMs: 10_000 });
+  const install = await seededInstall(50, { leaseMs: 4000, evictionMs: 20_000 });
   const [awake, dozer] = await serveAll(install, "awake", "dozer");
   const before = await heartbeat(install, "dozer");
   dozer.kill("SIGSTOP");
   const rotate = rotating(install, "--to-version=2");
   await rotate.says(/waiting for \d: .*dozer/);
-  await new Promise((resolve) => setTimeout(resolve, 1700));
+  await new Promise((resolve) => setTimeout(resolve, 4500));
   expect(await newestRotation(install)).toMatchObject({ phase: 1, state: "running" });
   dozer.kill("SIGCONT");
   expect((await rotate.exited).code).toBe(0);

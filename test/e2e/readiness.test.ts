@@ -194,14 +194,14 @@ test("of two processes of one name, as after a crash and a restart, the dead one
 const SLOW = { ...FAST, beatMs: 5000, leaseMs: 30_000, evictionMs: 60_000 };
 const HASTY = {
   CERTAUTOPILOT_FLEET_BEAT_MS: "20",
-  CERTAUTOPILOT_FLEET_LEASE_MS: "500",
-  CERTAUTOPILOT_FLEET_EVICTION_MS: "1000",
+  CERTAUTOPILOT_FLEET_LEASE_MS: "2000",
+  CERTAUTOPILOT_FLEET_EVICTION_MS: "2500",
 };
 
 test("--evict takes no process off whose own lease still runs, however short the times of the shell", async () => {
   const slow = await seededInstall(5, SLOW);
   await among([slow.serve("lives", [1, 2], 2)], async () => {
-    await Bun.sleep(1500);
+    await Bun.sleep(3000);
     const ran = await run(
       ["kek", "rotate", "--to-version=2", "--evict=lives", "--json"],
       slow.variables([1, 2], 2, HASTY),
@@ -215,11 +215,11 @@ test("--evict takes no process off whose own lease still runs, however short the
 test("a resumed rotation evicts no process whose own lease still runs, however short the times of the shell", async () => {
   const slow = await seededInstall(400, SLOW);
   await among([slow.serve("sleeps", [1, 2], 2)], async (sleeps) => {
-    const first = rotating(slow, "--to-version=2", "--max-rate=100", "--batch-size=10");
+    const first = rotating(slow, "--to-version=2", "--max-rate=20", "--batch-size=10");
     await movedTo(slow, 2, 20);
     expect([(await kek(slow, "rotate", "--cancel")).code, (await first.exited).code]).toEqual([0, 5]);
     sleeps?.kill("SIGSTOP");
-    await Bun.sleep(1200);
+    await Bun.sleep(3000);
     const hasty = await run(["kek", "rotate", "--to-version=2"], slow.variables([1, 2], 2, HASTY));
     expect(await evicted(slow)).toEqual([]);
     // Refused at once, or waited for and named.

@@ -137,7 +137,7 @@ test("away and back: it says so, keeps what it saw last, and goes on; a pipe get
   const install = await seeded(1);
   const port = Number(new URL(install.uri).port);
   const proxy = await TcpProxy.open(() => port);
-  const uri = `mongodb://127.0.0.1:${proxy.port}/?directConnection=true&serverSelectionTimeoutMS=1500`;
+  const uri = `mongodb://127.0.0.1:${proxy.port}/?directConnection=true&serverSelectionTimeoutMS=5000`;
   const variables = install.variables([], undefined, { CERTAUTOPILOT_DATABASE_URI: uri });
   const lines = start(["kek", "status", "--watch"], variables);
   const documents = start(["kek", "status", "--watch", "--json"], variables);
@@ -153,7 +153,7 @@ test("away and back: it says so, keeps what it saw last, and goes on; a pipe get
     ],
     "120x60",
   );
-  await Bun.sleep(2500);
+  await Bun.sleep(6000);
   proxy.cut();
   await Promise.all([lines.says("MongoDB is away"), documents.says("MongoDB is away")]);
   const shown = await screen;

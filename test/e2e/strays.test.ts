@@ -83,7 +83,7 @@ test("strays are named by verify, keep no rotation from being told what to do, a
   expect([again.code, again.json.error.message]).toEqual([3, "KEK version 2 is already the active one"]);
   await proveAll(install, [2], 44);
   await stopAll();
-}, 60_000);
+});
 
 test("mending that is cancelled is over, and begun anew by the same command; one whose coordinator is killed goes on; there is no way back", async () => {
   // More than a slow machine moves, one a second, until it hears of the cancellation.
@@ -113,7 +113,7 @@ test("mending that is cancelled is over, and begun anew by the same command; one
   expect(await versionStates(install)).toEqual({ "1": "retired", "2": "active" });
   await proveAll(install, [2], 100);
   await stopAll();
-}, 60_000);
+});
 
 test("one that does not open keeps nobody in: the mending is cancelled, also when that dies half way, and rotations go on", async () => {
   const { install, stopAll } = await withStrays();
@@ -147,4 +147,4 @@ test("one that does not open keeps nobody in: the mending is cancelled, also whe
   expect((await rotating(install, "--to-version=2").exited).code).toBe(3);
   expect(await versionsOf(install)).toEqual({ "2": 43 });
   await stopAll();
-}, 60_000);
+});

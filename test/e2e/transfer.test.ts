@@ -124,7 +124,7 @@ test("env → SoftHSM → env: every plaintext and every other byte the same, th
 }, 120_000);
 
 test("an export from a rotation that was cancelled midway, under Bun, and an import that was interrupted, while a rotation runs, under Deno", async () => {
-  const MANY = 1500;
+  const MANY = 6000;
   const old = await seededInstall(MANY, CALM);
   const fleet = await serveAll(old, "a");
   const slow = rotating(old, "--to-version=2", ...SLOWLY);

@@ -218,4 +218,4 @@ test("import: whatever is not whole, not for this key, or not into a fresh insta
   await refuses(used, importing("whole.age"), { exit: 3, code: "refused", error: /holds 1 secret already/ });
   await fresh.db.collection("secrets").insertOne({ _id: 1 as never });
   await refuses(fresh, importing("whole.age"), { exit: 3, code: "refused", error: /collection secrets holds records/ });
-}, 60_000);
+});

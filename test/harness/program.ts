@@ -97,7 +97,7 @@ export function startCommand([command, ...words]: [string, ...string[]], variabl
     },
     exited,
     kill: (signal) => void child.kill(signal),
-    async says(text, timeoutMs = 20_000) {
+    async says(text, timeoutMs = 60_000) {
       const has = () => (typeof text === "string" ? stderr.includes(text) : text.test(stderr));
       await new Promise<void>((resolve, reject) => {
         const done = (settle: () => void) => {
@@ -194,7 +194,7 @@ export async function stop(...processes: Running[]): Promise<void> {
 }
 
 /** Asks again until it is so. */
-export async function until(what: string, holds: () => Promise<boolean>, timeoutMs = 20_000): Promise<void> {
+export async function until(what: string, holds: () => Promise<boolean>, timeoutMs = 60_000): Promise<void> {
   const began = performance.now();
   while (!(await holds())) {
     if (performance.now() - began > timeoutMs) throw new Error(`not in time: ${what}`);

@@ -25,7 +25,7 @@ describe.skipIf(HOST_ROOT === undefined)("an external MongoDB", () => {
       startInstallHost({ boot: false, mongod: false }),
       startInstallHost({ boot: false, mongod: false }),
     ]);
-  }, 60_000);
+  }, 300_000);
   afterAll(async () => {
     await Promise.all(hosts.map((host) => host.stop()));
   });

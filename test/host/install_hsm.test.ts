@@ -20,7 +20,7 @@ describe.skipIf(HOST_ROOT === undefined)("keys in a token", () => {
       `--pkcs11-state=${TOKENS}`,
     ];
     words = ["install", "--kek-provider=pkcs11", ...token, ...host.local];
-  }, 60_000);
+  }, 300_000);
   afterAll(async () => await host?.stop());
 
   const ofInstall = () => [...host.traces()].filter(([path]) => !path.startsWith(TOKENS));

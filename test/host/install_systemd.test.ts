@@ -24,7 +24,7 @@ describe.skipIf(HOST_ROOT === undefined)("a host with systemd", () => {
     const built = Bun.spawnSync([process.execPath, "build", ...flags, ...entries, ...target], { cwd: root });
     if (!built.success) throw new Error(built.stderr.toString());
     host = await startInstallHost({ boot: true }, join(work, "certautopilot"));
-  }, 60_000);
+  }, 300_000);
   afterAll(async () => {
     await host?.stop();
     rmSync(work, { recursive: true, force: true });

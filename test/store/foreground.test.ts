@@ -31,7 +31,6 @@ test("services count as at work until it is known that they are not, and again o
   await reads("one", 60);
   expect(await foreground.look("one")).toBe(true);
   expect(foreground.busy).toBe(true);
-  expect(await foreground.look("one")).toBe(true);
   await rest();
   expect(await foreground.look("one")).toBe(false);
 

@@ -19,7 +19,7 @@ test("the last count is shown while a new one takes long, unless the state is an
   for (const look of [3, 4]) {
     expect(await census.of(1, new Date(look))).toMatchObject({ rows: row(100), at: new Date(1) });
   }
-  expect(performance.now() - began).toBeLessThan(4000);
+  expect(performance.now() - began).toBeLessThan(15_000);
   expect(waiting).toHaveLength(2);
 
   // In another state the old one would call records astray.
