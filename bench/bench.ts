@@ -83,6 +83,9 @@ if (unknown.length > 0 || !(asked.records >= 1000) || !(asked.rounds >= 1)) {
 
 const version = (await run(["--version"], {})).stdout.trim();
 const about = circumstances(mongodBinary(), version);
+const RESULTS = join(import.meta.dir, "results");
+const KEPT = join(RESULTS, "benchmark.json");
+refuseLoss();
 const lines: Line[] = [];
 await withStage(async (stage) => {
   for (const topic of only) {
@@ -103,19 +106,29 @@ function asJson(all = lines): string {
   return `${JSON.stringify({ ...about, lines: all }, null, 2)}\n`;
 }
 
+/** A part is kept beside what was measured of the same commit: of any other, that would be lost. */
+function refuseLoss(): void {
+  if (!flags.has("only") || !flags.has("keep")) return;
+  const commit = kept()?.commit;
+  if (commit === undefined || commit === about.commit) return;
+  say(`error: --keep: the figures in bench/results are of commit ${commit}, this is ${about.commit}`);
+  say("hint: measure the whole anew (without --only), or this part without --keep");
+  process.exit(2);
+}
+
+function kept(): { commit: string; lines: Line[] } | undefined {
+  return existsSync(KEPT) ? JSON.parse(readFileSync(KEPT, "utf8")) : undefined;
+}
+
 /** What there is so far: the whole takes long, so a part may be taken again, or later, of the same commit. */
 function keep(): void {
-  const results = join(import.meta.dir, "results");
-  mkdirSync(results, { recursive: true });
-  const file = join(results, "benchmark.json");
-  const there = existsSync(file)
-    ? (JSON.parse(readFileSync(file, "utf8")) as { commit: string; lines: Line[] })
-    : undefined;
+  mkdirSync(RESULTS, { recursive: true });
+  const there = kept();
   const measured = new Set(lines.map(({ topic }) => topic));
   const others = there?.commit === about.commit ? there.lines.filter(({ topic }) => !measured.has(topic)) : [];
   const all = [...others, ...lines];
-  writeFileSync(file, asJson(all));
-  writeFileSync(join(results, "benchmark.md"), asPage(all));
-  writeFileSync(join(results, "benchmark.svg"), chart(all, `${about.at}, commit ${about.commit}, ${about.machine}`));
+  writeFileSync(KEPT, asJson(all));
+  writeFileSync(join(RESULTS, "benchmark.md"), asPage(all));
+  writeFileSync(join(RESULTS, "benchmark.svg"), chart(all, `${about.at}, commit ${about.commit}, ${about.machine}`));
   say("written to bench/results/");
 }

@@ -6,7 +6,10 @@ import { NO_DRAIN, rotate } from "./rotation.ts";
 import { seed } from "./seed.ts";
 import { FIELD, type Stage, say, variablesOf } from "./stage.ts";
 
-/** What a service notices of a rotation: its encrypted reads and writes before it and during it. */
+/**
+ * What a service notices of a rotation: its encrypted reads and writes before it and during it; and what it would notice of the same
+ * updates if they came from nowhere.
+ */
 
 const TOPIC = "Disturbance of a service";
 /** Enough for a percentile: a rotation of a quarter of a minute. */
@@ -14,6 +17,10 @@ const RECORDS = 300_000;
 /** Reads a second, and as many writes. */
 const RATE = 100;
 const BEFORE_MS = 15_000;
+/** How a rotation that makes room for a service sends its updates: the bare driver does the same, with nothing read and no keys. */
+const AS_A_ROTATION = { form: "grouped", batch: 250, lanes: 1 } as const;
+const HALF = "at half the floor";
+const BARE = "by the bare driver";
 
 interface Operation {
   kind: "read" | "write";
@@ -39,35 +46,41 @@ export async function disturbance(stage: Stage, rounds: number): Promise<Line[]>
         measured[when][`${kind} ${name}`]?.push(percentile(ms, share));
       }
   };
+  const rotateTo = async (to: 1 | 2, flags: string[]) =>
+    await rotate(stage, database, to, { flags, variables: NO_DRAIN });
+  const works: [suffix: string, work: () => Promise<unknown>][] = [
+    ["", () => rotateTo(2, [])],
+    [`, ${HALF}`, () => rotateTo(1, [`--max-rate=${Math.round(halfOfFloor)}`])],
+    // There and back: as many updates in all as half a rotation makes.
+    [`, ${HALF} ${BARE}`, () => floor(stage, database, RECORDS / 4, { ...AS_A_ROTATION, perSecond: halfOfFloor })],
+  ];
   const service = await startService(stage, database);
-  for (let round = 0; round < rounds * 2; round += 1) {
-    const limited = round % 2 === 1;
-    const began = Date.now();
-    await Bun.sleep(BEFORE_MS);
-    const rotating = Date.now();
-    await rotate(stage, database, round % 2 === 0 ? 2 : 1, {
-      flags: limited ? [`--max-rate=${Math.round(halfOfFloor)}`] : [],
-      variables: NO_DRAIN,
-    });
-    const ended = Date.now();
-    const between = (from: number, to: number) => service.operations.filter(({ at }) => at >= from && at < to);
-    note(limited ? "before, at half the floor" : "before", between(began, rotating));
-    note(limited ? "during, at half the floor" : "during", between(rotating, ended));
-    say(`disturbance: round ${round + 1} of ${rounds * 2}`);
-  }
+  for (let round = 0; round < rounds; round += 1)
+    for (const [suffix, work] of works) {
+      const began = Date.now();
+      await Bun.sleep(BEFORE_MS);
+      const working = Date.now();
+      await work();
+      const ended = Date.now();
+      const between = (from: number, to: number) => service.operations.filter(({ at }) => at >= from && at < to);
+      note(`before${suffix}`, between(began, working));
+      note(`during${suffix}`, between(working, ended));
+      say(`disturbance: round ${round + 1} of ${rounds}${suffix}`);
+    }
   await service.stop();
   await stage.client.db(database).dropDatabase();
   const lines: Line[] = [];
   for (const [when, figures] of Object.entries(measured))
     for (const [name, values] of Object.entries(figures)) lines.push(line(TOPIC, `${name}, ${when}`, "ms", values));
-  for (const [suffix, atMost] of [
-    ["", 3],
-    [", at half the floor", 1.5],
+  for (const [suffix, wanted] of [
+    ["", { atMost: 3 }],
+    [`, ${HALF}`, { atMost: 1.5 }],
+    [`, ${HALF} ${BARE}`, undefined],
   ] as const)
     for (const kind of ["read", "write"]) {
       const of = (when: string) => measured[`${when}${suffix}`]?.[`${kind} p99`] ?? [];
       const ratios = ratio(of("during"), of("before"));
-      lines.push(line(TOPIC, `p99 of ${kind}s during / before${suffix}`, "×", ratios, { atMost }));
+      lines.push(line(TOPIC, `p99 of ${kind}s during / before${suffix}`, "×", ratios, wanted));
     }
   return lines;
 }

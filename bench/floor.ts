@@ -16,6 +16,8 @@ export interface Sending {
   batch: number;
   /** Commands in flight. */
   lanes: number;
+  /** Records; without it, as fast as it goes. */
+  perSecond?: number;
 }
 
 interface Wrapped {
@@ -69,7 +71,7 @@ async function send(
   olds: Wrapped[],
   news: Wrapped[],
   [from, to]: [number, number],
-  { form, batch, lanes }: Sending,
+  { form, batch, lanes, perSecond }: Sending,
 ): Promise<number> {
   const size = form === "single" ? 1 : GROUP;
   const commands: object[][] = [];
@@ -82,8 +84,12 @@ async function send(
   }
   const db = stage.client.db(database);
   let moved = 0;
+  let sent = 0;
   const lane = async () => {
     for (let updates = commands.shift(); updates !== undefined; updates = commands.shift()) {
+      const early = perSecond === undefined ? 0 : began + (sent * 1000) / perSecond - performance.now();
+      sent += batch;
+      if (early > 1) await Bun.sleep(early);
       const writeConcern = { w: "majority", j: true };
       const reply = await db.command({ update: FIELD.collection, ordered: false, updates, writeConcern });
       moved += Number(reply["nModified"]);

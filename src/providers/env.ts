@@ -30,6 +30,7 @@ const SETTING = `${PREFIX}ENCRYPTION_ENV_KEK_V`;
 export class EnvProvider implements Provider {
   readonly name = "env";
   readonly staging = "by_holders";
+  readonly computes = true;
   readonly #source: EnvSource;
   readonly #keys = new Map<number, Buffer>();
 

@@ -19,6 +19,9 @@ export interface Provider {
    */
   readonly staging: "by_holders" | "by_init";
 
+  /** Whether the thread that calls does the computing itself. Else it waits for others, and its own processor time is small. */
+  readonly computes: boolean;
+
   /** Tries out everything that is needed. @returns what was found. @throws KekError `hsm_unfit` naming what is missing. */
   probe(): Awaitable<Capability[]>;
 

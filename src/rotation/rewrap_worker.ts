@@ -22,11 +22,11 @@ const LATE_MS = 30_000;
 /** Records of batches, after which what they left is collected: most of it lies outside the heap that the runtime looks at. */
 const COLLECT_EVERY = 8000;
 
-comeAfterServices();
-
 const opened = (async () => {
   const store = await openStore(database, { appName: "certautopilot lane", poolSize: 1, socketMs: LATE_MS });
   const provider = makeProvider(config);
+  // The threads of an HSM's sessions would inherit it: they mostly wait, and one that wakes late leaves the token idle.
+  if (provider.computes) comeAfterServices();
   for (const key of keys) {
     await provider.load(key.version, proofOf(key, installId, provider.name, key.version));
   }

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { isMet, type Line, line, median, percentile, ratio } from "../../bench/line.ts";
@@ -55,6 +55,21 @@ test("what it does not know is refused", async () => {
   expect(await new Promise((resolve) => child.once("close", resolve))).toBe(2);
   expect(said).toContain("error: unknown: nothing");
   expect(said).toContain("--only=floor,peers,growth");
+});
+
+test("a part is not kept where that would lose what is kept of another commit", async () => {
+  const results = ["benchmark.json", "benchmark.md"].map((file) => join(ROOT, "bench/results", file));
+  const before = results.map((file) => readFileSync(file, "utf8"));
+  const { commit } = JSON.parse(before[0] as string);
+  const here = execFileSync("git", ["rev-parse", "--short=12", "HEAD"], { cwd: ROOT, encoding: "utf8" }).trim();
+  // What is kept is of a commit before the one that has it, so it is never of this one.
+  expect(commit).not.toBe(here);
+  const child = spawn(join(ROOT, "scripts/bench"), ["--only=start", "--keep"], { stdio: ["ignore", "ignore", "pipe"] });
+  let said = "";
+  child.stderr.on("data", (chunk) => (said += chunk));
+  expect(await new Promise((resolve) => child.once("close", resolve))).toBe(2);
+  expect(said).toContain(`error: --keep: the figures in bench/results are of commit ${commit}, this is ${here}`);
+  expect(results.map((file) => readFileSync(file, "utf8"))).toEqual(before);
 });
 
 test("a figure is the median of its rounds, and a ratio is taken round by round", () => {

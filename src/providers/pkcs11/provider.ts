@@ -22,6 +22,7 @@ export type Token = Pkcs11Provider;
 export class Pkcs11Provider implements Provider {
   readonly name = "pkcs11";
   readonly staging = "by_init";
+  readonly computes = false;
   readonly #settings: TokenSettings;
   readonly #pool: SessionPool;
   #tokenLimit: Promise<number | undefined> | undefined;
