@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { join } from "node:path";
-import { floor, type Sending } from "./floor.ts";
+import { floor, prepared, type Sending } from "./floor.ts";
 import { type Line, line, percentile, ratio } from "./line.ts";
 import { NO_DRAIN, rotate } from "./rotation.ts";
 import { seed } from "./seed.ts";
@@ -48,15 +48,23 @@ export async function disturbance(stage: Stage, rounds: number): Promise<Line[]>
   };
   const rotateTo = async (to: 1 | 2, flags: string[]) =>
     await rotate(stage, database, to, { flags, variables: NO_DRAIN });
-  const works: [suffix: string, work: () => Promise<unknown>][] = [
-    ["", () => rotateTo(2, [])],
-    [`, ${HALF}`, () => rotateTo(1, [`--max-rate=${Math.round(halfOfFloor)}`])],
-    // There and back: as many updates in all as half a rotation makes.
-    [`, ${HALF} ${BARE}`, () => floor(stage, database, RECORDS / 4, { ...AS_A_ROTATION, perSecond: halfOfFloor })],
+  const bare = { ...AS_A_ROTATION, perSecond: halfOfFloor };
+  // What is made beforehand is made before the service is watched.
+  const works: [suffix: string, prepare: () => Promise<() => Promise<unknown>>][] = [
+    ["", async () => () => rotateTo(2, [])],
+    [`, ${HALF}`, async () => () => rotateTo(1, [`--max-rate=${Math.round(halfOfFloor)}`])],
+    [
+      `, ${HALF} ${BARE}`,
+      async () => {
+        const { there, back } = await prepared(stage, database, RECORDS / 2, bare);
+        return async () => [await there(), await back()];
+      },
+    ],
   ];
   const service = await startService(stage, database);
   for (let round = 0; round < rounds; round += 1)
-    for (const [suffix, work] of works) {
+    for (const [suffix, prepare] of works) {
+      const work = await prepare();
       const began = Date.now();
       await Bun.sleep(BEFORE_MS);
       const working = Date.now();

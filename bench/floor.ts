@@ -49,6 +49,19 @@ export async function sweep(
 
 /** Moves so many records to a version that nobody uses, then all of them back. @returns records a second of the way there. */
 export async function floor(stage: Stage, database: string, records: number, sending: Sending): Promise<number> {
+  const { there, back } = await prepared(stage, database, records, sending);
+  const seconds = await there();
+  await back();
+  return records / seconds;
+}
+
+/** The same with everything made and nothing sent yet: each way returns how many seconds its commands took. */
+export async function prepared(
+  stage: Stage,
+  database: string,
+  records: number,
+  sending: Sending,
+): Promise<{ there(): Promise<number>; back(): Promise<number> }> {
   const documents = await stage.client
     .db(database)
     .collection(FIELD.collection)
@@ -57,22 +70,24 @@ export async function floor(stage: Stage, database: string, records: number, sen
   const before = documents.map((document) => ({ _id: document._id, wrap: document[FIELD.path].wrapped_dek as Binary }));
   const after = before.map(({ _id }) => ({ _id, wrap: new Binary(randomBytes(60), 0) }));
   const at = Number(documents[0]?.[FIELD.path].kek_version);
-  const seconds = await send(stage, database, before, after, [at, NOBODYS], sending);
-  await send(stage, database, after, before, [NOBODYS, at], sending);
-  return records / seconds;
+  const [away, home] = [
+    commandsOf(before, after, [at, NOBODYS], sending),
+    commandsOf(after, before, [NOBODYS, at], sending),
+  ];
+  return {
+    there: async () => await send(stage, database, away, records, sending),
+    back: async () => await send(stage, database, home, records, sending),
+  };
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** @returns how many seconds the commands took; making them is not counted. */
-async function send(
-  stage: Stage,
-  database: string,
+function commandsOf(
   olds: Wrapped[],
   news: Wrapped[],
   [from, to]: [number, number],
-  { form, batch, lanes, perSecond }: Sending,
-): Promise<number> {
+  { form, batch }: Sending,
+): object[][] {
   const size = form === "single" ? 1 : GROUP;
   const commands: object[][] = [];
   for (let start = 0; start < olds.length; start += batch) {
@@ -82,11 +97,23 @@ async function send(
       updates.push(statement(olds.slice(at, Math.min(at + size, end)), news.slice(at, at + size), from, to));
     commands.push(updates);
   }
+  return commands;
+}
+
+/** @returns how many seconds the commands took. */
+async function send(
+  stage: Stage,
+  database: string,
+  commands: object[][],
+  records: number,
+  { batch, lanes, perSecond }: Sending,
+): Promise<number> {
   const db = stage.client.db(database);
+  const waiting = [...commands];
   let moved = 0;
   let sent = 0;
   const lane = async () => {
-    for (let updates = commands.shift(); updates !== undefined; updates = commands.shift()) {
+    for (let updates = waiting.shift(); updates !== undefined; updates = waiting.shift()) {
       const early = perSecond === undefined ? 0 : began + (sent * 1000) / perSecond - performance.now();
       sent += batch;
       if (early > 1) await Bun.sleep(early);
@@ -98,7 +125,7 @@ async function send(
   const began = performance.now();
   await Promise.all(Array.from({ length: lanes }, lane));
   const seconds = (performance.now() - began) / 1000;
-  if (moved !== olds.length) throw new Error(`the floor moved ${moved} of ${olds.length} records`);
+  if (moved !== records) throw new Error(`the floor moved ${moved} of ${records} records`);
   return seconds;
 }
 

@@ -4,7 +4,7 @@ import { hsmBuild, PIN, SOFTHSM, type TestToken, testToken } from "../test/harne
 import { type Line, line, median, ratio } from "./line.ts";
 import { NO_DRAIN, rotate, thereAndBack } from "./rotation.ts";
 import { seed } from "./seed.ts";
-import { type Stage, say, serve, succeed, type Variables, variablesOf } from "./stage.ts";
+import { FIELD, type Stage, say, serve, succeed, type Variables, variablesOf } from "./stage.ts";
 
 /** A rotation with keys in a token: SoftHSM bare beside keys in memory, and SoftHSM made slow beside a loop in C that drives it. */
 
@@ -39,11 +39,10 @@ async function bare(stage: Stage, rounds: number): Promise<Line[]> {
     const inMemory = async (there: 1 | 2) =>
       MEMORY_RECORDS / (await rotate(stage, memory, there, { variables: NO_DRAIN })).rewrapSeconds;
     const beside = async (there: 1 | 2, threads: number) => {
-      const [rotated, calls] = await Promise.all([
-        inMemory(there),
-        drivenBeside(stage, memory, direct, threads, SOFTHSM),
-      ]);
-      return Math.min(rotated, calls / CALLS_A_RECORD);
+      const rotating = inMemory(there);
+      const { calls, moved } = await drivenBeside(stage, memory, there, rotating, direct, threads, SOFTHSM);
+      await rotating;
+      return Math.min(moved, calls / CALLS_A_RECORD);
     };
     rates.memory.push(await inMemory(2));
     const ran = await rotate(stage, token, to, { variables: { ...variables, ...NO_DRAIN } });
@@ -60,7 +59,7 @@ async function bare(stage: Stage, rounds: number): Promise<Line[]> {
     line(TOPIC, "keys in memory", "records/s", rates.memory),
     line(TOPIC, "keys in SoftHSM, bare", "records/s", rates.token),
     line(TOPIC, "SoftHSM bare / keys in memory", "×", ratio(rates.token, rates.memory), { atLeast: 0.6 }),
-    // SoftHSM computes on the same processors, and its threads stand in each other's way: this is what there is to be had.
+    // For comparison: SoftHSM computes on the same processors, and its threads stand in each other's way.
     line(
       TOPIC,
       "SoftHSM driven by a loop in C beside a rotation with keys in memory / keys in memory",
@@ -89,12 +88,12 @@ async function slow(stage: Stage, rounds: number): Promise<Line[]> {
       rotating.push(await callsWhileRotating(stage, database, token, to, sessions, variables));
       if (promised) {
         // The other work that a rotation has on these processors, at the same pace.
-        const flags = [`--max-rate=${Math.round((rotating.at(-1) ?? 0) / CALLS_A_RECORD)}`];
-        const [, calls] = await Promise.all([
-          rotate(stage, MEMORY, to, { flags, variables: NO_DRAIN }),
-          drivenBeside(stage, MEMORY, token, sessions, hsmBuild("shim.so")),
-        ]);
-        beside.push(calls);
+        const wanted = (rotating.at(-1) ?? 0) / CALLS_A_RECORD;
+        const other = rotate(stage, MEMORY, to, { flags: [`--max-rate=${Math.round(wanted)}`], variables: NO_DRAIN });
+        const { calls, moved } = await drivenBeside(stage, MEMORY, to, other, token, sessions, hsmBuild("shim.so"));
+        await other;
+        // No more than goes with the records that were moved meanwhile.
+        beside.push(calls * Math.min(1, moved / wanted));
       }
       token.shim.set({ latencyUs: 0, slowInit: 0 });
     });
@@ -156,18 +155,32 @@ async function drivenAlone(token: TestToken, sessions: number): Promise<number> 
   return await driven(token, sessions, ALONE_S, hsmBuild("shim.so"));
 }
 
-/** While a rotation with keys in memory is at its records: as if the calls that it would make came from nowhere. */
+/**
+ * While a rotation with keys in memory is at its records: as if the calls that it would make came from nowhere.
+ * @param to the version that it moves records to.
+ * @returns calls that the token answered and records that were moved, a second.
+ */
 async function drivenBeside(
   stage: Stage,
   database: string,
+  to: 1 | 2,
+  rotation: Promise<unknown>,
   token: TestToken,
   sessions: number,
   module: string,
-): Promise<number> {
-  const rewrapping = { open: true, phase: 2 };
-  while ((await stage.client.db(database).collection("kek_rotations").countDocuments(rewrapping)) === 0)
-    await Bun.sleep(20);
-  return await driven(token, sessions, ALONE_S, module);
+): Promise<{ calls: number; moved: number }> {
+  const db = stage.client.db(database);
+  const atNew = () => db.collection(FIELD.collection).countDocuments({ [`${FIELD.path}.kek_version`]: to });
+  let over = false;
+  const ended = rotation.finally(() => {
+    over = true;
+  });
+  while ((await atNew()) === 0 && !over) await Bun.sleep(20);
+  const [before, began] = [await atNew(), performance.now()];
+  const calls = await driven(token, sessions, ALONE_S, module);
+  const moved = (((await atNew()) - before) * 1000) / (performance.now() - began);
+  if (over) await ended;
+  return { calls, moved };
 }
 
 /** Calls a second in the middle of a rotation: the shim counts them, a figure a second. */

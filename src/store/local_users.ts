@@ -2,7 +2,7 @@ import { MongoClient } from "mongodb";
 import { crashPoint } from "../errors/crash_point.ts";
 import { messageOf } from "../errors/errors.ts";
 import { serverCode } from "./failures.ts";
-import { initiateReplicaSet } from "./replica_set.ts";
+import { initiateReplicaSet, untilPrimary } from "./replica_set.ts";
 
 /** A mongod of this host's own, from an empty data directory to one that only two users may enter. */
 
@@ -40,6 +40,7 @@ export async function setUpLocalDatabase(local: LocalDatabase): Promise<void> {
     const { name, password } = local.service;
     const roles = ["readWrite", "dbAdmin"].map((role) => ({ role, db: local.database }));
     const admin = client.db("admin");
+    await untilPrimary(admin);
     await admin.command({ createUser: name, pwd: password, roles }).catch(async (thrown) => {
       if (serverCode(thrown) !== DUPLICATE_USER) throw thrown;
       await admin.command({ updateUser: name, pwd: password, roles });

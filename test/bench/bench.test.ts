@@ -57,19 +57,19 @@ test("what it does not know is refused", async () => {
   expect(said).toContain("--only=floor,peers,growth");
 });
 
-test("a part is not kept where that would lose what is kept of another commit", async () => {
-  const results = ["benchmark.json", "benchmark.md"].map((file) => join(ROOT, "bench/results", file));
-  const before = results.map((file) => readFileSync(file, "utf8"));
-  const { commit } = JSON.parse(before[0] as string);
-  const here = execFileSync("git", ["rev-parse", "--short=12", "HEAD"], { cwd: ROOT, encoding: "utf8" }).trim();
-  // What is kept is of a commit before the one that has it, so it is never of this one.
-  expect(commit).not.toBe(here);
+const RESULTS = ["benchmark.json", "benchmark.md"].map((file) => join(ROOT, "bench/results", file));
+const { commit } = JSON.parse(readFileSync(RESULTS[0] as string, "utf8"));
+const here = execFileSync("git", ["rev-parse", "--short=12", "HEAD"], { cwd: ROOT, encoding: "utf8" }).trim();
+
+// What was measured just now, and is not committed yet, is of this very commit.
+test.skipIf(commit === here)("a part is not kept where that would lose what is kept of another commit", async () => {
+  const before = RESULTS.map((file) => readFileSync(file, "utf8"));
   const child = spawn(join(ROOT, "scripts/bench"), ["--only=start", "--keep"], { stdio: ["ignore", "ignore", "pipe"] });
   let said = "";
   child.stderr.on("data", (chunk) => (said += chunk));
   expect(await new Promise((resolve) => child.once("close", resolve))).toBe(2);
   expect(said).toContain(`error: --keep: the figures in bench/results are of commit ${commit}, this is ${here}`);
-  expect(results.map((file) => readFileSync(file, "utf8"))).toEqual(before);
+  expect(RESULTS.map((file) => readFileSync(file, "utf8"))).toEqual(before);
 });
 
 test("a figure is the median of its rounds, and a ratio is taken round by round", () => {

@@ -13,10 +13,13 @@ test("a process goes on beating while the validator that it sets waits for someb
 
   const client = await new MongoClient(install.uri).connect();
   // The transaction must live until a guard has looked, waits for it, and has beaten meanwhile.
-  await client.db("admin").command({ setParameter: 1, transactionLifetimeLimitSeconds: 60 });
+  const lives = (seconds: number) =>
+    client.db("admin").command({ setParameter: 1, transactionLifetimeLimitSeconds: seconds });
+  await lives(60);
   const session = client.startSession();
   session.startTransaction();
   await client.db(install.name).collection("secrets").insertOne({ of: "the application" }, { session });
+  await lives(5);
   // A field that the fence does not cover yet: each process of the fleet sees to it.
   const field = { _id: "secrets:later" as never, collection: "secrets", path: "later" };
   await install.db.collection("kek_fields").insertOne(field);

@@ -191,7 +191,7 @@ test("of two processes of one name, as after a crash and a restart, the dead one
 });
 
 // A shell whose times are shorter than the fleet's would take a process for dead that may still encrypt.
-const SLOW = { ...FAST, beatMs: 5000, leaseMs: 30_000, evictionMs: 60_000 };
+const SLOW = { ...FAST, beatMs: 10_000, leaseMs: 30_000, evictionMs: 60_000 };
 const HASTY = {
   CERTAUTOPILOT_FLEET_BEAT_MS: "20",
   CERTAUTOPILOT_FLEET_LEASE_MS: "2000",

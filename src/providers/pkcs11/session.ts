@@ -177,12 +177,10 @@ export class TokenSession {
 
   /** Once a process, and never after a refusal: a token locks after a few wrong PINs. */
   #login(module: Cryptoki, handle: Handle, token: Token): void {
-    const { pin, pinFrom, tokenLabel } = this.#settings;
-    const restart = `the PIN is from ${pinFrom}: mend it, then start this process again; a process tries a PIN once, but one that a supervisor restarts tries it each time, and may lock the token`;
+    const { pin, tokenLabel } = this.#settings;
     const refuse = (what: string, hint: string) => new KekError("hsm_pin", `token "${tokenLabel}": ${what}`, hint);
     const before = this.#memory.refused;
-    if (before !== 0)
-      throw refuse(`the PIN was refused before (${new TokenFault(before, "C_Login").message})`, restart);
+    if (before !== 0) throw this.#refused(new TokenFault(before, "C_Login"), " before");
     if ((token.flags & CKF.userPinLocked) !== 0)
       throw refuse("the user PIN is locked", "have the token's security officer set it anew");
     if ((token.flags & CKF.userPinFinalTry) !== 0)
@@ -200,12 +198,24 @@ export class TokenSession {
     } catch (thrown) {
       if (!(thrown instanceof TokenFault) || !this.#isRefusal(thrown)) throw thrown;
       this.#memory.refuse(thrown.code);
-      if (thrown.kind === "pin") throw refuse(`the PIN was refused (${thrown.message})`, restart);
-      throw refuse(
-        `the login failed, and may have counted as a wrong PIN (${thrown.message})`,
-        `see what the token's own tool or log says; if the PIN from ${pinFrom} is right, start this process again: it tries once more`,
-      );
+      throw this.#refused(thrown, "");
     }
+  }
+
+  /** @param when " before" for what another thread of this process has met. */
+  #refused(fault: TokenFault, when: "" | " before"): KekError {
+    const { pinFrom, tokenLabel } = this.#settings;
+    const each = "each start of a process tries it anew, also one by a supervisor, and may lock the token";
+    const refused = fault.kind === "pin";
+    const what = refused
+      ? `the PIN was refused${when} (${fault.message})`
+      : fault.code === PIN_NOT_INITIALIZED
+        ? `the login failed${when}: the token says that no user PIN is set (${fault.message})`
+        : `the login failed${when}, and may have counted as a wrong PIN (${fault.message})`;
+    const hint = refused
+      ? `the PIN is from ${pinFrom}: mend it, then start this process again; ${each}`
+      : `see what the token's own tool or log says, and that the PIN from ${pinFrom} is right, then start this process again; ${each}`;
+    return new KekError("hsm_pin", `token "${tokenLabel}": ${what}`, hint);
   }
 
   /**

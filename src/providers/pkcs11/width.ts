@@ -9,8 +9,6 @@ export class Width {
   #now = 1;
   #began: number | undefined;
   #operations = 0;
-  /** Since the beginning. */
-  #total = 0;
   #events = 0;
   #crowded = 0;
   /** Operations a millisecond at this width, of late and a while before that. */
@@ -45,7 +43,6 @@ export class Width {
       return;
     }
     this.#operations += operations;
-    this.#total += operations;
     this.#events += 1;
     if (waiting) this.#crowded += 1;
     const elapsed = at - this.#began;
@@ -83,9 +80,7 @@ export class Width {
     // Where there is no way further, the other way.
     if (this.#growNext && this.now >= this.#limit) this.#growNext = false;
     else if (!this.#growNext && this.now === 1) this.#growNext = true;
-    // While all grows faster by itself, more sessions or fewer would be praised for it.
-    const computing = this.#usual > this.now * WAITING_FOR_THE_TOKEN;
-    if (this.#growNext && computing && this.#total < this.now * UNTIL_WARM) return;
+    // While all grows faster by itself, fewer sessions would be praised for it.
     if (!this.#growNext && this.#usual > this.#earlier * LEVEL) return;
     const wanted = this.#growNext ? Math.min(this.#limit, this.now * 2) : Math.ceil(this.now / 2);
     if (wanted === this.now) return;
@@ -131,10 +126,6 @@ function shrunk(trial: Trial, rate: number, elapsed: number, at: number): Verdic
 }
 
 const WINDOW_MS = 80;
-/** Operations a millisecond and session: who does more spends the time in code, which a runtime compiles as it is used. */
-const WAITING_FOR_THE_TOKEN = 1.5;
-/** Operations of a session. */
-const UNTIL_WARM = 5000;
 const EVENTS_A_SESSION = 3;
 const MEMORY_MS = 1000;
 /** Twice the sessions must do so much more: at once, or at the end of their trial. */
