@@ -20,9 +20,14 @@ export async function againstFloor(stage: Stage, records: number, rounds: number
     tried.filter((sending) => sending.form === form).reduce((a, b) => (b.rate > a.rate ? b : a));
   const [single, grouped] = [best("single"), best("grouped")];
   const rates = { single: [] as number[], grouped: [] as number[], rotate: [] as number[] };
+  // What was written before is on disk: each begins with a mongod that has nothing left to do for the one before.
+  const settled = async () => await stage.client.db("admin").command({ fsync: 1 });
   for (let round = 0; round < rounds; round += 1) {
+    await settled();
     rates.single.push(await floor(stage, database, records, single));
+    await settled();
     rates.grouped.push(await floor(stage, database, records, grouped));
+    await settled();
     const { rewrapSeconds } = await rotate(stage, database, round % 2 === 0 ? 2 : 1, {
       variables: NO_DRAIN,
     });
