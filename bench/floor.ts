@@ -49,7 +49,7 @@ export async function sweep(
 
 /** Moves so many records to a version that nobody uses, then all of them back. @returns records a second of the way there. */
 export async function floor(stage: Stage, database: string, records: number, sending: Sending): Promise<number> {
-  const seconds = await thereAndBack(stage, database, records, sending);
+  const seconds = await bothWays(stage, database, records, sending);
   // Hundreds of thousands of statements: whoever is measured next is not to share the processors with their collection.
   Bun.gc(true);
   return records / seconds;
@@ -82,7 +82,7 @@ export async function prepared(
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-async function thereAndBack(...asked: Parameters<typeof prepared>): Promise<number> {
+async function bothWays(...asked: Parameters<typeof prepared>): Promise<number> {
   const { there, back } = await prepared(...asked);
   const seconds = await there();
   await back();

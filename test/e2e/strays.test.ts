@@ -6,6 +6,7 @@ import { library, versionsOf } from "../harness/library.ts";
 import { stop, type TestInstall, until } from "../harness/program.ts";
 import {
   CALM,
+  endLease,
   events,
   kek,
   newestRotation,
@@ -107,7 +108,7 @@ test("mending that is cancelled is over, and begun anew by the same command; one
   await second.exited;
   const back = await rotating(install, "--to-version=1", "--from-version=2").exited;
   expect([back.code, back.json.error.message]).toEqual([3, expect.stringContaining("no way back")]);
-  await install.db.collection("kek_rotations").updateOne({ open: true }, { $set: { "lease.expires_at": new Date(0) } });
+  await endLease(install);
   expect((await rotating(install, "--to-version=2").exited).code).toBe(0);
   expect(await versionsOf(install)).toEqual({ "2": 100 });
   expect(await versionStates(install)).toEqual({ "1": "retired", "2": "active" });

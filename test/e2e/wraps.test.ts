@@ -5,7 +5,17 @@ import { Long } from "mongodb";
 import { reserveWraps } from "../../src/store/versions.ts";
 import { library, seed, versionsOf } from "../harness/library.ts";
 import { run, stop, type TestInstall, testInstall } from "../harness/program.ts";
-import { CALM, kek, movedTo, proveAll, rotating, SLOWLY, seededInstall, serveAll } from "../harness/schedule.ts";
+import {
+  CALM,
+  endLease,
+  kek,
+  movedTo,
+  proveAll,
+  rotating,
+  SLOWLY,
+  seededInstall,
+  serveAll,
+} from "../harness/schedule.ts";
 
 /** Wraps under one version: counted before they are made, warned of from 2^31, refused at 2^32 (NIST SP 800-38D, 8.3). */
 
@@ -66,9 +76,7 @@ test("a rotation killed midway twice has counted every wrap: those of the dead c
     moved.push((await versionsOf(install))["2"] ?? 0);
     expect((await wrapsOf(install, 2)) - before).toBeGreaterThanOrEqual(moved.length * 10_000);
     // Nobody waits for a dead coordinator's lease here: that is for other tests.
-    await install.db
-      .collection("kek_rotations")
-      .updateOne({ open: true }, { $set: { "lease.expires_at": new Date(0) } });
+    await endLease(install);
   }
   const ran = await rotating(install, "--to-version=2").exited;
   expect(ran.code).toBe(0);

@@ -49,6 +49,11 @@ export async function newestRotation(install: Holder): Promise<Document> {
   return (await install.db.collection("kek_rotations").findOne({}, { sort: { epoch: -1 } })) as Document;
 }
 
+/** The dead need not be waited for: whoever comes next may lead the open rotation now. */
+export async function endLease(install: Holder): Promise<void> {
+  await install.db.collection("kek_rotations").updateOne({ open: true }, { $set: { "lease.expires_at": new Date(0) } });
+}
+
 export async function versionStates(install: Holder): Promise<Record<string, string>> {
   const versions = await install.db.collection("kek_versions").find().sort({ _id: 1 }).toArray();
   return Object.fromEntries(versions.map((doc) => [String(doc._id), doc["state"]]));
