@@ -58,6 +58,19 @@ test("what looks like gain, because threads that have just started grow faster, 
   expect(share(run(width, warming, 30_000, { from: 30_000 }), (now) => now <= 2)).toBeGreaterThan(0.9);
 });
 
+test("a token that is near is not asked by more while its first session still grows faster by itself", () => {
+  const warming: Token = (sessions, at) => local(sessions, at) * Math.min(1, 0.6 + at / 1500);
+  expect(run(new Width(32), warming, 2000)).toEqual(Array(400).fill(1));
+});
+
+test("a token that is far is asked by all within a few windows", () => {
+  const far: Token = (sessions) => sessions / 6;
+  const width = new Width(32);
+  expect(width.searching).toBe(true);
+  expect(run(width, far, 500).at(-1)).toBe(32);
+  expect(width.searching).toBe(false);
+});
+
 test("growth ends where the token does no more", () => {
   for (const [token, most] of [
     [dual, 2],

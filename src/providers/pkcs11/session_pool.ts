@@ -16,13 +16,16 @@ import { Width } from "./width.ts";
 
 /** How long a session goes on trying what the token does not do. Once it is known to be away, each call tries once. */
 const PATIENCE_MS = 5000;
-/** A share is about so much work, so that the other sessions find some too. */
+/** A share is about so much work, so that the other sessions find some too. Less, while how many are of use is found out. */
 const SHARE_MS = 150;
+const SEARCHING_SHARE_MS = 30;
 const MOST_AT_ONCE = 64;
 /** How long after the token had no session left it is asked for more. */
 const CROWDED_MS = 10_000;
 /** The share in work, and the next one. */
 const SHARES_AHEAD = 2;
+/** How many sessions are opened at a time, once one has shown that it can be done. */
+const OPENED_AT_ONCE = 4;
 
 interface Job {
   run(session: SessionThread): Promise<void>;
@@ -177,7 +180,8 @@ export class SessionPool {
       undefined,
     );
     if (least?.pending === 0) return least;
-    const more = able.length < this.#width.now && able.every((session) => session.proven);
+    const opening = able.filter((session) => !session.proven).length;
+    const more = able.length < this.#width.now && opening < (opening < able.length ? OPENED_AT_ONCE : 1);
     if (work > 0 && more && this.#sessions.length < this.#limit) return this.#start();
     // Every session there may be hangs in the token.
     if (least === undefined) this.#rejectAll(hangingError(this.#settings.tokenLabel));
@@ -186,7 +190,8 @@ export class SessionPool {
 
   #shareOf(waiting: number): number {
     const even = Math.ceil(waiting / this.#width.now);
-    return Math.max(1, Math.min(even, MOST_AT_ONCE, Math.floor(SHARE_MS / this.#operationMs)));
+    const shareMs = this.#width.searching ? SEARCHING_SHARE_MS : SHARE_MS;
+    return Math.max(1, Math.min(even, MOST_AT_ONCE, Math.floor(shareMs / this.#operationMs)));
   }
 
   #rejectAll(error: KekError): void {

@@ -1,8 +1,8 @@
 /**
  * How many sessions to keep busy: found out, not configured. A network HSM does more the more sessions ask it; a token that
  * computes on this machine does its best with one or two, and the rest only stand in each other's way. So the number is
- * doubled while that makes the token do clearly more, and now and then halved to see whether fewer do as well: threads that
- * have just started grow faster by themselves, which looks like gain. Pure: time is handed in.
+ * multiplied while that makes the token do clearly more, and now and then halved to see whether fewer do as well: threads
+ * that have just started grow faster by themselves, which looks like gain. Pure: time is handed in.
  */
 export class Width {
   #limit: number;
@@ -25,6 +25,11 @@ export class Width {
 
   get now(): number {
     return Math.min(this.#now, this.#limit);
+  }
+
+  /** Whether it is still on its way up for the first time, and answers are wanted soon. */
+  get searching(): boolean {
+    return this.#growNext && this.now < this.#limit && this.#heldUntil === 0;
   }
 
   atMost(limit: number): void {
@@ -80,9 +85,11 @@ export class Width {
     // Where there is no way further, the other way.
     if (this.#growNext && this.now >= this.#limit) this.#growNext = false;
     else if (!this.#growNext && this.now === 1) this.#growNext = true;
-    // While all grows faster by itself, fewer sessions would be praised for it.
-    if (!this.#growNext && this.#usual > this.#earlier * LEVEL) return;
-    const wanted = this.#growNext ? Math.min(this.#limit, this.now * 2) : Math.ceil(this.now / 2);
+    const operationMs = this.now / this.#usual;
+    // While all grows faster by itself, fewer sessions would be praised for it; and so would more, at a token that is near.
+    if ((!this.#growNext || operationMs < NEAR_MS) && this.#usual > this.#earlier * LEVEL) return;
+    const times = operationMs < FAR_MS ? 2 : 4;
+    const wanted = this.#growNext ? Math.min(this.#limit, this.now * times) : Math.ceil(this.now / 2);
     if (wanted === this.now) return;
     this.#trial = { width: this.now, rate: this.#usual, since: at, operations: 0, ms: 0 };
     this.#now = wanted;
@@ -112,7 +119,8 @@ type Verdict = "better" | "worse" | "open";
 /** New threads are slow at first, so more sessions get some time to show what they are good for. */
 function grown(trial: Trial, rate: number, at: number): Verdict {
   if (rate >= trial.rate * CLEARLY_MORE) return "better";
-  if (at - trial.since <= GROWTH_TRIAL_MS) return "open";
+  const trialMs = trial.width / trial.rate < NEAR_MS ? NEAR_GROWTH_TRIAL_MS : GROWTH_TRIAL_MS;
+  if (at - trial.since <= trialMs) return "open";
   return rate >= trial.rate * MORE ? "better" : "worse";
 }
 
@@ -132,8 +140,13 @@ const MEMORY_MS = 1000;
 const CLEARLY_MORE = 1.4;
 const MORE = 1.15;
 const GROWTH_TRIAL_MS = 2000;
+/** At a token that is near, a thread is soon warm. */
+const NEAR_GROWTH_TRIAL_MS = 1000;
 const CLEARLY_LESS = 0.8;
 const SHRINK_TRIAL_MS = 1000;
+/** A rewrap is three calls that need the key: what is done sooner did not travel, and what takes longer did nothing else. */
+const NEAR_MS = 0.5;
+const FAR_MS = 2;
 const LEVEL = 1.05;
 const FIRST_HOLD_MS = 5000;
 const LONGEST_HOLD_MS = 60_000;
