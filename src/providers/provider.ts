@@ -113,7 +113,7 @@ export interface KeyDescription {
 
 /** Counted since this process began, over all its sessions. */
 export interface TokenCounts {
-  /** Pieces of work done in a session: a wrap with its proof, an unwrap, a look for a key. Tries count each. */
+  /** Pieces of work that sessions were given: a wrap with its proof, an unwrap, a look for a key. However often one is tried. */
   uses: number;
   /** What the token answered instead, by kind; also where the next try went well. */
   faults: { [kind: string]: number };

@@ -210,7 +210,7 @@ test("this process: without a token nothing is said of one; faults are told by k
   tally.opened();
   tally.opened();
   tally.gone();
-  tally.using(() => new TokenTally(tally.memory).fault("away"));
+  tally.using(3, () => new TokenTally(tally.memory).fault("away"));
   const token = { ...tally.read(), renewals: 1, hung: 0, limit: 4, away: true };
   const hsm = parseExposition(await textOf(PROCESS_METRICS, { ...FACTS, standing: { ...FACTS.standing, token } }));
   expect(hsm.value("certautopilot_hsm_faults_total", { kind: "away" })).toBe(1);
@@ -218,7 +218,7 @@ test("this process: without a token nothing is said of one; faults are told by k
   expect(hsm.value("certautopilot_hsm_sessions", { state: "open" })).toBe(1);
   expect(hsm.value("certautopilot_hsm_sessions", { state: "busy" })).toBe(0);
   expect(hsm.value("certautopilot_hsm_sessions_opened_total")).toBe(2);
-  expect([hsm.value("certautopilot_hsm_uses_total"), hsm.value("certautopilot_hsm_up")]).toEqual([1, 0]);
+  expect([hsm.value("certautopilot_hsm_uses_total"), hsm.value("certautopilot_hsm_up")]).toEqual([3, 0]);
 });
 
 test("operations are told with outcome and time; the work's own result and error come through", async () => {

@@ -60,7 +60,7 @@ export class TokenSession {
     const open = this.isOpen && this.#open !== undefined ? this.#open : this.#openNow();
     return this.gate.inside(() => {
       if (!this.isOpen) throw new TokenFault(SESSION_CLOSED, "C_GetSessionInfo");
-      return this.tally.using(() => work(open));
+      return work(open);
     });
   }
 

@@ -56,12 +56,15 @@ port.on("message", (request: SessionRequest) => {
   switch (request.kind) {
     case "operations": {
       let { patienceMs } = request;
-      const answers = inbox.read(request.bytes).map((operation) => {
-        const given = answer(operation, patienceMs);
-        // The rest need not find out too that the token is away.
-        if (given !== "crowded" && "error" in given && given.error.code === "hsm_away") patienceMs = 0;
-        return given;
-      });
+      const operations = inbox.read(request.bytes);
+      const answers = steady.tally.using(operations.length, () =>
+        operations.map((operation) => {
+          const given = answer(operation, patienceMs);
+          // The rest need not find out too that the token is away.
+          if (given !== "crowded" && "error" in given && given.error.code === "hsm_away") patienceMs = 0;
+          return given;
+        }),
+      );
       inbox.clear();
       const packed = packAnswers(answers);
       for (const given of answers) if (given !== "crowded" && "data" in given) given.data.fill(0);
@@ -69,7 +72,8 @@ port.on("message", (request: SessionRequest) => {
     }
     case "task":
       try {
-        return reply({ kind: "done", value: perform(steady, request.task, request.patienceMs) });
+        const value = steady.tally.using(1, () => perform(steady, request.task, request.patienceMs));
+        return reply({ kind: "done", value });
       } catch (thrown) {
         if (thrown instanceof Crowded) return reply({ kind: "crowded" });
         return reply({ kind: "failed", error: told(thrown) });

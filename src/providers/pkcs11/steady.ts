@@ -5,6 +5,7 @@ import { TokenFault } from "./faults.ts";
 import { block } from "./gate.ts";
 import { HeldKeys, KeyAbsent } from "./held_keys.ts";
 import { type OpenSession, TokenSession, type TokenSettings } from "./session.ts";
+import type { TokenTally } from "./tally.ts";
 import { couldBeData, Miswrap, SURE_TRIES, UNSURE_TRIES, Wrapping } from "./wrapping.ts";
 
 /**
@@ -100,6 +101,10 @@ export class SteadySession {
       this.#recover(fault, performance.now() >= until);
       block(Math.min(MAX_PAUSE_MS, FIRST_PAUSE_MS * 2 ** (tries - 1)) * (0.5 + Math.random() / 2));
     }
+  }
+
+  get tally(): TokenTally {
+    return this.#session.tally;
   }
 
   close(): void {

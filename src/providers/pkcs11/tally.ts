@@ -33,9 +33,9 @@ export class TokenTally {
     this.#add("open", -1n);
   }
 
-  /** Surrounds work in a session. */
-  using<T>(work: () => T): T {
-    this.#add("uses", 1n);
+  /** Surrounds so many pieces of work in a session: a share of them, for counting each one alone costs as much as a call. */
+  using<T>(pieces: number, work: () => T): T {
+    this.#add("uses", BigInt(pieces));
     this.#add("busy", 1n);
     try {
       return work();

@@ -67,7 +67,7 @@ export const PROCESS_METRICS: Metric<ProcessFacts>[] = [
   ofToken("certautopilot_hsm_up", "0 while the token's last answer was that it is away.", ({ away }) => !away),
   ofToken(
     "certautopilot_hsm_uses_total",
-    "Pieces of work done in a session: a wrap with its proof, an unwrap, a look for a key. Tries count each.",
+    "Pieces of work that sessions were given: a wrap with its proof, an unwrap, a look for a key. However often one is tried.",
     ({ uses }) => uses,
     "counter",
   ),
