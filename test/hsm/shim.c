@@ -17,7 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
@@ -85,11 +84,7 @@ static int due(int slot) {
   return 0;
 }
 
-/* Linux lets a sleep last 50 us longer, unless the thread itself asks for better. */
 static void nap(uint64_t us) {
-  static _Thread_local int punctual;
-  if (!punctual) prctl(PR_SET_TIMERSLACK, 1000);
-  punctual = 1;
   struct timespec time = {us / 1000000, (us % 1000000) * 1000};
   if (us > 0) nanosleep(&time, NULL);
 }
