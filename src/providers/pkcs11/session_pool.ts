@@ -3,7 +3,9 @@ import type { Proof, TokenCounts } from "../provider.ts";
 import { type Operation, packOperations, unpackAnswers } from "./frames.ts";
 import { Gate } from "./gate.ts";
 import type { TokenSettings } from "./session.ts";
+import { closedError, crowdedError, errorOf, hangingError } from "./session_errors.ts";
 import { CALL_LIMIT_MS, type SessionReply, SessionThread } from "./session_thread.ts";
+import { ShareSize } from "./share_size.ts";
 import { TokenTally } from "./tally.ts";
 import type { Task, TaskValue } from "./tasks.ts";
 import { Width } from "./width.ts";
@@ -16,10 +18,6 @@ import { Width } from "./width.ts";
 
 /** How long a session goes on trying what the token does not do. Once it is known to be away, each call tries once. */
 const PATIENCE_MS = 5000;
-/** A share is about so much work, so that the other sessions find some too. Less, while how many are of use is found out. */
-const SHARE_MS = 150;
-const SEARCHING_SHARE_MS = 30;
-const MOST_AT_ONCE = 64;
 /** How long after the token had no session left it is asked for more. */
 const CROWDED_MS = 10_000;
 /** The share in work, and the next one. */
@@ -46,8 +44,7 @@ export class SessionPool {
   readonly #known = new Map<number, Proof | undefined>();
   readonly #width: Width;
   #limit: number;
-  /** How long one operation takes, about. */
-  #operationMs = SHARE_MS;
+  readonly #share = new ShareSize();
   #away: KekError | undefined;
   /** When the token last had no session to give. */
   #crowdedAt: number | undefined;
@@ -150,11 +147,11 @@ export class SessionPool {
     this.#planned = true;
     queueMicrotask(() => {
       this.#planned = false;
-      this.#share();
+      this.#shareOut();
     });
   }
 
-  #share(): void {
+  #shareOut(): void {
     for (const session of this.#sessions.filter((each) => each.dead))
       this.#sessions.splice(this.#sessions.indexOf(session), 1);
     for (;;) {
@@ -164,7 +161,7 @@ export class SessionPool {
       if (session === undefined) return;
       const task = this.#tasks.shift();
       if (task !== undefined) this.#run(task.run(session));
-      else this.#run(this.#send(session, this.#queue.splice(0, this.#shareOf(this.#queue.length))));
+      else this.#run(this.#send(session, this.#queue.splice(0, this.#share.of(this.#queue.length, this.#width))));
     }
   }
 
@@ -188,12 +185,6 @@ export class SessionPool {
     return least !== undefined && least.pending < SHARES_AHEAD ? least : undefined;
   }
 
-  #shareOf(waiting: number): number {
-    const even = Math.ceil(waiting / this.#width.now);
-    const shareMs = this.#width.searching ? SEARCHING_SHARE_MS : SHARE_MS;
-    return Math.max(1, Math.min(even, MOST_AT_ONCE, Math.floor(shareMs / this.#operationMs)));
-  }
-
   #rejectAll(error: KekError): void {
     this.#noted(error);
     for (const { reject } of [...this.#tasks.splice(0), ...this.#queue.splice(0)]) reject(error);
@@ -212,7 +203,7 @@ export class SessionPool {
     } catch (thrown) {
       // Not sent: the thread was dead before.
       if (bytes.length > 0) bytes.fill(0);
-      this.#operationMs = Math.max(this.#operationMs, (performance.now() - asked) / batch.length);
+      this.#share.failed(batch.length, performance.now() - asked);
       for (const { reject } of batch) reject(this.#noted(thrown as Error));
       return;
     }
@@ -238,10 +229,8 @@ export class SessionPool {
 
   #measure(session: SessionThread, operations: number, asked: number): void {
     const now = performance.now();
-    const tookMs = now - Math.max(asked, session.answeredAt);
+    this.#share.done(operations, now - Math.max(asked, session.answeredAt));
     session.answeredAt = now;
-    // Slowly, so that one hiccup does not make shares of one.
-    this.#operationMs += (tookMs / operations - this.#operationMs) / 2;
     const able = this.#sessions.filter((each) => !each.stuck);
     const busy = able.slice(0, this.#width.now);
     // Shares that sessions of a wider time still have in hand would be counted for the narrower one.
@@ -280,31 +269,4 @@ export class SessionPool {
   #refuseClosed(): void {
     if (this.#closed) throw closedError();
   }
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-
-function errorOf(reply: SessionReply): Error {
-  if (reply.kind === "failed") return new KekError(reply.error.code, reply.error.message, reply.error.hint);
-  return new Error(`an HSM session answered ${reply.kind}`);
-}
-
-function closedError(): KekError {
-  return new KekError("closed", "the sessions of the HSM are closed", "this process is ending");
-}
-
-function hangingError(tokenLabel: string): KekError {
-  return new KekError(
-    "hsm_away",
-    `token "${tokenLabel}" hangs: no session of this process answers`,
-    "see that the HSM, its network and its daemon are up; this program goes on by itself when they are",
-  );
-}
-
-function crowdedError(tokenLabel: string): KekError {
-  return new KekError(
-    "hsm_away",
-    `token "${tokenLabel}" has no session left for this process`,
-    "close other users of the token, or let each use fewer: --hsm-sessions, encryption.pkcs11.sessions",
-  );
 }

@@ -1,0 +1,29 @@
+import { KekError } from "../../errors/errors.ts";
+import type { SessionReply } from "./session_thread.ts";
+
+/** What is told of work that no session did. */
+
+export function errorOf(reply: SessionReply): Error {
+  if (reply.kind === "failed") return new KekError(reply.error.code, reply.error.message, reply.error.hint);
+  return new Error(`an HSM session answered ${reply.kind}`);
+}
+
+export function closedError(): KekError {
+  return new KekError("closed", "the sessions of the HSM are closed", "this process is ending");
+}
+
+export function hangingError(tokenLabel: string): KekError {
+  return new KekError(
+    "hsm_away",
+    `token "${tokenLabel}" hangs: no session of this process answers`,
+    "see that the HSM, its network and its daemon are up; this program goes on by itself when they are",
+  );
+}
+
+export function crowdedError(tokenLabel: string): KekError {
+  return new KekError(
+    "hsm_away",
+    `token "${tokenLabel}" has no session left for this process`,
+    "close other users of the token, or let each use fewer: --hsm-sessions, encryption.pkcs11.sessions",
+  );
+}
