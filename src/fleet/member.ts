@@ -10,6 +10,7 @@ import { watchSignals } from "../store/signals.ts";
 import { type KekState, readState } from "../store/state.ts";
 import { inSession, type Session, type Store, within } from "../store/store.ts";
 import { activateFirst } from "../store/versions.ts";
+import { Announcer } from "./announcer.ts";
 import { Drain } from "./drain.ts";
 import { firstVersion, nothingActive } from "./first_version.ts";
 import { Heart } from "./heart.ts";
@@ -18,6 +19,7 @@ import type { Keyring } from "./keyring.ts";
 import { KeyProver, type KeyReport, lacks, loadProved, stageUnknown } from "./keystore.ts";
 import { watchSecrets } from "./secrets_watch.ts";
 import { mayHold, type Stance, stanceOf, wentBack } from "./stance.ts";
+import { Turns } from "./turns.ts";
 
 export interface MemberOptions {
   store: Store;
@@ -45,13 +47,12 @@ export class Member {
   readonly #heart: Heart;
   readonly #keyCheck: KeyCheck;
   #stance: Stance | undefined;
-  readonly #complained = new Map<number, string>();
+  readonly #announcer: Announcer;
   #report: KeyReport = { problems: [], available: [], reasons: new Map() };
   /** When the last successful sync began. */
   #syncedAt: Moment | undefined;
-  #running: Promise<void> | undefined;
+  readonly #syncs = new Turns(() => this.#once());
   #duty: Promise<void> | undefined;
-  #next: Promise<void> | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #stops: (() => Promise<void> | void)[] = [];
   #closed = false;
@@ -62,6 +63,7 @@ export class Member {
     this.#prover = new KeyProver(options.install.install_id);
     this.#drain = new Drain(options.config.fleet.drainMs, () => this.#wake());
     this.#heart = new Heart(options.store, options.config, options.role, options.log, () => this.#fields());
+    this.#announcer = new Announcer(options.log);
     this.#keyCheck = new KeyCheck(options.keyring, options.config.fleet.beatMs, options.log);
   }
 
@@ -130,19 +132,7 @@ export class Member {
 
   /** One sync that begins after this call. Calls that wait at the same time share it. */
   sync(): Promise<void> {
-    if (this.#running === undefined) {
-      this.#running = this.#once().finally(() => {
-        this.#running = undefined;
-      });
-      return this.#running;
-    }
-    this.#next ??= this.#running
-      .catch(() => undefined)
-      .then(() => {
-        this.#next = undefined;
-        return this.sync();
-      });
-    return this.#next;
+    return this.#syncs.next();
   }
 
   /** Leaves the roster: a clean stop, nobody waits for this process any more. */
@@ -152,8 +142,7 @@ export class Member {
     clearTimeout(this.#timer);
     this.#drain.clear();
     for (const stop of this.#stops) await stop();
-    await this.#running?.catch(() => undefined);
-    await this.#next?.catch(() => undefined);
+    await this.#syncs.over();
     // What it leaves half done is put right by the next process that looks.
     if (this.#duty !== undefined) await within(DUTY_LIMIT_MS, this.#duty).catch(() => undefined);
     await this.#options.keyring.close();
@@ -187,7 +176,7 @@ export class Member {
       state = await this.#answer(readState(store, session));
       stance = await this.#load(session, state);
     }
-    this.#announce(stance);
+    this.#announcer.tell(this.#stance, stance, this.#report);
     this.#stance = stance;
     keyring.writeUnder(stance.write);
     const drained = await this.#drain.settle(keyring, mayHold(stance, state.versions), this.#heart.acked !== undefined);
@@ -271,19 +260,6 @@ export class Member {
     } catch (thrown) {
       log.warn(messageOf(thrown));
       return config.encryption.currentVersion;
-    }
-  }
-
-  /** A line in the log for what an operator would look for there. */
-  #announce(stance: Stance): void {
-    const { log } = this.#options;
-    if (this.#stance !== undefined && (this.#stance.phase !== stance.phase || this.#stance.write !== stance.write)) {
-      const where = stance.phase === 0 ? "steady" : `phase ${stance.phase} of rotation ${stance.rotation}`;
-      log.info(`${where}: writing under KEK version ${stance.write}`);
-    }
-    for (const [version, reason] of this.#report.reasons) {
-      if (this.#complained.get(version) !== reason.message) log.warn(`${reason.message}; ${reason.hint}`);
-      this.#complained.set(version, reason.message);
     }
   }
 
