@@ -71,6 +71,31 @@ test("a token that is far is asked by all within a few windows", () => {
   expect(width.searching).toBe(false);
 });
 
+test("a token that is near and does more for more is given them too, once its first session is warm", () => {
+  const width = new Width(32);
+  run(width, (sessions) => sessions * 3, 5000);
+  expect(width.now).toBe(32);
+});
+
+test("a far token that does no more than eight at a time is asked by eight, though the way up went past them", () => {
+  const width = new Width(64);
+  const seen = run(width, (sessions) => Math.min(8, sessions) / 6, 60_000);
+  expect(Math.max(...seen)).toBe(64);
+  expect(share(seen, (now) => now === 8)).toBeGreaterThan(0.8);
+});
+
+test("bursts with nothing to do in between tell no more of a token than work without a break", () => {
+  const contended: Token = (sessions) => (sessions === 1 ? 8 : 4.4);
+  const width = new Width(32);
+  const seen: number[] = [];
+  for (let second = 0; second < 120; second += 1) {
+    seen.push(...run(width, contended, 250, { from: second * 1000 }));
+    width.idle();
+  }
+  expect(Math.max(...seen)).toBe(2);
+  expect(share(seen, (now) => now === 1)).toBeGreaterThan(0.85);
+});
+
 test("growth ends where the token does no more", () => {
   for (const [token, most] of [
     [dual, 2],

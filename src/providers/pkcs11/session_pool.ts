@@ -155,9 +155,10 @@ export class SessionPool {
     for (const session of this.#sessions.filter((each) => each.dead))
       this.#sessions.splice(this.#sessions.indexOf(session), 1);
     for (;;) {
-      const work = this.#tasks.length + this.#queue.length;
-      if (work === 0 || this.#closed) return;
-      const session = this.#next(work);
+      const idle = this.#tasks.length + this.#queue.length === 0;
+      if (idle && this.#sessions.every(({ pending }) => pending === 0)) this.#width.idle();
+      if (idle || this.#closed) return;
+      const session = this.#next();
       if (session === undefined) return;
       const task = this.#tasks.shift();
       if (task !== undefined) this.#run(task.run(session));
@@ -166,20 +167,26 @@ export class SessionPool {
   }
 
   /** The session that is to have the next share: the least busy, or a new one while that is of use. */
-  #next(work: number): SessionThread | undefined {
+  #next(): SessionThread | undefined {
     if (this.#crowdedAt !== undefined && performance.now() - this.#crowdedAt > CROWDED_MS) {
       this.#crowdedAt = undefined;
       this.#width.atMost(this.#limit);
     }
     const able = this.#sessions.filter((session) => !session.stuck).slice(0, this.#width.now);
-    const least = able.reduce<SessionThread | undefined>(
+    // A session that is still being opened is given nothing that another one could do sooner.
+    const open = able.filter((session) => session.proven);
+    const least = (open.length > 0 ? open : able).reduce<SessionThread | undefined>(
       (best, session) => (best === undefined || session.pending < best.pending ? session : best),
       undefined,
     );
     if (least?.pending === 0) return least;
-    const opening = able.filter((session) => !session.proven).length;
-    const more = able.length < this.#width.now && opening < (opening < able.length ? OPENED_AT_ONCE : 1);
-    if (work > 0 && more && this.#sessions.length < this.#limit) return this.#start();
+    const more = able.length < this.#width.now && able.length - open.length < (open.length > 0 ? OPENED_AT_ONCE : 1);
+    if (more && this.#sessions.length < this.#limit) {
+      const session = this.#start();
+      if (open.length === 0) return session;
+      this.#run(this.#open(session));
+      return this.#next();
+    }
     // Every session there may be hangs in the token.
     if (least === undefined) this.#rejectAll(hangingError(this.#settings.tokenLabel));
     return least !== undefined && least.pending < SHARES_AHEAD ? least : undefined;
@@ -259,6 +266,13 @@ export class SessionPool {
     this.#sessions.push(session);
     for (const [version, proof] of this.#known) session.send({ kind: "know", version, proof });
     return session;
+  }
+
+  /** What fails here is told to whoever works in the session next, and it is opened then. */
+  async #open(session: SessionThread): Promise<void> {
+    const asked = session.ask({ kind: "task", task: { do: "limit" }, patienceMs: 0 }, []);
+    const reply = await asked.catch((thrown) => this.#noted(thrown));
+    if ("kind" in reply && reply.kind === "crowded") this.#withdraw(session);
   }
 
   #noted(error: Error): Error {

@@ -14,6 +14,8 @@ export class Width {
   /** Operations a millisecond at this width, of late and a while before that. */
   #usual = 0;
   #earlier = 0;
+  /** The least that a piece of work took in a session: what it takes without waiting for the others. */
+  #leastMs = Number.POSITIVE_INFINITY;
   #trial: Trial | undefined;
   #growNext = true;
   #holdMs = FIRST_HOLD_MS;
@@ -57,10 +59,17 @@ export class Width {
     this.#restart(at);
   }
 
+  /** There is nothing to do: what passes until there is again says nothing of the token. */
+  idle(): void {
+    this.#began = undefined;
+  }
+
+  // -------------------------------------------------------------------------------------------------------------------
+
   #learn(rate: number, elapsed: number, at: number): void {
     const trial = this.#trial;
     if (trial !== undefined) {
-      const verdict = this.#now > trial.width ? grown(trial, rate, at) : shrunk(trial, rate, elapsed, at);
+      const verdict = this.#now > trial.width ? grown(trial, this.#now, rate, at) : shrunk(trial, rate, elapsed, at);
       if (verdict === "open") return;
       this.#trial = undefined;
       if (verdict === "worse") {
@@ -70,14 +79,16 @@ export class Width {
         this.#holdMs = Math.min(LONGEST_HOLD_MS, this.#holdMs * 2);
         return;
       }
+      // After fewer sessions it is seen anew whether the rate is level; more of them were no gain of warmth.
+      this.#earlier = this.#now > trial.width ? rate : 0;
       this.#usual = rate;
-      this.#earlier = 0;
     }
     // Weighed by age: what was a few seconds ago counts for little.
     if (this.#usual === 0) this.#usual = rate;
     const fresh = 1 - Math.exp(-elapsed / MEMORY_MS);
     this.#earlier += (this.#usual - this.#earlier) * fresh;
     this.#usual += (rate - this.#usual) * fresh;
+    this.#leastMs = Math.min(this.#leastMs, this.now / this.#usual);
     if (at >= this.#heldUntil) this.#try(at);
   }
 
@@ -85,10 +96,9 @@ export class Width {
     // Where there is no way further, the other way.
     if (this.#growNext && this.now >= this.#limit) this.#growNext = false;
     else if (!this.#growNext && this.now === 1) this.#growNext = true;
-    const operationMs = this.now / this.#usual;
     // While all grows faster by itself, fewer sessions would be praised for it; and so would more, at a token that is near.
-    if ((!this.#growNext || operationMs < NEAR_MS) && this.#usual > this.#earlier * LEVEL) return;
-    const times = operationMs < FAR_MS ? 2 : 4;
+    if ((!this.#growNext || this.#leastMs < NEAR_MS) && this.#usual > this.#earlier * LEVEL) return;
+    const times = this.#leastMs < FAR_MS ? 2 : 4;
     const wanted = this.#growNext ? Math.min(this.#limit, this.now * times) : Math.ceil(this.now / 2);
     if (wanted === this.now) return;
     this.#trial = { width: this.now, rate: this.#usual, since: at, operations: 0, ms: 0 };
@@ -117,11 +127,12 @@ interface Trial {
 type Verdict = "better" | "worse" | "open";
 
 /** New threads are slow at first, so more sessions get some time to show what they are good for. */
-function grown(trial: Trial, rate: number, at: number): Verdict {
-  if (rate >= trial.rate * CLEARLY_MORE) return "better";
+function grown(trial: Trial, width: number, rate: number, at: number): Verdict {
+  const doublings = Math.log2(width / trial.width);
+  if (rate >= trial.rate * CLEARLY_MORE ** doublings) return "better";
   const trialMs = trial.width / trial.rate < NEAR_MS ? NEAR_GROWTH_TRIAL_MS : GROWTH_TRIAL_MS;
   if (at - trial.since <= trialMs) return "open";
-  return rate >= trial.rate * MORE ? "better" : "worse";
+  return rate >= trial.rate * MORE ** doublings ? "better" : "worse";
 }
 
 /** Fewer sessions must do as much over a while; that they do not is soon seen. */
@@ -144,7 +155,7 @@ const GROWTH_TRIAL_MS = 2000;
 const NEAR_GROWTH_TRIAL_MS = 1000;
 const CLEARLY_LESS = 0.8;
 const SHRINK_TRIAL_MS = 1000;
-/** A rewrap is three calls that need the key: what is done sooner did not travel, and what takes longer did nothing else. */
+/** An unwrap is one call that needs the key, a rewrap three: what is done sooner hardly travelled, what takes longer did little else. */
 const NEAR_MS = 0.5;
 const FAR_MS = 2;
 const LEVEL = 1.05;

@@ -80,7 +80,7 @@ export const PROCESS_METRICS: Metric<ProcessFacts>[] = [
   ),
   labelled(
     "certautopilot_hsm_sessions",
-    "Sessions with the token: open, busy (in the middle of work), hung (nobody waits for them any more).",
+    "Sessions with the token: open, busy (at work, or opening and trying again for it), hung (nobody waits for them any more).",
     ["state"],
     ({ standing: { token } }) =>
       token === undefined
