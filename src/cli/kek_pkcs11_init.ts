@@ -15,7 +15,7 @@ export default leaf({
     return await withDatabase(args.config, output, async (base) => {
       const done = await initKey(base, number, askPinOn(output), (message) => output.log.info(message));
       const { key, state, already, lockedNow } = done;
-      const first = lockedNow ? ['this database is locked for provider="pkcs11" from now on, for ever'] : [];
+      const first = lockedNow ? beginning(base.config.database.name, number) : [];
       const what = already
         ? `KEK version ${number} is there already (${state}), and proved: its key opens the canary`
         : `KEK version ${number} is made and ${state}: its key was born in the token and cannot leave it`;
@@ -26,6 +26,13 @@ export default leaf({
     });
   },
 });
+
+/** A mistyped name of a database makes a new install, and takes a label in a token that another one may live by. */
+function beginning(database: string, number: number): string[] {
+  const locked = `the database ${database} was empty, and is locked for provider="pkcs11" from now on, for ever`;
+  const late = `  its first version is ${number}: if an install with earlier ones runs already, this is not its database`;
+  return number === 1 ? [locked] : [locked, late];
+}
 
 function nextStep(number: number, fresh: boolean): string {
   return fresh

@@ -64,6 +64,9 @@ export async function verifyTarget(context: Context, target: number): Promise<Ve
     });
   }
   const wanted = doc === undefined ? [] : [doc];
+  // Who shares the token with the fleet sees by it whether a rotation could begin, or a copy of it be relied on.
+  if (provider.staging === "by_init" && doc !== undefined && doc.state !== "destroyed")
+    problems.push(...(await canaryProblems(context, state, [...new Set([...keysInUse(state), doc])])));
   problems.push(
     ...fleetProblems(roster, { provider: provider.name, active, target, declaredMatters: true, times: config.fleet }),
     ...wrapProblems(wanted),
@@ -88,7 +91,7 @@ export async function verifyInstall(context: Context): Promise<Verification> {
   const census = await takeCensus(store, fields);
   const stance = stanceOf(state.versions, state.rotation);
   const problems: Problem[] = [
-    ...(await canaryProblems(context, state)),
+    ...(await canaryProblems(context, state, keysInUse(state))),
     ...fleetProblems(roster, {
       provider: provider.name,
       active: stance?.write,
@@ -182,26 +185,27 @@ function activeOf(state: KekState): number | undefined {
   return state.versions.find((version) => version.state === "active")?._id;
 }
 
-/** The keys that this command can reach are tried; one that it cannot reach is no problem of the install. */
-async function canaryProblems(context: Context, state: KekState): Promise<Problem[]> {
+/**
+ * The keys that this command can reach are tried; one that it cannot reach is no problem of the install, unless every process
+ * shares this source of keys: what is gone here is gone for all, or this is a copy that lacks it.
+ * @param needed the versions that must be there.
+ */
+async function canaryProblems(context: Context, state: KekState, needed: VersionDoc[]): Promise<Problem[]> {
   const { provider, install } = context;
   const problems: Problem[] = [];
   const held = await provider.available();
   if (provider.staging === "by_init") {
-    // Every process shares this source of keys: what is gone here is gone for all.
-    for (const version of stanceOf(state.versions, state.rotation)?.readable ?? []) {
-      if (held.includes(version)) continue;
-      const message = `this command: there is no key of KEK version ${version}, which records need`;
+    const readable = stanceOf(state.versions, state.rotation)?.readable ?? [];
+    for (const { _id: version } of needed.filter((doc) => !held.includes(doc._id))) {
+      const why = readable.includes(version) ? "which records need" : "which was made for a rotation to come";
       problems.push({
         code: "canary",
-        message,
+        message: `this command: there is no key of KEK version ${version}, ${why}`,
         hint: "name the token that holds it, or restore the key into this one",
       });
     }
   }
-  for (const doc of state.versions.filter(
-    (version: VersionDoc) => version.state !== "destroyed" && held.includes(version._id),
-  )) {
+  for (const doc of state.versions.filter(({ _id, state }) => state !== "destroyed" && held.includes(_id))) {
     try {
       await loadProved(provider, install.install_id, doc);
     } catch (thrown) {
@@ -210,4 +214,11 @@ async function canaryProblems(context: Context, state: KekState): Promise<Proble
     }
   }
   return problems;
+}
+
+/** What a whole backup of the keys must open: what records are under, and what is to be written under. */
+function keysInUse({ versions, rotation }: KekState): VersionDoc[] {
+  const readable = stanceOf(versions, rotation)?.readable ?? [];
+  const wanted = writable(versions, rotation);
+  return versions.filter((doc) => readable.includes(doc._id) || wanted.includes(doc));
 }

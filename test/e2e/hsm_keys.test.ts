@@ -1,4 +1,6 @@
 import { expect, test } from "bun:test";
+import { cpSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import type { Document } from "mongodb";
 import {
   type HsmInstall,
@@ -53,6 +55,31 @@ test("a staged version whose key is gone stops no process; verify and rotate nam
   expect((await install.kek(ROTATE, 2)).code).toBe(0);
   await stop(again);
   await proveHsm(install, 2, 30);
+});
+
+test("a copy of the token from before a key was made does not pass for its backup; a whole one does", async () => {
+  const install = await hsmInstall();
+  const copied = (name: string) => {
+    const directory = join(install.token.directory, name);
+    cpSync(join(install.token.directory, "tokens"), join(directory, "tokens"), { recursive: true });
+    const configuration = join(directory, "softhsm2.conf");
+    writeFileSync(configuration, `directories.tokendir = ${join(directory, "tokens")}\nlog.level = ERROR\n`);
+    return { SOFTHSM2_CONF: configuration };
+  };
+  const first = await made(install, 1);
+  expect([first.code, first.json.locked_now]).toEqual([0, true]);
+  await install.serve("api-1", 1);
+  const before = copied("before");
+  await made(install, 2);
+  const whole = copied("whole");
+  const lacking = "this command: there is no key of KEK version 2, which was made for a rotation to come";
+  for (const words of [["verify"], ["verify", "--target=2"]]) {
+    const old = await install.kek(words, 1, before);
+    expect([old.code, problemsOf(old.json).includes(lacking)]).toEqual([3, true]);
+    // That not every process declares version 2 yet is another matter.
+    expect(problemsOf((await install.kek(words, 1, whole)).json)).not.toContain("this command");
+  }
+  expect((await install.kek(["verify"], 1, whole)).code).toBe(0);
 });
 
 test("a second key of a version's name is never used, and never destroyed", async () => {
