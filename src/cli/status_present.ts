@@ -10,7 +10,7 @@ const VERSIONS_SHOWN = 20;
 const COUNTS_SHOWN = 30;
 const PROCESSES_SHOWN = 20;
 
-export function versionLines({ versions, write_version, install }: StatusView, paper: Paper): string[] {
+export function versionLines({ versions, write_version }: StatusView, paper: Paper): string[] {
   // Of many versions the newest matter.
   const rows = versions.toReversed().map((entry) => ({
     cells: [
@@ -29,9 +29,7 @@ export function versionLines({ versions, write_version, install }: StatusView, p
     write_version === null
       ? "no version is written under"
       : `* written under; canary: by how many processes it is proved`,
-    install.provider === "env"
-      ? backups(versions)
-      : "backup: the token's own (docs/hsm), proved by `kek verify` on a restored copy",
+    backups(versions),
     ...versions
       .filter(({ canary }) => canary.wrong_key.length > 0)
       .map(({ version, canary }) => `KEK ${version}: other bytes in ${canary.wrong_key.slice(0, 3).join(", ")}`),
