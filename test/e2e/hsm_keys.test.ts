@@ -1,6 +1,4 @@
 import { expect, test } from "bun:test";
-import { cpSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
 import type { Document } from "mongodb";
 import {
   type HsmInstall,
@@ -16,6 +14,7 @@ import { nicesOf } from "../harness/process_watch.ts";
 import { run, start, stop, until } from "../harness/program.ts";
 import { changesNothing } from "../harness/refusal.ts";
 import { movedTo, newestRotation, versionStates } from "../harness/schedule.ts";
+import { copyOf } from "../harness/token.ts";
 
 /** Keys that are missing, double, somebody else's, or made at an odd moment: what each command does about them. */
 
@@ -59,13 +58,7 @@ test("a staged version whose key is gone stops no process; verify and rotate nam
 
 test("a copy of the token from before a key was made does not pass for its backup; a whole one does", async () => {
   const install = await hsmInstall();
-  const copied = (name: string) => {
-    const directory = join(install.token.directory, name);
-    cpSync(join(install.token.directory, "tokens"), join(directory, "tokens"), { recursive: true });
-    const configuration = join(directory, "softhsm2.conf");
-    writeFileSync(configuration, `directories.tokendir = ${join(directory, "tokens")}\nlog.level = ERROR\n`);
-    return { SOFTHSM2_CONF: configuration };
-  };
+  const copied = (name: string) => ({ SOFTHSM2_CONF: copyOf(install.token, name).configuration });
   const first = await made(install, 1);
   expect([first.code, first.json.locked_now]).toEqual([0, true]);
   await install.serve("api-1", 1);

@@ -15,7 +15,7 @@ import {
 import { type Running, run, start, stop, until } from "../harness/program.ts";
 import { changesNothing, expectRefusal } from "../harness/refusal.ts";
 import { movedTo } from "../harness/schedule.ts";
-import { CKR, SOFTHSM } from "../harness/token.ts";
+import { CKR, copyOf, SOFTHSM } from "../harness/token.ts";
 
 /** A process of the fleet whose KEKs are in a token: what it does while the token is away, another one, or without a key. */
 
@@ -238,12 +238,8 @@ function relabel(tokens: string, from: string, to: string): void {
 
 test("the module's path and the token's label may change between runs: the key decides", async () => {
   const install = await seededHsm(30, []);
-  const { directory } = install.token;
-  const moved = join(directory, "moved");
-  cpSync(join(directory, "tokens"), join(moved, "tokens"), { recursive: true });
+  const { directory: moved, configuration } = copyOf(install.token, "moved");
   relabel(join(moved, "tokens"), "certautopilot", "another name");
-  const configuration = join(moved, "softhsm2.conf");
-  writeFileSync(configuration, `directories.tokendir = ${join(moved, "tokens")}\nlog.level = ERROR\n`);
   const module = join(moved, "vendor-module.so");
   copyFileSync(SOFTHSM, module);
   const over = {

@@ -1,5 +1,5 @@
 import { execFileSync, spawnSync } from "node:child_process";
-import { closeSync, mkdirSync, mkdtempSync, openSync, readSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, cpSync, mkdirSync, mkdtempSync, openSync, readSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Variables } from "./program.ts";
@@ -88,10 +88,9 @@ export function hsmBuild(name: "shim.so" | "drive"): string {
 /** A token of its own, with no key in it. */
 export function testToken({ label = "certautopilot", direct = false } = {}): TestToken {
   const directory = mkdtempSync(join(tmpdir(), "certautopilot-token-"));
-  const configuration = join(directory, "softhsm2.conf");
+  const configuration = configured(directory);
   const control = join(directory, "control");
   mkdirSync(join(directory, "tokens"));
-  writeFileSync(configuration, `directories.tokendir = ${join(directory, "tokens")}\nlog.level = ERROR\n`);
   writeFileSync(control, Buffer.alloc(SIZE));
   const environment = { SOFTHSM2_CONF: configuration, SHIM_MODULE: SOFTHSM, SHIM_CONTROL: control };
   const env = { PATH: process.env["PATH"] ?? "", ...environment };
@@ -119,6 +118,20 @@ export function testToken({ label = "certautopilot", direct = false } = {}): Tes
     shim: shimOver(control),
     addToken,
   };
+}
+
+/** The tokens as they are now, in a directory of their own. @returns it, and the configuration that names them. */
+export function copyOf(token: TestToken, name: string): { directory: string; configuration: string } {
+  const directory = join(token.directory, name);
+  cpSync(join(token.directory, "tokens"), join(directory, "tokens"), { recursive: true });
+  return { directory, configuration: configured(directory) };
+}
+
+/** @returns SoftHSM's configuration for the tokens in a directory. */
+function configured(directory: string): string {
+  const file = join(directory, "softhsm2.conf");
+  writeFileSync(file, `directories.tokendir = ${join(directory, "tokens")}\nlog.level = ERROR\n`);
+  return file;
 }
 
 export function shimOver(control: string): Shim {
