@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { type Line, line, ratio } from "./line.ts";
 import { startTransit } from "./peers/transit.ts";
 import { NO_DRAIN, rotate } from "./rotation.ts";
+import { thereAndBack } from "./rounds.ts";
 import { seed } from "./seed.ts";
 import { type Stage, say } from "./stage.ts";
 
@@ -26,37 +27,37 @@ export async function againstPeers(
   const database = "peers";
   await seed(stage, database, records);
   const transit = vault === undefined ? undefined : await startTransit(stage, vault, records, 2048);
-  const rates = { rotate: [] as number[], clientSide: [] as number[], transit: [] as number[] };
-  for (let round = 0; round < rounds; round += 1) {
-    const { rewrapSeconds } = await rotate(stage, database, round % 2 === 0 ? 2 : 1, {
-      variables: NO_DRAIN,
-    });
-    rates.rotate.push(records / rewrapSeconds);
-    if (python !== undefined) {
-      const words = [
-        join(import.meta.dir, "peers/client_side.py"),
-        stage.mongod.uri,
-        "client_side",
-        String(records),
-        "1",
-      ];
-      rates.clientSide.push(Number(execFileSync(python, words, { encoding: "utf8" })));
-    }
-    if (transit !== undefined) rates.transit.push(await transit.rewrapAll());
-    say(`peers: round ${round + 1}: ${JSON.stringify(rates)}`);
-  }
+  const each = await thereAndBack(rounds, async (to) => {
+    const { rewrapSeconds } = await rotate(stage, database, to, { variables: NO_DRAIN });
+    const rates = {
+      rotate: records / rewrapSeconds,
+      clientSide: python === undefined ? Number.NaN : clientSide(stage, python, records),
+      transit: (await transit?.rewrapAll()) ?? Number.NaN,
+    };
+    say(`peers: ${Object.entries(rates).map(([name, rate]) => `${name} ${Math.round(rate)}/s`)}`);
+    return rates;
+  });
   await transit?.stop();
   await stage.client.db(database).dropDatabase();
-  const lines = [line(TOPIC, "kek rotate, rewrap phase", "records/s", rates.rotate)];
+  const of = (what: keyof (typeof each)[number]) => each.map((round) => round[what]);
+  const lines = [line(TOPIC, "kek rotate, rewrap phase", "records/s", of("rotate"))];
   if (python !== undefined)
     lines.push(
-      line(TOPIC, "MongoDB's rewrapManyDataKey, local KMS", "keys/s", rates.clientSide),
-      line(TOPIC, "rotate / rewrapManyDataKey", "×", ratio(rates.rotate, rates.clientSide), { atLeast: 25 }),
+      line(TOPIC, "MongoDB's rewrapManyDataKey, local KMS", "keys/s", of("clientSide")),
+      line(TOPIC, "rotate / rewrapManyDataKey", "×", ratio(of("rotate"), of("clientSide")), { atLeast: 25 }),
     );
   if (transit !== undefined)
     lines.push(
-      line(TOPIC, "a transit engine's rewrap, and bulkWrite", "records/s", rates.transit),
-      line(TOPIC, "rotate / transit engine and bulkWrite", "×", ratio(rates.rotate, rates.transit), { atLeast: 1.3 }),
+      line(TOPIC, "a transit engine's rewrap, and bulkWrite", "records/s", of("transit")),
+      line(TOPIC, "rotate / transit engine and bulkWrite", "×", ratio(of("rotate"), of("transit")), { atLeast: 1.3 }),
     );
   return lines;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** @returns data keys a second. */
+function clientSide(stage: Stage, python: string, keys: number): number {
+  const words = [join(import.meta.dir, "peers/client_side.py"), stage.mongod.uri, "client_side", String(keys), "1"];
+  return Number(execFileSync(python, words, { encoding: "utf8" }));
 }

@@ -10,8 +10,9 @@ import { fleet } from "./fleet.ts";
 import { growth, growthBesides } from "./growth.ts";
 import { hotPath } from "./hot_path.ts";
 import { hsm } from "./hsm.ts";
-import type { Line } from "./line.ts";
+import { type Line, line } from "./line.ts";
 import { circumstances, report } from "./report.ts";
+import { stolenShare } from "./rounds.ts";
 import { run, type Stage, say, withStage } from "./stage.ts";
 import { start } from "./start.ts";
 
@@ -54,6 +55,7 @@ const TOPICS: Record<string, (stage: Stage, asked: Asked) => Promise<Line[]>> = 
   hsm: (stage, { rounds }) => hsm(stage, rounds),
   start: (stage) => start(stage, 11),
 };
+const STOLEN = "processor time that the host gave to others meanwhile";
 const FLAGS = ["quick", "records", "rounds", "only", "keep", "vault", "json"];
 
 const flags = new Map(
@@ -89,7 +91,7 @@ refuseLoss();
 const lines: Line[] = [];
 await withStage(async (stage) => {
   for (const topic of only) {
-    lines.push(...((await TOPICS[topic]?.(stage, asked)) ?? []));
+    lines.push(...(await shared(() => TOPICS[topic]?.(stage, asked) ?? Promise.resolve([]))));
     // A part of the benchmark is for looking at, unless it is to be kept.
     if (!flags.has("only") || flags.has("keep")) keep();
   }
@@ -97,6 +99,15 @@ await withStage(async (stage) => {
 process.stdout.write(flags.has("json") ? asJson() : asPage());
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+/** With what a topic's figures are to be read by: how much of the machine others had meanwhile, rounds that do not count included. */
+async function shared(topic: () => Promise<Line[]>): Promise<Line[]> {
+  const share = stolenShare();
+  const measured = await topic();
+  const percent = share() * 100;
+  const [first] = measured;
+  return first === undefined ? [] : [...measured, line(first.topic, STOLEN, "%", [percent])];
+}
 
 function asPage(all = lines): string {
   return `${report(about, all)}\n`;

@@ -3,8 +3,9 @@ import { join } from "node:path";
 import { floor, prepared, type Sending } from "./floor.ts";
 import { type Line, line, percentile, ratio } from "./line.ts";
 import { NO_DRAIN, rotate } from "./rotation.ts";
+import { quietly, turns } from "./rounds.ts";
 import { seed } from "./seed.ts";
-import { FIELD, type Stage, say, variablesOf } from "./stage.ts";
+import { FIELD, type Stage, say, settled, variablesOf } from "./stage.ts";
 
 /**
  * What a service notices of a rotation: its encrypted reads and writes before it and during it; and what it would notice of the same
@@ -46,13 +47,13 @@ export async function disturbance(stage: Stage, rounds: number): Promise<Line[]>
         measured[when][`${kind} ${name}`]?.push(percentile(ms, share));
       }
   };
-  const rotateTo = async (to: 1 | 2, flags: string[]) =>
-    await rotate(stage, database, to, { flags, variables: NO_DRAIN });
+  const next = turns();
+  const rotateOn = (flags: string[]) => rotate(stage, database, next(), { flags, variables: NO_DRAIN });
   const bare = { ...AS_A_ROTATION, perSecond: halfOfFloor };
   // What is made beforehand is made before the service is watched.
   const works: [suffix: string, prepare: () => Promise<() => Promise<unknown>>][] = [
-    ["", async () => () => rotateTo(2, [])],
-    [`, ${HALF}`, async () => () => rotateTo(1, [`--max-rate=${Math.round(halfOfFloor)}`])],
+    ["", async () => () => rotateOn([])],
+    [`, ${HALF}`, async () => () => rotateOn([`--max-rate=${Math.round(halfOfFloor)}`])],
     [
       `, ${HALF} ${BARE}`,
       async () => {
@@ -64,15 +65,19 @@ export async function disturbance(stage: Stage, rounds: number): Promise<Line[]>
   const service = await startService(stage, database);
   for (let round = 0; round < rounds; round += 1)
     for (const [suffix, prepare] of works) {
-      const work = await prepare();
-      const began = Date.now();
-      await Bun.sleep(BEFORE_MS);
-      const working = Date.now();
-      await work();
-      const ended = Date.now();
-      const between = (from: number, to: number) => service.operations.filter(({ at }) => at >= from && at < to);
-      note(`before${suffix}`, between(began, working));
-      note(`during${suffix}`, between(working, ended));
+      const { before, during } = await quietly(async () => {
+        const work = await prepare();
+        await settled(stage);
+        const began = Date.now();
+        await Bun.sleep(BEFORE_MS);
+        const working = Date.now();
+        await work();
+        const ended = Date.now();
+        const between = (from: number, to: number) => service.operations.filter(({ at }) => at >= from && at < to);
+        return { before: between(began, working), during: between(working, ended) };
+      });
+      note(`before${suffix}`, before);
+      note(`during${suffix}`, during);
       say(`disturbance: round ${round + 1} of ${rounds}${suffix}`);
     }
   await service.stop();
@@ -90,6 +95,12 @@ export async function disturbance(stage: Stage, rounds: number): Promise<Line[]>
       const ratios = ratio(of("during"), of("before"));
       lines.push(line(TOPIC, `p99 of ${kind}s during / before${suffix}`, "×", ratios, wanted));
     }
+  // What no rotation at that pace can spare a service, and what this one adds.
+  for (const kind of ["read", "write"]) {
+    const of = (suffix: string) => measured[`during${suffix}`]?.[`${kind} p99`] ?? [];
+    const ratios = ratio(of(`, ${HALF}`), of(`, ${HALF} ${BARE}`));
+    lines.push(line(TOPIC, `p99 of ${kind}s during, ${HALF}: kek rotate / the bare driver`, "×", ratios));
+  }
   return lines;
 }
 

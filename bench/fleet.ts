@@ -2,6 +2,7 @@ import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { type Line, line } from "./line.ts";
 import { NO_DRAIN, rotate } from "./rotation.ts";
+import { inRounds, turns } from "./rounds.ts";
 import { seed } from "./seed.ts";
 import { processorTime, type Stage, say, variablesOf } from "./stage.ts";
 
@@ -15,14 +16,12 @@ const WANTED: Record<number, Line["wanted"]> = { 100: { atMost: 2 } };
 export async function fleet(stage: Stage, sizes: number[], rounds: number): Promise<Line[]> {
   const database = "fleet";
   await seed(stage, database, 1000);
+  const next = turns();
   const lines: Line[] = [];
   for (const members of sizes) {
     say(`fleet: ${members} processes`);
     const leave = await joined(stage, database, members);
-    const seconds: number[] = [];
-    for (let round = 0; round < rounds; round += 1)
-      seconds.push(await acknowledging(stage, database, round % 2 === 0 ? 2 : 1));
-    if (rounds % 2 === 1) await rotate(stage, database, 1);
+    const seconds = await inRounds(rounds, () => acknowledging(stage, database, next()));
     lines.push(
       line(
         TOPIC,

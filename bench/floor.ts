@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { Binary, Int32 } from "mongodb";
-import { FIELD, type Stage } from "./stage.ts";
+import { FIELD, type Stage, settled } from "./stage.ts";
 
 /**
  * What mongod alone makes of a rotation's updates: the same two fields of the same documents, under the same indexes and the
@@ -84,6 +84,8 @@ export async function prepared(
 
 async function bothWays(...asked: Parameters<typeof prepared>): Promise<number> {
   const { there, back } = await prepared(...asked);
+  const [stage] = asked;
+  await settled(stage);
   const seconds = await there();
   await back();
   return seconds;

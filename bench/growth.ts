@@ -1,5 +1,6 @@
 import { type Line, line, ratio } from "./line.ts";
-import { NO_DRAIN, type Rotated, type Rotating, rotate, thereAndBack } from "./rotation.ts";
+import { NO_DRAIN, type Rotated, type Rotating, rotate } from "./rotation.ts";
+import { quietly, thereAndBack, turns } from "./rounds.ts";
 import { seed } from "./seed.ts";
 import { memoryOf, type Stage, say } from "./stage.ts";
 
@@ -16,15 +17,21 @@ const PROMISED = 1_000_000;
 
 /** By a fleet with the settings that it has unless told otherwise. @param sizes numbers of records, ascending. */
 export async function growth(stage: Stage, sizes: number[], rounds: number): Promise<Line[]> {
-  const lines: Line[] = [];
   const bySize = new Map<number, Rotated[]>();
+  const sown: { records: number; database: string; next: () => 1 | 2 }[] = [];
   for (const records of sizes) {
-    const measured = await withRecords(stage, records, 2048, (database) =>
-      thereAndBack(rounds, (to) => once(stage, database, records, to, { fleet: FLEET })),
-    );
-    bySize.set(records, measured);
-    lines.push(...both(`${count(records)} of 2 KiB`, records, measured), ...whole(records, measured));
+    sown.push({ records, database: await written(stage, records, 2048), next: turns() });
+    bySize.set(records, []);
   }
+  // In turns: a machine that is slower for a while is so for all sizes.
+  for (let round = 0; round < rounds; round += 1)
+    for (const { records, database, next } of sown)
+      bySize.get(records)?.push(await quietly(() => once(stage, database, records, next(), { fleet: FLEET })));
+  for (const { database } of sown) await stage.client.db(database).dropDatabase();
+  const lines = [...bySize].flatMap(([records, measured]) => [
+    ...both(`${count(records)} of 2 KiB`, records, measured),
+    ...whole(records, measured),
+  ]);
   const largest = sizes.at(-1) as number;
   const of = (records: number, what: (rotated: Rotated) => number) => (bySize.get(records) ?? []).map(what);
   const times = (records: number) => of(records, ({ rewrapSeconds }) => rewrapSeconds / records);
@@ -84,15 +91,21 @@ async function withRecords<T>(
   bytes: number,
   work: (database: string) => Promise<T>,
 ): Promise<T> {
-  made += 1;
-  const database = `growth_${made}`;
-  say(`growth: writing ${records} records of ${bytes} bytes`);
-  await seed(stage, database, records, bytes);
+  const database = await written(stage, records, bytes);
   try {
     return await work(database);
   } finally {
     await stage.client.db(database).dropDatabase();
   }
+}
+
+/** @returns the database that the records were written to. */
+async function written(stage: Stage, records: number, bytes: number): Promise<string> {
+  made += 1;
+  const database = `growth_${made}`;
+  say(`growth: writing ${records} records of ${bytes} bytes`);
+  await seed(stage, database, records, bytes);
+  return database;
 }
 
 async function once(stage: Stage, database: string, records: number, to: 1 | 2, rotating: Rotating): Promise<Rotated> {

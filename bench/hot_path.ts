@@ -2,6 +2,7 @@ import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
 import type { Kek } from "../src/index.ts";
 import { withLibrary } from "./library.ts";
 import { type Line, line, ratio } from "./line.ts";
+import { quietly } from "./rounds.ts";
 import { seed } from "./seed.ts";
 import { FIELD, type Stage, say } from "./stage.ts";
 
@@ -43,10 +44,8 @@ async function ofSize(kek: Kek, size: number, rounds: number): Promise<Line[]> {
   const rates: Record<string, number[]> = {};
   for (let round = 0; round < rounds; round += 1)
     for (const [name, [library, bare]] of Object.entries(works)) {
-      rates[name] ??= [];
-      rates[`${name} bare`] ??= [];
-      rates[name].push(await rateOf(library));
-      rates[`${name} bare`]?.push(await rateOf(bare));
+      const both = await quietly(async () => ({ [name]: await rateOf(library), [`${name} bare`]: await rateOf(bare) }));
+      for (const [what, rate] of Object.entries(both)) rates[what] = [...(rates[what] ?? []), rate];
     }
   const of = (name: string) => rates[name] ?? [];
   const wanted = size === 1024 ? { atLeast: 0.7 } : undefined;

@@ -2,7 +2,8 @@ import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { hsmBuild, PIN, SOFTHSM, type TestToken, testToken } from "../test/harness/token.ts";
 import { type Line, line, median, ratio } from "./line.ts";
-import { NO_DRAIN, rotate, thereAndBack } from "./rotation.ts";
+import { NO_DRAIN, rotate } from "./rotation.ts";
+import { thereAndBack } from "./rounds.ts";
 import { seed } from "./seed.ts";
 import { FIELD, type Stage, say, serve, succeed, type Variables, variablesOf } from "./stage.ts";
 
@@ -33,8 +34,7 @@ async function bare(stage: Stage, rounds: number): Promise<Line[]> {
   await seed(stage, memory, BARE_RECORDS);
   const direct = testToken({ direct: true });
   const variables = await inToken(stage, token, direct, BARE_RECORDS);
-  const rates = { memory: [] as number[], token: [] as number[], beside: [] as number[] };
-  await thereAndBack(rounds, async (to) => {
+  const each = await thereAndBack(rounds, async (to) => {
     const inMemory = async (there: 1 | 2) =>
       BARE_RECORDS / (await rotate(stage, memory, there, { variables: NO_DRAIN })).rewrapSeconds;
     const beside = async (there: 1 | 2, threads: number) => {
@@ -43,27 +43,27 @@ async function bare(stage: Stage, rounds: number): Promise<Line[]> {
       await rotating;
       return Math.min(moved, calls / CALLS_A_RECORD);
     };
-    rates.memory.push(await inMemory(2));
+    const alone = await inMemory(2);
     const ran = await rotate(stage, token, to, { variables: { ...variables, ...NO_DRAIN } });
-    rates.token.push(BARE_RECORDS / ran.rewrapSeconds);
     const one = await beside(1, 1);
     const two = await beside(2, 2);
     await inMemory(1);
-    rates.beside.push(Math.max(one, two));
-    const told = Object.entries(rates).map(([name, all]) => `${name} ${Math.round(all.at(-1) ?? 0)}/s`);
-    say(`hsm: bare: ${told.join(", ")}`);
+    const rates = { memory: alone, token: BARE_RECORDS / ran.rewrapSeconds, beside: Math.max(one, two) };
+    say(`hsm: bare: ${Object.entries(rates).map(([name, rate]) => `${name} ${Math.round(rate)}/s`)}`);
+    return rates;
   });
+  const of = (what: keyof (typeof each)[number]) => each.map((round) => round[what]);
   for (const database of [memory, token]) await stage.client.db(database).dropDatabase();
   return [
-    line(TOPIC, "keys in memory", "records/s", rates.memory),
-    line(TOPIC, "keys in SoftHSM, bare", "records/s", rates.token),
-    line(TOPIC, "SoftHSM bare / keys in memory", "×", ratio(rates.token, rates.memory), { atLeast: 0.6 }),
+    line(TOPIC, "keys in memory", "records/s", of("memory")),
+    line(TOPIC, "keys in SoftHSM, bare", "records/s", of("token")),
+    line(TOPIC, "SoftHSM bare / keys in memory", "×", ratio(of("token"), of("memory")), { atLeast: 0.6 }),
     // For comparison: SoftHSM computes on the same processors, and its threads stand in each other's way.
     line(
       TOPIC,
       "SoftHSM driven by a loop in C beside a rotation with keys in memory / keys in memory",
       "×",
-      ratio(rates.beside, rates.memory),
+      ratio(of("beside"), of("memory")),
     ),
   ];
 }
@@ -77,37 +77,39 @@ async function slow(stage: Stage, rounds: number): Promise<Line[]> {
     const token = testToken();
     const database = `hsm_${us}_${sessions}`;
     const variables = await inToken(stage, database, token, records);
-    const rotating: number[] = [];
-    const alone: number[] = [];
-    const beside: number[] = [];
     if (promised) await seed(stage, MEMORY, MOST_RECORDS);
-    await thereAndBack(promised ? rounds : 1, async (to) => {
+    const each = await thereAndBack(promised ? rounds : 1, async (to) => {
       token.shim.set({ latencyUs: us, slowInit: 1 });
       const before = await drivenAlone(token, sessions);
-      rotating.push(await callsWhileRotating(stage, database, token, to, sessions, variables));
+      const rotating = await callsWhileRotating(stage, database, token, to, sessions, variables);
       // This machine may be another one by then: what the token alone does is what it did before and after.
-      alone.push((before + (await drivenAlone(token, sessions))) / 2);
+      const alone = (before + (await drivenAlone(token, sessions))) / 2;
+      let beside = Number.NaN;
       if (promised) {
         // The other work that a rotation has on these processors, at the same pace.
-        const wanted = (rotating.at(-1) ?? 0) / CALLS_A_RECORD;
+        const wanted = rotating / CALLS_A_RECORD;
         const other = rotate(stage, MEMORY, to, { flags: [`--max-rate=${Math.round(wanted)}`], variables: NO_DRAIN });
         const { calls, moved } = await drivenBeside(stage, MEMORY, to, other, token, sessions, hsmBuild("shim.so"));
         await other;
         // No more than goes with the records that were moved meanwhile.
-        beside.push(calls * Math.min(1, moved / wanted));
+        beside = calls * Math.min(1, moved / wanted);
       }
       token.shim.set({ latencyUs: 0, slowInit: 0 });
+      return { rotating, alone, beside };
     });
+    const of = (what: keyof (typeof each)[number]) => each.map((round) => round[what]);
     await stage.client.db(database).dropDatabase();
     const name = `${us / 1000} ms a call, ${sessions} session${sessions === 1 ? "" : "s"}`;
-    say(`hsm: ${name}: ${median(rotating).toFixed(0)} of ${median(alone).toFixed(0)} calls/s`);
+    say(`hsm: ${name}: ${median(of("rotating")).toFixed(0)} of ${median(of("alone")).toFixed(0)} calls/s`);
     const wanted = promised ? { atLeast: PROMISED.atLeast } : undefined;
-    if (promised) lines.push(line(TOPIC, `${name}, the token driven alone`, "calls/s", alone));
-    lines.push(line(TOPIC, `rotate / the token driven alone, ${name}`, "×", ratio(rotating, alone), wanted));
+    if (promised) lines.push(line(TOPIC, `${name}, the token driven alone`, "calls/s", of("alone")));
+    lines.push(
+      line(TOPIC, `rotate / the token driven alone, ${name}`, "×", ratio(of("rotating"), of("alone")), wanted),
+    );
     if (!promised) continue;
     await stage.client.db(MEMORY).dropDatabase();
     const told = `the same loop in C beside a rotation with keys in memory of as many records a second / alone, ${name}`;
-    lines.push(line(TOPIC, told, "×", ratio(beside, alone)));
+    lines.push(line(TOPIC, told, "×", ratio(of("beside"), of("alone"))));
   }
   return lines;
 }

@@ -40,13 +40,6 @@ export async function rotate(
   }
 }
 
-/** There and back in turns, so that every round finds the same. */
-export async function thereAndBack<T>(rounds: number, work: (to: 1 | 2) => Promise<T>): Promise<T[]> {
-  const all: T[] = [];
-  for (let round = 0; round < rounds; round += 1) all.push(await work(round % 2 === 0 ? 2 : 1));
-  return all;
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 
 async function rewrapSeconds(stage: Stage, database: string): Promise<number> {

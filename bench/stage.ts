@@ -58,6 +58,8 @@ export interface Ran {
   stderr: string;
   /** The most memory that it held at once, in MB. */
   peakMb: number;
+  /** On any processor, of all its threads. */
+  processorSeconds: number;
 }
 
 /** Runs the binary to its end. */
@@ -71,14 +73,15 @@ export async function run(words: string[], variables: Variables): Promise<Ran> {
       said[name] += chunk.toString();
     });
   }
-  let peakMb = 0;
+  let [peakMb, processorSeconds] = [0, 0];
   const sampler = setInterval(() => {
     peakMb = Math.max(peakMb, memoryOf(child.pid as number));
+    processorSeconds = Math.max(processorSeconds, processorTime(child.pid as number));
   }, 100);
   const code = await new Promise<number | null>((resolve) => child.once("close", resolve));
   clearInterval(sampler);
   running.delete(child);
-  return { seconds: (performance.now() - began) / 1000, code, peakMb, ...said };
+  return { seconds: (performance.now() - began) / 1000, code, peakMb, processorSeconds, ...said };
 }
 
 /** The same, of a command that must succeed. */
@@ -119,21 +122,26 @@ export async function serve(variables: Variables): Promise<Serving> {
   };
 }
 
-/** Seconds of processor time that a process has used until now. */
+/** Seconds of processor time that a process has used until now; 0 when it has ended. */
 export function processorTime(pid: number): number {
-  const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]?.split(" ") ?? [];
+  const fields = ofProcess(pid, "stat").split(") ")[1]?.split(" ") ?? [];
   const TICKS_A_SECOND = 100;
-  return (Number(fields[11]) + Number(fields[12])) / TICKS_A_SECOND;
+  return (Number(fields[11] ?? 0) + Number(fields[12] ?? 0)) / TICKS_A_SECOND;
 }
 
 /** The most memory that a process has held, in MB; 0 when it has ended. */
 export function memoryOf(pid: number): number {
-  try {
-    const kb = /VmHWM:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1];
-    return Math.round(Number(kb ?? 0) / 1024);
-  } catch {
-    return 0;
-  }
+  const kb = /VmHWM:\s+(\d+)/.exec(ofProcess(pid, "status"))?.[1];
+  return Math.round(Number(kb ?? 0) / 1024);
+}
+
+/**
+ * What was written before is on disk now: whoever is measured next finds a mongod that has nothing left to do for the one before.
+ * @returns the processor time that mongod has used until then, in seconds.
+ */
+export async function settled(stage: Stage): Promise<number> {
+  await stage.client.db("admin").command({ fsync: 1 });
+  return processorTime(stage.mongod.pid);
 }
 
 /** Progress, for whoever waits. */
@@ -142,6 +150,17 @@ export function say(text: string): void {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+/** A file of a process in proc(5); empty when the process has ended. */
+function ofProcess(pid: number, file: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/${file}`, "utf8");
+  } catch (thrown) {
+    const { code } = thrown as { code?: string };
+    if (code === "ENOENT" || code === "ESRCH") return "";
+    throw thrown;
+  }
+}
 
 /** What an error would leave behind. */
 const running = new Set<ChildProcess>();

@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { isMet, type Line, line, median, percentile, ratio } from "../../bench/line.ts";
 import { report, shown } from "../../bench/report.ts";
+import { quietly, stolenShare, thereAndBack } from "../../bench/rounds.ts";
 
 /** That the benchmark works, on a small scale; how fast anything is depends on the machine, and is no test. */
 
@@ -31,11 +32,13 @@ test("its quick form measures the floor, a peer and growth, and promises are tol
     "time a record, 100,000 records / 10,000",
     "peak memory, 100,000 records / 10,000",
     "100,000 records, a fleet of 3: the whole command",
+    "processor time that the host gave to others meanwhile",
   ])
     expect(names).toContain(part);
   for (const { name, values } of lines) {
     expect([name, values.length]).toEqual([name, 1]);
-    expect([name, values.every((value) => Number.isFinite(value) && value > 0)]).toEqual([name, true]);
+    const least = name.startsWith("processor time that the host gave") ? 0 : Number.MIN_VALUE;
+    expect([name, values.every((value) => Number.isFinite(value) && value >= least)]).toEqual([name, true]);
   }
   // A million is promised; nothing is said of fewer.
   expect(lines.find(({ name }) => name.startsWith("100,000 records, a fleet"))?.wanted).toBeUndefined();
@@ -70,6 +73,24 @@ test.skipIf(commit === here)("a part is not kept where that would lose what is k
   expect(await new Promise((resolve) => child.once("close", resolve))).toBe(2);
   expect(said).toContain(`error: --keep: the figures in bench/results are of commit ${commit}, this is ${here}`);
   expect(RESULTS.map((file) => readFileSync(file, "utf8"))).toEqual(before);
+});
+
+test("a round is taken again when the host had given its processors to others, and the quietest counts when it always does", async () => {
+  const taken = async (...stolen: number[]) => {
+    let tries = 0;
+    const meter = () => () => stolen[tries - 1] as number;
+    const work = async () => {
+      tries += 1;
+      return tries;
+    };
+    return [await quietly(work, meter), tries];
+  };
+  expect(await taken(0.01)).toEqual([1, 1]);
+  expect(await taken(0.2, 0.03)).toEqual([2, 2]);
+  expect(await taken(0.2, 0.05, 0.1)).toEqual([2, 3]);
+  const share = stolenShare();
+  expect(share()).toBeGreaterThanOrEqual(0);
+  expect(await thereAndBack(3, async (to) => to)).toEqual([2, 1, 2]);
 });
 
 test("a figure is the median of its rounds, and a ratio is taken round by round", () => {
