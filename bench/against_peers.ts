@@ -27,12 +27,12 @@ export async function againstPeers(
   const database = "peers";
   await seed(stage, database, records);
   const transit = vault === undefined ? undefined : await startTransit(stage, vault, records, 2048);
-  const each = await thereAndBack(rounds, async (to) => {
-    const { rewrapSeconds } = await rotate(stage, database, to, { variables: NO_DRAIN });
+  const each = await thereAndBack(rounds, async (to, timed) => {
+    const { rewrapSeconds } = await timed(() => rotate(stage, database, to, { variables: NO_DRAIN }));
     const rates = {
       rotate: records / rewrapSeconds,
-      clientSide: python === undefined ? Number.NaN : clientSide(stage, python, records),
-      transit: (await transit?.rewrapAll()) ?? Number.NaN,
+      clientSide: python === undefined ? Number.NaN : await timed(async () => clientSide(stage, python, records)),
+      transit: (await timed(async () => await transit?.rewrapAll())) ?? Number.NaN,
     };
     say(`peers: ${Object.entries(rates).map(([name, rate]) => `${name} ${Math.round(rate)}/s`)}`);
     return rates;

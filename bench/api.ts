@@ -4,6 +4,7 @@ import { join } from "node:path";
 import type { FieldPlace, Kek, StoredEnvelope } from "../src/index.ts";
 import { withLibrary } from "./library.ts";
 import { type Line, line, percentile, ratio } from "./line.ts";
+import { quietlyWhole } from "./rounds.ts";
 import { seed } from "./seed.ts";
 import { FIELD, type Stage, say, serve, variablesOf } from "./stage.ts";
 
@@ -55,8 +56,11 @@ async function ofSize(kek: Kek, address: string, size: number, rounds: number): 
   for (const [name, [library, overHttp]] of Object.entries(works)) {
     const rates = { library: [] as number[], api: [] as number[], p99: [] as number[] };
     for (let round = 0; round < rounds; round += 1) {
-      rates.library.push((await measured(library, size)).perS);
-      const { perS, p99 } = await measured(overHttp, size);
+      const [alone, { perS, p99 }] = await quietlyWhole(async () => [
+        await measured(library, size),
+        await measured(overHttp, size),
+      ]);
+      rates.library.push(alone.perS);
       rates.api.push(perS);
       rates.p99.push(p99);
     }

@@ -12,7 +12,7 @@ import { hotPath } from "./hot_path.ts";
 import { hsm } from "./hsm.ts";
 import { type Line, line } from "./line.ts";
 import { circumstances, report } from "./report.ts";
-import { stolenShare } from "./rounds.ts";
+import { roundsKept } from "./rounds.ts";
 import { run, type Stage, say, withStage } from "./stage.ts";
 import { start } from "./start.ts";
 
@@ -55,7 +55,6 @@ const TOPICS: Record<string, (stage: Stage, asked: Asked) => Promise<Line[]>> = 
   hsm: (stage, { rounds }) => hsm(stage, rounds),
   start: (stage) => start(stage, 11),
 };
-const STOLEN = "processor time that the host gave to others meanwhile";
 const FLAGS = ["quick", "records", "rounds", "only", "keep", "vault", "json"];
 
 const flags = new Map(
@@ -91,7 +90,7 @@ refuseLoss();
 const lines: Line[] = [];
 await withStage(async (stage) => {
   for (const topic of only) {
-    lines.push(...(await shared(() => TOPICS[topic]?.(stage, asked) ?? Promise.resolve([]))));
+    lines.push(...(await measured(topic, stage)));
     // A part of the benchmark is for looking at, unless it is to be kept.
     if (!flags.has("only") || flags.has("keep")) keep();
   }
@@ -100,13 +99,19 @@ process.stdout.write(flags.has("json") ? asJson() : asPage());
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** With what a topic's figures are to be read by: how much of the machine others had meanwhile, rounds that do not count included. */
-async function shared(topic: () => Promise<Line[]>): Promise<Line[]> {
-  const share = stolenShare();
-  const measured = await topic();
-  const percent = share() * 100;
-  const [first] = measured;
-  return first === undefined ? [] : [...measured, line(first.topic, STOLEN, "%", [percent])];
+/** With what a topic's figures are to be read by: how much of the machine its rounds had. */
+async function measured(topic: string, stage: Stage): Promise<Line[]> {
+  const figures = (await TOPICS[topic]?.(stage, asked)) ?? [];
+  const [first] = figures;
+  const kept = roundsKept();
+  if (first === undefined || kept.length === 0) return figures;
+  const stolen = kept.map((round) => round.stolen * 100);
+  const again = kept.reduce((sum, { tries }) => sum + tries - 1, 0);
+  return [
+    ...figures,
+    line(first.topic, `${topic}: processor time kept back by the host, in each round that counts`, "%", stolen),
+    line(first.topic, `${topic}: rounds taken once more for that`, "", [again]),
+  ];
 }
 
 function asPage(all = lines): string {

@@ -2,7 +2,7 @@ import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { type Line, line } from "./line.ts";
 import { NO_DRAIN, rotate } from "./rotation.ts";
-import { inRounds, turns } from "./rounds.ts";
+import { quietly, type Timed, turns } from "./rounds.ts";
 import { seed } from "./seed.ts";
 import { processorTime, type Stage, say, variablesOf } from "./stage.ts";
 
@@ -21,7 +21,9 @@ export async function fleet(stage: Stage, sizes: number[], rounds: number): Prom
   for (const members of sizes) {
     say(`fleet: ${members} processes`);
     const leave = await joined(stage, database, members);
-    const seconds = await inRounds(rounds, () => acknowledging(stage, database, next()));
+    const seconds = [] as number[];
+    for (let round = 0; round < rounds; round += 1)
+      seconds.push(await quietly((timed) => acknowledging(stage, database, next(), timed)));
     lines.push(
       line(
         TOPIC,
@@ -64,7 +66,7 @@ async function joined(stage: Stage, database: string, members: number): Promise<
 }
 
 /** Seconds from each change of the phase to the last acknowledgement of it, added up: MongoDB's own times of both. */
-async function acknowledging(stage: Stage, database: string, to: 1 | 2): Promise<number> {
+async function acknowledging(stage: Stage, database: string, to: 1 | 2, timed: Timed): Promise<number> {
   const db = stage.client.db(database);
   const changed = new Map<string, number>();
   const acknowledged = new Map<string, number>();
@@ -92,7 +94,7 @@ async function acknowledging(stage: Stage, database: string, to: 1 | 2): Promise
       }
     }
   })();
-  await rotate(stage, database, to, { variables: NO_DRAIN });
+  await timed(() => rotate(stage, database, to, { variables: NO_DRAIN }));
   // The steady state is acknowledged after the command has ended.
   await Bun.sleep(3000);
   await stream.close();

@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { Binary, Int32 } from "mongodb";
-import { FIELD, type Stage, settled } from "./stage.ts";
+import { quietly, type Timed } from "./rounds.ts";
+import { FIELD, processorTime, type Stage, settled } from "./stage.ts";
 
 /**
  * What mongod alone makes of a rotation's updates: the same two fields of the same documents, under the same indexes and the
@@ -36,23 +37,41 @@ export async function sweep(
   database: string,
   records: number,
   quick: boolean,
-): Promise<(Sending & { rate: number })[]> {
-  const tried: (Sending & { rate: number })[] = [];
+): Promise<(Sending & Floor)[]> {
+  const tried: (Sending & Floor)[] = [];
   for (const form of ["single", "grouped"] as const)
     for (const batch of quick ? [1000] : [500, 1000, 2000])
       for (const lanes of quick ? [4] : [2, 4, 8]) {
         const sending = { form, batch, lanes };
-        tried.push({ ...sending, rate: await floor(stage, database, records, sending) });
+        tried.push({ ...sending, ...(await quietly((timed) => floor(stage, database, records, sending, timed))) });
       }
   return tried;
 }
 
-/** Moves so many records to a version that nobody uses, then all of them back. @returns records a second of the way there. */
-export async function floor(stage: Stage, database: string, records: number, sending: Sending): Promise<number> {
-  const seconds = await bothWays(stage, database, records, sending);
+export interface Floor {
+  /** Records a second. */
+  rate: number;
+  /** Of mongod, in seconds a record. */
+  processorSeconds: number;
+}
+
+/** Moves so many records to a version that nobody uses, then all of them back; the way there is what counts. */
+export async function floor(
+  stage: Stage,
+  database: string,
+  records: number,
+  sending: Sending,
+  timed: Timed,
+): Promise<Floor> {
+  const { there, back } = await prepared(stage, database, records, sending);
+  await settled(stage);
+  const before = processorTime(stage.mongod.pid);
+  const seconds = await timed(there);
+  const processorSeconds = (processorTime(stage.mongod.pid) - before) / records;
+  await back();
   // Hundreds of thousands of statements: whoever is measured next is not to share the processors with their collection.
   Bun.gc(true);
-  return records / seconds;
+  return { rate: records / seconds, processorSeconds };
 }
 
 /** The same with everything made and nothing sent yet: each way returns how many seconds its commands took. */
@@ -81,15 +100,6 @@ export async function prepared(
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-
-async function bothWays(...asked: Parameters<typeof prepared>): Promise<number> {
-  const { there, back } = await prepared(...asked);
-  const [stage] = asked;
-  await settled(stage);
-  const seconds = await there();
-  await back();
-  return seconds;
-}
 
 function commandsOf(
   olds: Wrapped[],

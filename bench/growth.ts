@@ -1,8 +1,8 @@
 import { type Line, line, ratio } from "./line.ts";
 import { NO_DRAIN, type Rotated, type Rotating, rotate } from "./rotation.ts";
-import { quietly, thereAndBack, turns } from "./rounds.ts";
+import { quietly, type Timed, thereAndBack, turns } from "./rounds.ts";
 import { seed } from "./seed.ts";
-import { memoryOf, type Stage, say } from "./stage.ts";
+import { memoryOf, type Stage, say, settled } from "./stage.ts";
 
 /** Whether time and memory a record stay what they are when there are more records, more lanes, larger documents. */
 
@@ -24,9 +24,15 @@ export async function growth(stage: Stage, sizes: number[], rounds: number): Pro
     bySize.set(records, []);
   }
   // In turns: a machine that is slower for a while is so for all sizes.
-  for (let round = 0; round < rounds; round += 1)
-    for (const { records, database, next } of sown)
-      bySize.get(records)?.push(await quietly(() => once(stage, database, records, next(), { fleet: FLEET })));
+  for (let round = 0; round < rounds; round += 1) {
+    const all = await quietly(async (timed) => {
+      const each: Rotated[] = [];
+      for (const { records, database, next } of sown)
+        each.push(await once(stage, database, records, next(), { fleet: FLEET }, timed));
+      return each;
+    });
+    for (const [at, rotated] of all.entries()) bySize.get(sizes[at] as number)?.push(rotated);
+  }
   for (const { database } of sown) await stage.client.db(database).dropDatabase();
   const lines = [...bySize].flatMap(([records, measured]) => [
     ...both(`${count(records)} of 2 KiB`, records, measured),
@@ -63,7 +69,7 @@ export async function growthBesides(stage: Stage, records: number, rounds: numbe
   await withRecords(stage, records, 2048, async (database) => {
     for (const lanes of LANES) {
       const rotating = { flags: [`--concurrency=${lanes}`], variables: NO_DRAIN };
-      const measured = await thereAndBack(rounds, (to) => once(stage, database, records, to, rotating));
+      const measured = await thereAndBack(rounds, (to, timed) => once(stage, database, records, to, rotating, timed));
       lines.push(
         ...both(`${lanes === 1 ? "1 lane" : `${lanes} lanes`}, ${count(records)} of 2 KiB`, records, measured),
       );
@@ -72,7 +78,7 @@ export async function growthBesides(stage: Stage, records: number, rounds: numbe
   for (const kib of KIB) {
     const few = Math.min(records, RECORDS_BY_SIZE);
     const measured = await withRecords(stage, few, kib * 1024, (database) =>
-      thereAndBack(rounds, (to) => once(stage, database, few, to, { variables: NO_DRAIN })),
+      thereAndBack(rounds, (to, timed) => once(stage, database, few, to, { variables: NO_DRAIN }, timed)),
     );
     lines.push(...both(`${count(few)} of ${kib} KiB`, few, measured));
   }
@@ -108,8 +114,16 @@ async function written(stage: Stage, records: number, bytes: number): Promise<st
   return database;
 }
 
-async function once(stage: Stage, database: string, records: number, to: 1 | 2, rotating: Rotating): Promise<Rotated> {
-  const rotated = await rotate(stage, database, to, rotating);
+async function once(
+  stage: Stage,
+  database: string,
+  records: number,
+  to: 1 | 2,
+  rotating: Rotating,
+  timed: Timed,
+): Promise<Rotated> {
+  await settled(stage);
+  const rotated = await timed(() => rotate(stage, database, to, rotating));
   const { rewrapSeconds, seconds, peakMb } = rotated;
   say(`growth: ${records} records in ${rewrapSeconds.toFixed(1)} s of ${seconds.toFixed(1)} s, ${peakMb} MB`);
   return rotated;

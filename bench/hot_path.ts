@@ -2,7 +2,7 @@ import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
 import type { Kek } from "../src/index.ts";
 import { withLibrary } from "./library.ts";
 import { type Line, line, ratio } from "./line.ts";
-import { quietly } from "./rounds.ts";
+import { quietlyWhole } from "./rounds.ts";
 import { seed } from "./seed.ts";
 import { FIELD, type Stage, say } from "./stage.ts";
 
@@ -44,7 +44,10 @@ async function ofSize(kek: Kek, size: number, rounds: number): Promise<Line[]> {
   const rates: Record<string, number[]> = {};
   for (let round = 0; round < rounds; round += 1)
     for (const [name, [library, bare]] of Object.entries(works)) {
-      const both = await quietly(async () => ({ [name]: await rateOf(library), [`${name} bare`]: await rateOf(bare) }));
+      const both = await quietlyWhole(async () => ({
+        [name]: await rateOf(library),
+        [`${name} bare`]: await rateOf(bare),
+      }));
       for (const [what, rate] of Object.entries(both)) rates[what] = [...(rates[what] ?? []), rate];
     }
   const of = (name: string) => rates[name] ?? [];

@@ -34,7 +34,7 @@ async function bare(stage: Stage, rounds: number): Promise<Line[]> {
   await seed(stage, memory, BARE_RECORDS);
   const direct = testToken({ direct: true });
   const variables = await inToken(stage, token, direct, BARE_RECORDS);
-  const each = await thereAndBack(rounds, async (to) => {
+  const each = await thereAndBack(rounds, async (to, timed) => {
     const inMemory = async (there: 1 | 2) =>
       BARE_RECORDS / (await rotate(stage, memory, there, { variables: NO_DRAIN })).rewrapSeconds;
     const beside = async (there: 1 | 2, threads: number) => {
@@ -43,10 +43,10 @@ async function bare(stage: Stage, rounds: number): Promise<Line[]> {
       await rotating;
       return Math.min(moved, calls / CALLS_A_RECORD);
     };
-    const alone = await inMemory(2);
-    const ran = await rotate(stage, token, to, { variables: { ...variables, ...NO_DRAIN } });
-    const one = await beside(1, 1);
-    const two = await beside(2, 2);
+    const alone = await timed(() => inMemory(2));
+    const ran = await timed(() => rotate(stage, token, to, { variables: { ...variables, ...NO_DRAIN } }));
+    const one = await timed(() => beside(1, 1));
+    const two = await timed(() => beside(2, 2));
     await inMemory(1);
     const rates = { memory: alone, token: BARE_RECORDS / ran.rewrapSeconds, beside: Math.max(one, two) };
     say(`hsm: bare: ${Object.entries(rates).map(([name, rate]) => `${name} ${Math.round(rate)}/s`)}`);
@@ -78,12 +78,12 @@ async function slow(stage: Stage, rounds: number): Promise<Line[]> {
     const database = `hsm_${us}_${sessions}`;
     const variables = await inToken(stage, database, token, records);
     if (promised) await seed(stage, MEMORY, MOST_RECORDS);
-    const each = await thereAndBack(promised ? rounds : 1, async (to) => {
+    const each = await thereAndBack(promised ? rounds : 1, async (to, timed) => {
       token.shim.set({ latencyUs: us, slowInit: 1 });
-      const before = await drivenAlone(token, sessions);
-      const rotating = await callsWhileRotating(stage, database, token, to, sessions, variables);
+      const before = await timed(() => drivenAlone(token, sessions));
+      const rotating = await timed(() => callsWhileRotating(stage, database, token, to, sessions, variables));
       // This machine may be another one by then: what the token alone does is what it did before and after.
-      const alone = (before + (await drivenAlone(token, sessions))) / 2;
+      const alone = (before + (await timed(() => drivenAlone(token, sessions)))) / 2;
       let beside = Number.NaN;
       if (promised) {
         // The other work that a rotation has on these processors, at the same pace.

@@ -3,7 +3,7 @@ import { Binary, Int32 } from "mongodb";
 import { dekAadOf, placeOf } from "../src/envelope/aad.ts";
 import { newDek } from "../src/envelope/field_cipher.ts";
 import { wrapWithKey } from "../src/envelope/gcm.ts";
-import { FIELD, KEKS, type Stage, serve, variablesOf } from "./stage.ts";
+import { FIELD, KEKS, type Stage, serve, settled, variablesOf } from "./stage.ts";
 
 /** What a document has besides its ciphertext, in bytes. */
 const BESIDES = 168;
@@ -38,6 +38,5 @@ export async function seed(stage: Stage, database: string, records: number, byte
     });
     await db.collection(FIELD.collection).insertMany(documents, { ordered: false });
   }
-  // What was written is on disk before anything is measured: else the first round shares mongod with the checkpoint of the seeding.
-  await stage.client.db("admin").command({ fsync: 1 });
+  await settled(stage);
 }

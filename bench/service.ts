@@ -43,6 +43,8 @@ process.stdout.write("joined\n");
 let going = true;
 process.stdin.on("end", () => (going = false)).resume();
 const every = 1000 / Number(rate);
+/** When the monotonic clock was at zero, by the other one. */
+const epoch = Date.now() - performance.now();
 const flying = new Set<Promise<void>>();
 for (let due = performance.now(); going; due += every) {
   const wait = due - performance.now();
@@ -53,7 +55,7 @@ for (let due = performance.now(); going; due += every) {
   ] as const) {
     const at = due;
     const done: Promise<void> = work().then(() => {
-      process.stdout.write(`${kind} ${Date.now()} ${performance.now() - at}\n`);
+      process.stdout.write(`${kind} ${Math.round(epoch + at)} ${performance.now() - at}\n`);
       flying.delete(done);
     });
     flying.add(done);

@@ -135,13 +135,9 @@ export function memoryOf(pid: number): number {
   return Math.round(Number(kb ?? 0) / 1024);
 }
 
-/**
- * What was written before is on disk now: whoever is measured next finds a mongod that has nothing left to do for the one before.
- * @returns the processor time that mongod has used until then, in seconds.
- */
-export async function settled(stage: Stage): Promise<number> {
+/** What was written before is on disk now: whoever is measured next finds a mongod that has nothing left to do for the one before. */
+export async function settled(stage: Stage): Promise<void> {
   await stage.client.db("admin").command({ fsync: 1 });
-  return processorTime(stage.mongod.pid);
 }
 
 /** Progress, for whoever waits. */

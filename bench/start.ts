@@ -1,7 +1,8 @@
 import { statSync } from "node:fs";
 import { type Line, line } from "./line.ts";
+import { quietlyWhole } from "./rounds.ts";
 import { seed } from "./seed.ts";
-import { BINARY, run, type Stage, say, serve, variablesOf } from "./stage.ts";
+import { BINARY, type Stage, say, serve, succeed, variablesOf } from "./stage.ts";
 
 /** Small commands as whole processes, in turns. */
 
@@ -22,8 +23,7 @@ export async function start(stage: Stage, rounds: number): Promise<Line[]> {
   try {
     for (let round = 0; round < rounds; round += 1)
       for (const [at, { words }] of COMMANDS.entries()) {
-        const { seconds, code, stderr } = await run(words, variables);
-        if (code !== 0) throw new Error(`certautopilot ${words.join(" ")} ended with ${code}: ${stderr}`);
+        const { seconds } = await quietlyWhole(() => succeed(words, variables));
         taken[at]?.push(seconds * 1000);
       }
   } finally {
