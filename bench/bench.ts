@@ -1,5 +1,5 @@
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { mongodBinary } from "../test/harness/mongod_here.ts";
 import { againstFloor } from "./against_floor.ts";
 import { againstPeers } from "./against_peers.ts";
@@ -84,7 +84,8 @@ if (unknown.length > 0 || !(asked.records >= 1000) || !(asked.rounds >= 1)) {
 
 const version = (await run(["--version"], {})).stdout.trim();
 const about = circumstances(mongodBinary(), version);
-const RESULTS = join(import.meta.dir, "results");
+/** Figures of one kind of machine say little of another, so each has a directory. */
+const RESULTS = join(process.env["CERTAUTOPILOT_BENCH_RESULTS"] ?? join(import.meta.dir, "results"), about.kind);
 const KEPT = join(RESULTS, "benchmark.json");
 refuseLoss();
 const lines: Line[] = [];
@@ -127,7 +128,9 @@ function refuseLoss(): void {
   if (!flags.has("only") || !flags.has("keep")) return;
   const commit = kept()?.commit;
   if (commit === undefined || commit === about.commit) return;
-  say(`error: --keep: the figures in bench/results are of commit ${commit}, this is ${about.commit}`);
+  say(
+    `error: --keep: the figures in ${relative(process.cwd(), RESULTS)} are of commit ${commit}, this is ${about.commit}`,
+  );
   say("hint: measure the whole anew (without --only), or this part without --keep");
   process.exit(2);
 }
@@ -146,5 +149,5 @@ function keep(): void {
   writeFileSync(KEPT, asJson(all));
   writeFileSync(join(RESULTS, "benchmark.md"), asPage(all));
   writeFileSync(join(RESULTS, "benchmark.svg"), chart(all, `${about.at}, commit ${about.commit}, ${about.machine}`));
-  say("written to bench/results/");
+  say(`written to ${relative(process.cwd(), RESULTS)}`);
 }

@@ -8,19 +8,22 @@ export interface Circumstances {
   at: string;
   commit: string;
   machine: string;
+  /** The kind of machine in a few words, as the name of a directory. */
+  kind: string;
   versions: Record<string, string>;
 }
 
 /** Where and of what a run was made. @param mongod the program that ran. */
 export function circumstances(mongod: string, version: string): Circumstances {
-  const [first] = cpus();
+  const model = cpus()[0]?.model.trim() ?? "unknown";
   const gib = (totalmem() / 2 ** 30).toFixed(0);
   const said = (command: string, words: string[]) => execFileSync(command, words, { encoding: "utf8" }).trim();
   const changed = said("git", ["status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results"]) !== "";
   return {
     at: new Date().toISOString().replace(/\.\d+Z$/, "Z"),
     commit: said("git", ["rev-parse", "--short=12", "HEAD"]) + (changed ? " with changes" : ""),
-    machine: `${cpus().length} cores (${first?.model.trim()}), ${gib} GiB, Linux ${release()}`,
+    machine: `${cpus().length} cores (${model}), ${gib} GiB, Linux ${release()}`,
+    kind: kindOf(cpus().length, model),
     versions: {
       certautopilot: version,
       bun: Bun.version,
@@ -29,7 +32,16 @@ export function circumstances(mongod: string, version: string): Circumstances {
   };
 }
 
-export function report({ at, commit, machine, versions }: Circumstances, lines: Line[]): string {
+/** @param model as the processor calls itself: "Intel(R) Xeon(R) Processor @ 2.20GHz". */
+export function kindOf(cores: number, model: string): string {
+  const words = model
+    .replace(/\((r|tm)\)|\b(processor|cpu)\b|@.*/gi, " ")
+    .toLowerCase()
+    .match(/[a-z0-9]+/g);
+  return [cores, "cores", ...(words ?? [])].join("-");
+}
+
+export function report({ at, commit, machine, versions }: Omit<Circumstances, "kind">, lines: Line[]): string {
   const made = Object.entries(versions).map(([name, version]) => `${name} ${version}`);
   const topics = [...new Set(lines.map(({ topic }) => topic))];
   return [
