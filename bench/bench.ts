@@ -12,7 +12,7 @@ import { hotPath } from "./hot_path.ts";
 import { hsm } from "./hsm.ts";
 import { type Line, line } from "./line.ts";
 import { circumstances, report } from "./report.ts";
-import { roundsKept } from "./rounds.ts";
+import { roundsKept, takeEachOnce } from "./rounds.ts";
 import { run, type Stage, say, withStage } from "./stage.ts";
 import { start } from "./start.ts";
 
@@ -64,6 +64,7 @@ const flags = new Map(
   }),
 );
 const quick = flags.has("quick");
+if (quick) takeEachOnce();
 if (quick) for (const [name, value] of Object.entries(QUICK)) if (!flags.has(name)) flags.set(name, value);
 const asked: Asked = {
   records: Number(flags.get("records") ?? 1_000_000),
