@@ -1,6 +1,6 @@
 import { cpus } from "node:os";
 import { floor, type Sending, sweep } from "./floor.ts";
-import { type Line, line, ratio } from "./line.ts";
+import { columns, type Line, line, ratio } from "./line.ts";
 import { NO_DRAIN, rotate } from "./rotation.ts";
 import { thereAndBack } from "./rounds.ts";
 import { seed } from "./seed.ts";
@@ -39,7 +39,7 @@ export async function againstFloor(stage: Stage, records: number, rounds: number
     };
   });
   await stage.client.db(database).dropDatabase();
-  const of = (what: keyof (typeof each)[number]) => each.map((round) => round[what]);
+  const of = columns(each);
   const full = each.map(({ mongod, program }) => (cpus().length * 1e6) / (mongod + program));
   const told = ({ batch, lanes }: Sending) => `${batch} a command, ${lanes} commands in flight`;
   const wanted = { atLeast: 0.9 };

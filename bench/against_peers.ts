@@ -1,6 +1,6 @@
 import { execFileSync } from "node:child_process";
 import { join } from "node:path";
-import { type Line, line, ratio } from "./line.ts";
+import { columns, type Line, line, ratio } from "./line.ts";
 import { startTransit } from "./peers/transit.ts";
 import { NO_DRAIN, rotate } from "./rotation.ts";
 import { thereAndBack } from "./rounds.ts";
@@ -39,7 +39,7 @@ export async function againstPeers(
   });
   await transit?.stop();
   await stage.client.db(database).dropDatabase();
-  const of = (what: keyof (typeof each)[number]) => each.map((round) => round[what]);
+  const of = columns(each);
   const lines = [line(TOPIC, "kek rotate, rewrap phase", "records/s", of("rotate"))];
   if (python !== undefined)
     lines.push(

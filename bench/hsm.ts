@@ -1,7 +1,7 @@
 import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { hsmBuild, PIN, SOFTHSM, type TestToken, testToken } from "../test/harness/token.ts";
-import { type Line, line, median, ratio } from "./line.ts";
+import { columns, type Line, line, median, ratio } from "./line.ts";
 import { NO_DRAIN, rotate } from "./rotation.ts";
 import { thereAndBack } from "./rounds.ts";
 import { seed } from "./seed.ts";
@@ -52,7 +52,7 @@ async function bare(stage: Stage, rounds: number): Promise<Line[]> {
     say(`hsm: bare: ${Object.entries(rates).map(([name, rate]) => `${name} ${Math.round(rate)}/s`)}`);
     return rates;
   });
-  const of = (what: keyof (typeof each)[number]) => each.map((round) => round[what]);
+  const of = columns(each);
   for (const database of [memory, token]) await stage.client.db(database).dropDatabase();
   return [
     line(TOPIC, "keys in memory", "records/s", of("memory")),
@@ -97,7 +97,7 @@ async function slow(stage: Stage, rounds: number): Promise<Line[]> {
       token.shim.set({ latencyUs: 0, slowInit: 0 });
       return { rotating, alone, beside };
     });
-    const of = (what: keyof (typeof each)[number]) => each.map((round) => round[what]);
+    const of = columns(each);
     await stage.client.db(database).dropDatabase();
     const name = `${us / 1000} ms a call, ${sessions} session${sessions === 1 ? "" : "s"}`;
     say(`hsm: ${name}: ${median(of("rotating")).toFixed(0)} of ${median(of("alone")).toFixed(0)} calls/s`);

@@ -14,6 +14,11 @@ export function line(topic: string, name: string, unit: string, values: number[]
   return { topic, name, unit, values, ...(wanted && { wanted }) };
 }
 
+/** @param rounds what each round came to. @returns what gives one figure of all of them. */
+export function columns<T>(rounds: T[]): <K extends keyof T>(what: K) => T[K][] {
+  return (what) => rounds.map((round) => round[what]);
+}
+
 /** Round by round, so that a machine that grows slower for a while does not favour either. */
 export function ratio(over: number[], under: number[]): number[] {
   return over.map((value, round) => value / (under[round] as number));
