@@ -26,7 +26,7 @@ interface Wrapped {
   wrap: Binary;
 }
 
-const GROUP = 32;
+const GROUP = 64;
 const NOBODYS = 3;
 const KEY = `${FIELD.path}.kek_version`;
 const WRAP = `${FIELD.path}.wrapped_dek`;
@@ -153,14 +153,14 @@ function statement(olds: Wrapped[], news: Wrapped[], from: number, to: number): 
   const at = { [KEY]: new Int32(from) };
   if (olds.length === 1)
     return { q: { _id: old._id, ...at, [WRAP]: old.wrap }, u: { $set: { [KEY]: new Int32(to), [WRAP]: next.wrap } } };
-  const branches = olds.map(({ wrap }, index) => ({
-    case: { $eq: [`$${WRAP}`, wrap] },
-    // biome-ignore lint/suspicious/noThenProperty: the name is MongoDB's
-    then: (news[index] as Wrapped).wrap,
-  }));
+  const literal = (wraps: Wrapped[]) => ({ $literal: wraps.map(({ wrap }) => wrap) });
+  // biome-ignore lint/suspicious/noThenProperty: the name is MongoDB's
+  const branch = { case: { $gte: ["$$at", 0] }, then: { $arrayElemAt: [literal(news), "$$at"] } };
+  const vars = { at: { $indexOfArray: [literal(olds), `$${WRAP}`] } };
+  const chosen = { $let: { vars, in: { $switch: { branches: [branch] } } } };
   return {
     q: { _id: { $in: olds.map(({ _id }) => _id) }, ...at, [WRAP]: { $in: olds.map(({ wrap }) => wrap) } },
-    u: [{ $set: { [KEY]: new Int32(to), [WRAP]: { $switch: { branches } } } }],
+    u: [{ $set: { [KEY]: new Int32(to), [WRAP]: chosen } }],
     multi: true,
     hint: { _id: 1 },
   };

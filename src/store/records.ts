@@ -86,7 +86,7 @@ export interface RewrapOutcome {
 }
 
 /** Records in one update statement: most of what mongod spends on a statement it spends once for all of these. */
-const GROUP = 32;
+const GROUP = 64;
 
 /**
  * One conditional update a record: only where the version and the wrap are still those that were read. All in one command.

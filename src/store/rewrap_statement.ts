@@ -1,5 +1,5 @@
 import { Buffer } from "node:buffer";
-import { Binary, Int32, serialize } from "bson";
+import { Int32, serialize } from "bson";
 import { WRAP_BYTES } from "../envelope/gcm.ts";
 import { ID_VALUE_AT, LENGTH_BYTES, TYPE_ARRAY, TYPE_BINARY, TYPE_DOCUMENT } from "../envelope/raw_elements.ts";
 import { versionKey } from "./fields.ts";
@@ -17,56 +17,68 @@ export interface Rewrap {
  * A maker of update statements, each for one or many records:
  *
  *     { q: { _id: { $in: [ids] }, "<path>.kek_version": from, "<path>.wrapped_dek": { $in: [old wraps] } },
- *       u: [{ $set: { "<path>.kek_version": to, "<path>.wrapped_dek": { $switch: { branches: [
- *         { case: { $eq: ["$<path>.wrapped_dek", old wrap] }, then: new wrap }, …] } } } }],
+ *       u: [{ $set: { "<path>.kek_version": to, "<path>.wrapped_dek": { $let: {
+ *         vars: { at: { $indexOfArray: [{ $literal: [old wraps] }, "$<path>.wrapped_dek"] } },
+ *         in: { $switch: { branches: [
+ *           { case: { $gte: ["$$at", 0] }, then: { $arrayElemAt: [{ $literal: [new wraps] }, "$$at"] } }] } } } } } }],
  *       multi: true, hint: { _id: 1 } }
  *
  * The old wrap is compared in the filter, and chosen by in the update: it is 60 bytes of which 12 are random and that open for
- * one record only, so a new wrap can land nowhere but where its old one was.
+ * one record only, so a new wrap can land nowhere but where its old one was. What the filter finds and the update does not (an
+ * array that an old wrap is in) has no branch to go to, and MongoDB refuses the update.
  */
 export function rewrapStatements(path: string, from: number, to: number): (group: Rewrap[]) => Uint8Array {
   const wrapKey = `${path}.wrapped_dek`;
   const versionName = versionKey(path);
-  const fixed = serialize({ multi: true, hint: { _id: 1 } });
-  const afterUpdate = fixed.subarray(LENGTH_BYTES);
   const fromElement = elementsOf({ [versionName]: new Int32(from) });
   const toElement = elementsOf({ [versionName]: new Int32(to) });
-  const branch = branchOf(wrapKey);
+  const atOldWrap = elementsOf({ "1": `$${wrapKey}` });
 
   return (group) => {
-    const out = new RawDocument(
-      BESIDES + 4 * Buffer.byteLength(path) + group.length * (branch.bytes.length + A_RECORD) + idBytes(group),
-    );
-    out.open();
-    out.element(TYPE_DOCUMENT, "q").open();
-    out.element(TYPE_DOCUMENT, "_id").open();
-    out.element(TYPE_ARRAY, "$in").open();
-    for (const [at, { idBson }] of group.entries()) {
-      out.element(idBson[LENGTH_BYTES] as number, String(at)).put(idBson.subarray(ID_VALUE_AT, idBson.length - 1));
-    }
-    out.close().close();
-    out.put(fromElement);
-    out.element(TYPE_DOCUMENT, wrapKey).open();
-    out.element(TYPE_ARRAY, "$in").open();
-    for (const [at, { oldWrap }] of group.entries()) out.element(TYPE_BINARY, String(at)).put(BINARY_HEAD).put(oldWrap);
-    out.close().close().close();
-    out.element(TYPE_ARRAY, "u").open();
-    out.element(TYPE_DOCUMENT, "0").open();
-    out.element(TYPE_DOCUMENT, "$set").open();
-    out.put(toElement);
-    out.element(TYPE_DOCUMENT, wrapKey).open();
-    out.element(TYPE_DOCUMENT, "$switch").open();
-    out.element(TYPE_ARRAY, "branches").open();
-    for (const [at, { oldWrap, newWrap }] of group.entries()) {
-      out.element(TYPE_DOCUMENT, String(at));
-      branch.bytes.set(oldWrap, branch.oldAt);
-      branch.bytes.set(newWrap, branch.newAt);
-      out.put(branch.bytes);
-    }
-    out.close().close().close().close().close().close();
-    // The last zero of what follows ends the statement.
-    out.put(afterUpdate.subarray(0, -1)).close();
-    return out.bytes();
+    const out = new RawDocument(BESIDES + 4 * Buffer.byteLength(path) + group.length * A_RECORD + idBytes(group));
+    const wraps = (name: string, which: "oldWrap" | "newWrap") =>
+      out.within(TYPE_ARRAY, name, () => {
+        for (const [at, rewrap] of group.entries())
+          out.element(TYPE_BINARY, String(at)).put(BINARY_HEAD).put(rewrap[which]);
+      });
+    const literal = (name: string, which: "oldWrap" | "newWrap") => document(name, () => wraps("$literal", which));
+    const document = (name: string, inner: () => void) => out.within(TYPE_DOCUMENT, name, inner);
+    const array = (name: string, inner: () => void) => out.within(TYPE_ARRAY, name, inner);
+    const ids = () => {
+      for (const [at, { idBson }] of group.entries())
+        out.element(idBson[LENGTH_BYTES] as number, String(at)).put(idBson.subarray(ID_VALUE_AT, idBson.length - 1));
+    };
+    const filter = () => {
+      document("_id", () => array("$in", ids));
+      out.put(fromElement);
+      document(wrapKey, () => wraps("$in", "oldWrap"));
+    };
+    const found = () => {
+      literal("0", "oldWrap");
+      out.put(atOldWrap);
+    };
+    const branch = () => {
+      out.put(IF_FOUND);
+      document("then", () =>
+        array("$arrayElemAt", () => {
+          literal("0", "newWrap");
+          out.put(AT_FOUND);
+        }),
+      );
+    };
+    const chosen = () => {
+      document("vars", () => document("at", () => array("$indexOfArray", found)));
+      document("in", () => document("$switch", () => array("branches", () => document("0", branch))));
+    };
+    const set = () => {
+      out.put(toElement);
+      document(wrapKey, () => document("$let", chosen));
+    };
+    return out.whole(() => {
+      document("q", filter);
+      array("u", () => document("0", () => document("$set", set)));
+      out.put(OPTIONS);
+    });
   };
 }
 
@@ -74,9 +86,12 @@ export function rewrapStatements(path: string, from: number, to: number): (group
 
 /** Of a binary value before its bytes: their number, and subtype 0. */
 const BINARY_HEAD = new Uint8Array([WRAP_BYTES, 0, 0, 0, 0]);
+const IF_FOUND = elementsOf({ case: { $gte: ["$$at", 0] } });
+const AT_FOUND = elementsOf({ "1": "$$at" });
+const OPTIONS = elementsOf({ multi: true, hint: { _id: 1 } });
 /** More than what a statement, and each record in it, has besides what is counted. */
-const BESIDES = 400;
-const A_RECORD = 120;
+const BESIDES = 600;
+const A_RECORD = 3 * (WRAP_BYTES + 20) + 20;
 
 function idBytes(group: Rewrap[]): number {
   return group.reduce((sum, { idBson }) => sum + idBson.length, 0);
@@ -87,18 +102,9 @@ function elementsOf(document: object): Uint8Array {
   return serialize(document).subarray(LENGTH_BYTES, -1);
 }
 
-/** One branch with room for both wraps: its other bytes are the same for every record. */
-function branchOf(wrapKey: string): { bytes: Uint8Array; oldAt: number; newAt: number } {
-  const [old, next] = [new Uint8Array(WRAP_BYTES).fill(0xf0), new Uint8Array(WRAP_BYTES).fill(0xf1)];
-  // biome-ignore lint/suspicious/noThenProperty: the name is MongoDB's
-  const bytes = serialize({ case: { $eq: [`$${wrapKey}`, new Binary(old, 0)] }, then: new Binary(next, 0) });
-  return { bytes, oldAt: Buffer.from(bytes).indexOf(old), newAt: Buffer.from(bytes).indexOf(next) };
-}
-
-/** BSON as it is written, one element after the other; lengths are filled in when a document is closed. */
+/** BSON as it is written, one element after the other; a document's length is filled in at its end. */
 class RawDocument {
   readonly #bytes: Buffer;
-  readonly #open: number[] = [];
   #at = 0;
 
   /** @param most bytes that will be put. */
@@ -106,17 +112,16 @@ class RawDocument {
     this.#bytes = Buffer.allocUnsafe(most);
   }
 
-  open(): this {
-    this.#open.push(this.#at);
-    this.#at += LENGTH_BYTES;
-    return this;
+  /** @returns the document of all that `inner` puts. */
+  whole(inner: () => void): Uint8Array {
+    this.#enclose(inner);
+    return this.#bytes.subarray(0, this.#at);
   }
 
-  close(): this {
-    const start = this.#open.pop() as number;
-    this.#at = this.#bytes.writeUInt8(0, this.#at);
-    this.#bytes.writeInt32LE(this.#at - start, start);
-    return this;
+  /** A document or an array of all that `inner` puts. */
+  within(type: number, name: string, inner: () => void): void {
+    this.element(type, name);
+    this.#enclose(inner);
   }
 
   /** What begins an element; its value is to follow. */
@@ -133,7 +138,11 @@ class RawDocument {
     return this;
   }
 
-  bytes(): Uint8Array {
-    return this.#bytes.subarray(0, this.#at);
+  #enclose(inner: () => void): void {
+    const start = this.#at;
+    this.#at += LENGTH_BYTES;
+    inner();
+    this.#at = this.#bytes.writeUInt8(0, this.#at);
+    this.#bytes.writeInt32LE(this.#at - start, start);
   }
 }

@@ -1,10 +1,11 @@
 import { expect, test } from "bun:test";
+import { serialize } from "bson";
 import { Binary, Int32 } from "mongodb";
 import { KekError } from "../../src/errors/errors.ts";
 import type { Provider } from "../../src/providers/provider.ts";
 import { rewrapBatch } from "../../src/rotation/rewrap_batch.ts";
 import { ensureIndex } from "../../src/store/fields.ts";
-import { wrapsAt } from "../../src/store/records.ts";
+import { applyRewraps, wrapsAt } from "../../src/store/records.ts";
 import { closeStore, openStore } from "../../src/store/store.ts";
 import { freshDatabase } from "../harness/mongo.ts";
 import { versionsOf } from "../harness/records.ts";
@@ -53,5 +54,38 @@ test("a batch that the token leaves unfinished counts what it moved", async () =
   // The next pass may have been read before that: those four are somebody else's change to it.
   const rest = await rewrapBatch(store, doing(10), "install", job);
   expect(rest).toEqual({ done: 6, skipped: 4, failed: [], fault: undefined });
+  await closeStore(store);
+});
+
+test("a new wrap lands only where its old one was, alone; what has become of the others stays", async () => {
+  const { uri, name, db } = await freshDatabase();
+  const store = await openStore({ uri, name }, { appName: "test" });
+  const secrets = db.collection<{ _id: number; value: object }>("secrets");
+  const wrap = (fill: number) => new Binary(Buffer.alloc(60, fill), 0);
+  const values = [
+    { kek_version: new Int32(1), wrapped_dek: wrap(10) },
+    // A filter on a wrap finds these too: an array that it is in, and a value that is an array itself.
+    { kek_version: new Int32(1), wrapped_dek: [wrap(11), wrap(99)] },
+    [{ kek_version: new Int32(1), wrapped_dek: wrap(12) }],
+    { kek_version: new Int32(1), wrapped_dek: wrap(98) },
+    { kek_version: new Int32(2), wrapped_dek: wrap(14) },
+    { kek_version: new Int32(1), wrapped_dek: wrap(15) },
+    // Another's old wrap is not its own.
+    { kek_version: new Int32(1), wrapped_dek: new Binary(Buffer.alloc(60, 16), 4) },
+  ];
+  await secrets.insertMany(values.map((value, _id) => ({ _id, value })));
+  const before = await secrets.find().sort({ _id: 1 }).toArray();
+  const rewraps = values.map((_, id) => ({
+    idBson: serialize({ _id: id }),
+    oldWrap: Buffer.alloc(60, 10 + id),
+    newWrap: Buffer.alloc(60, 20 + id),
+  }));
+  const outcome = await applyRewraps(store, FIELD, 1, 2, rewraps, 5000);
+  // Record 0 moved too: of a statement that ends with an error MongoDB does not say what it had changed before.
+  expect(outcome.done).toBe(1);
+  expect(outcome.rejected.map(({ index }) => index)).toEqual([1, 2]);
+  const after = await secrets.find().sort({ _id: 1 }).toArray();
+  const moved = (id: number) => ({ _id: id, value: { kek_version: 2, wrapped_dek: wrap(20 + id) } });
+  expect(after).toEqual(before.map((record) => ([0, 5].includes(record._id) ? moved(record._id) : record)));
   await closeStore(store);
 });

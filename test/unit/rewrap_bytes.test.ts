@@ -121,18 +121,24 @@ test("a statement's bytes are what the encoder makes of it", () => {
         newWrap: wrap(`new ${at}`),
       }));
       const olds = group.map(({ oldWrap }) => new Binary(oldWrap, 0));
-      const branches = group.map(({ newWrap }, at) => ({
-        case: { $eq: [`$${path}.wrapped_dek`, olds[at]] },
+      const news = group.map(({ newWrap }) => new Binary(newWrap, 0));
+      const branches = [
         // biome-ignore lint/suspicious/noThenProperty: the name is MongoDB's
-        then: new Binary(newWrap, 0),
-      }));
+        { case: { $gte: ["$$at", 0] }, then: { $arrayElemAt: [{ $literal: news }, "$$at"] } },
+      ];
+      const chosen = {
+        $let: {
+          vars: { at: { $indexOfArray: [{ $literal: olds }, `$${path}.wrapped_dek`] } },
+          in: { $switch: { branches } },
+        },
+      };
       const expected = serialize({
         q: {
           _id: { $in: group.map(({ id }) => id) },
           [`${path}.kek_version`]: new Int32(3),
           [`${path}.wrapped_dek`]: { $in: olds },
         },
-        u: [{ $set: { [`${path}.kek_version`]: new Int32(4), [`${path}.wrapped_dek`]: { $switch: { branches } } } }],
+        u: [{ $set: { [`${path}.kek_version`]: new Int32(4), [`${path}.wrapped_dek`]: chosen } }],
         multi: true,
         hint: { _id: 1 },
       });
