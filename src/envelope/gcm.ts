@@ -3,6 +3,7 @@ import { createCipheriv, createDecipheriv, randomFillSync } from "node:crypto";
 
 /** AES-256-GCM with a 96-bit IV and a 128-bit tag (NIST SP 800-38D, sections 5.2 and 8.2.2: random IVs). */
 
+const AES_256_GCM = "aes-256-gcm";
 export const IV_BYTES = 12;
 export const TAG_BYTES = 16;
 export const KEY_BYTES = 32;
@@ -13,13 +14,12 @@ export const MAX_WRAPS = 2 ** 32;
 
 /** @returns ciphertext ‖ tag */
 export function seal(key: Uint8Array, iv: Uint8Array, plaintext: Uint8Array, aad: Uint8Array): Buffer {
-  const cipher = createCipheriv("aes-256-gcm", key, iv, { authTagLength: TAG_BYTES });
+  // Without options: reading them costs a tenth of sealing a small value, and 16 bytes are what GCM's tag has by itself.
+  const cipher = createCipheriv(AES_256_GCM, key, iv);
   cipher.setAAD(aad);
-  const out = Buffer.allocUnsafe(plaintext.length + TAG_BYTES);
-  out.set(cipher.update(plaintext), 0);
+  const body = cipher.update(plaintext);
   cipher.final();
-  out.set(cipher.getAuthTag(), plaintext.length);
-  return out;
+  return Buffer.concat([body, cipher.getAuthTag()], body.length + TAG_BYTES);
 }
 
 /**
@@ -28,7 +28,10 @@ export function seal(key: Uint8Array, iv: Uint8Array, plaintext: Uint8Array, aad
  */
 export function open(key: Uint8Array, iv: Uint8Array, sealed: Uint8Array, aad: Uint8Array): Buffer {
   const split = sealed.length - TAG_BYTES;
-  const decipher = createDecipheriv("aes-256-gcm", key, iv, { authTagLength: TAG_BYTES });
+  // A decipher takes shorter tags too, which are easier to forge (NIST SP 800-38D, appendix C).
+  if (split < 0)
+    throw new RangeError(`what is sealed ends with a tag of ${TAG_BYTES} bytes: ${sealed.length} are too few`);
+  const decipher = createDecipheriv(AES_256_GCM, key, iv);
   decipher.setAAD(aad);
   decipher.setAuthTag(sealed.subarray(split));
   const plaintext = decipher.update(sealed.subarray(0, split));
@@ -38,15 +41,8 @@ export function open(key: Uint8Array, iv: Uint8Array, sealed: Uint8Array, aad: U
 
 /** Wraps 32 bytes under a key that is in memory: iv ‖ ciphertext ‖ tag. */
 export function wrapWithKey(key: Uint8Array, secret: Uint8Array, aad: Uint8Array): Buffer {
-  const out = Buffer.allocUnsafe(WRAP_BYTES);
   const iv = freshIv();
-  out.set(iv, 0);
-  const cipher = createCipheriv("aes-256-gcm", key, iv, { authTagLength: TAG_BYTES });
-  cipher.setAAD(aad);
-  out.set(cipher.update(secret), IV_BYTES);
-  cipher.final();
-  out.set(cipher.getAuthTag(), IV_BYTES + KEY_BYTES);
-  return out;
+  return Buffer.concat([iv, seal(key, iv, secret, aad)], WRAP_BYTES);
 }
 
 /** @throws Error when the wrap does not open. */

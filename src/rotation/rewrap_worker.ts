@@ -20,7 +20,7 @@ const { database, provider: config, installId, keys } = workerData as LaneData;
 /** A batch has limits of its own in MongoDB, of at most 10 s each; a lane that waits for longer waits for nobody. */
 const LATE_MS = 30_000;
 /** Records of batches, after which what they left is collected: most of it lies outside the heap that the runtime looks at. */
-const COLLECT_EVERY = 8000;
+const COLLECT_EVERY = 4000;
 
 const opened = (async () => {
   const store = await openStore(database, { appName: "certautopilot lane", poolSize: 1, socketMs: LATE_MS });

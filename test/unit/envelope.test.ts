@@ -5,7 +5,7 @@ import fc from "fast-check";
 import { dekAad, dekAadOf, fieldAad, placeOf } from "../../src/envelope/aad.ts";
 import { MAX_PLAINTEXT_BYTES, readEnvelope, toStored } from "../../src/envelope/envelope.ts";
 import { newDek, openField, sealField } from "../../src/envelope/field_cipher.ts";
-import { unwrapWithKey, wrapWithKey } from "../../src/envelope/gcm.ts";
+import { open, seal, unwrapWithKey, wrapWithKey } from "../../src/envelope/gcm.ts";
 import { exactId, idBsonOf, readWrap, splitDocuments } from "../../src/envelope/raw_record.ts";
 import { KekError } from "../../src/errors/errors.ts";
 
@@ -92,6 +92,19 @@ const good = () =>
     nonce: new Uint8Array(12),
     ciphertext: new Uint8Array(40),
   });
+
+test("a tag that was cut is no tag, of whatever length", () => {
+  const [key, iv, aad] = [Buffer.alloc(32, 1), Buffer.alloc(12, 2), Buffer.from("here")];
+  for (const plaintext of [Buffer.alloc(0), Buffer.alloc(40, 3)]) {
+    const sealed = seal(key, iv, plaintext, aad);
+    expect(sealed.length).toBe(plaintext.length + 16);
+    expect(open(key, iv, sealed, aad)).toEqual(plaintext);
+    for (let length = 0; length < sealed.length; length += 1) {
+      expect(() => open(key, iv, sealed.subarray(0, length), aad)).toThrow();
+      expect(() => open(key, iv, sealed.subarray(sealed.length - length), aad)).toThrow();
+    }
+  }
+});
 
 test("an envelope survives BSON, with promoted values and without", () => {
   for (const promoteValues of [true, false]) {
