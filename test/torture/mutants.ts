@@ -87,17 +87,18 @@ export const MUTANTS: Mutant[] = [
     name: "no compare-and-set on wrapped_dek",
     guard: "a record is changed only where version and wrap are still those that were read",
     patches: [
-      { file: "src/store/records.ts", from: "const GROUP = 32;", to: "const GROUP = 1;" },
+      { file: "src/store/records.ts", from: "const GROUP = 64;", to: "const GROUP = 1;" },
       {
+        // Of a list of one, whatever was not found is the last.
         file: "src/store/rewrap_statement.ts",
-        from: "case: { $eq: [`$${wrapKey}`, new Binary(old, 0)] }",
-        to: "case: { $or: [true, { $eq: [`$${wrapKey}`, new Binary(old, 0)] }] }",
+        from: 'elementsOf({ case: { $gte: ["$$at", 0] } })',
+        to: 'elementsOf({ case: { $gte: ["$$at", -1] } })',
       },
-      { file: "src/store/rewrap_statement.ts", from: "    out.put(fromElement);\n", to: "" },
+      { file: "src/store/rewrap_statement.ts", from: "      out.put(fromElement);\n", to: "" },
       {
         file: "src/store/rewrap_statement.ts",
-        from: 'out.element(TYPE_DOCUMENT, wrapKey).open();\n    out.element(TYPE_ARRAY, "$in").open();',
-        to: 'out.element(TYPE_DOCUMENT, "nowhere").open();\n    out.element(TYPE_ARRAY, "$nin").open();',
+        from: 'document(wrapKey, () => wraps("$in", "oldWrap"));',
+        to: 'document("nowhere", () => wraps("$nin", "oldWrap"));',
       },
     ],
     acts: [
