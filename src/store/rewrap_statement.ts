@@ -35,7 +35,7 @@ export function rewrapStatements(path: string, from: number, to: number): (group
   const atOldWrap = elementsOf({ "1": `$${wrapKey}` });
 
   return (group) => {
-    const out = new RawDocument(BESIDES + 4 * Buffer.byteLength(path) + group.length * A_RECORD + idBytes(group));
+    const out = new RawDocument(BESIDES + NAMED * Buffer.byteLength(path) + group.length * A_RECORD + idBytes(group));
     const wraps = (name: string, which: "oldWrap" | "newWrap") =>
       out.within(TYPE_ARRAY, name, () => {
         for (const [at, rewrap] of group.entries())
@@ -89,6 +89,8 @@ const BINARY_HEAD = new Uint8Array([WRAP_BYTES, 0, 0, 0, 0]);
 const IF_FOUND = elementsOf({ case: { $gte: ["$$at", 0] } });
 const AT_FOUND = elementsOf({ "1": "$$at" });
 const OPTIONS = elementsOf({ multi: true, hint: { _id: 1 } });
+/** How often a statement names the field's path. */
+const NAMED = 5;
 /** More than what a statement, and each record in it, has besides what is counted. */
 const BESIDES = 600;
 const A_RECORD = 3 * (WRAP_BYTES + 20) + 20;

@@ -112,7 +112,7 @@ test("whichever byte is changed, both readers say the same", () => {
 });
 
 test("a statement's bytes are what the encoder makes of it", () => {
-  for (const path of ["value", "a.b.c", "größe.ключ"]) {
+  for (const path of ["value", "a.b.c", "größe.ключ", `${"long".repeat(500)}.er`]) {
     for (const count of [1, 2, 11, 101]) {
       const group = Array.from({ length: count }, (_, at) => ({
         id: IDS[at % IDS.length],
