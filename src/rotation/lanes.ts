@@ -38,11 +38,11 @@ export class Lanes {
   readonly #lanes: Lane[];
   readonly #free: Lane[] = [];
   readonly #waiting: ((lane: Lane) => void)[] = [];
-  #atWork: number;
+  #flying = 0;
+  #atOnce = Number.POSITIVE_INFINITY;
 
   private constructor(lanes: Lane[]) {
     this.#lanes = lanes;
-    this.#atWork = lanes.length;
     for (let batch = 0; batch < BATCHES_A_LANE; batch += 1) this.#free.push(...lanes);
   }
 
@@ -62,9 +62,9 @@ export class Lanes {
     return this.#lanes.length;
   }
 
-  /** How many of them get more work; the others end what they have. */
-  useAtMost(count: number): void {
-    this.#atWork = count;
+  /** How many batches may be at work at once, of as many as the lanes take; what is more ends what it has. */
+  atMost(batches: number): void {
+    this.#atOnce = batches;
     this.#handOut();
   }
 
@@ -77,6 +77,7 @@ export class Lanes {
   }
 
   give(lane: Lane): void {
+    this.#flying -= 1;
     this.#free.push(lane);
     this.#handOut();
   }
@@ -86,11 +87,11 @@ export class Lanes {
   }
 
   #handOut(): void {
-    const atWork = this.#lanes.slice(0, this.#atWork);
-    while (this.#waiting.length > 0) {
-      const at = this.#free.findLastIndex((lane) => atWork.includes(lane));
-      if (at < 0) return;
-      for (const lane of this.#free.splice(at, 1)) this.#waiting.shift()?.(lane);
+    while (this.#waiting.length > 0 && this.#flying < this.#atOnce) {
+      const lane = this.#free.pop();
+      if (lane === undefined) return;
+      this.#flying += 1;
+      this.#waiting.shift()?.(lane);
     }
   }
 }

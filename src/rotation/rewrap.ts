@@ -58,7 +58,7 @@ export class Rewrapper {
     this.#lanes = lanes;
     this.#rotation = rotation;
     this.#reporter = reporter;
-    this.#yielding = new Yielding(context.store, lanes, options, reporter);
+    this.#yielding = new Yielding(context, lanes, options, reporter);
     this.#patience = new Patience(reporter);
     this.#tally = new RewrapTally(rotation);
     this.#summaryDone = this.#tally.done;
@@ -142,11 +142,13 @@ export class Rewrapper {
           this.#lanes.give(lane);
           break;
         }
+        const began = performance.now();
         const batch: Promise<void> = this.#batch(lane, field, bytes)
           .catch((thrown) => {
             failure ??= thrown;
           })
-          .finally(() => {
+          .finally(async () => {
+            await this.#yielding.rest(performance.now() - began);
             this.#lanes.give(lane);
             flying.delete(batch);
           });

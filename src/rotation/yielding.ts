@@ -1,5 +1,4 @@
-import type { Store } from "../store/store.ts";
-import type { Reporter } from "./context.ts";
+import type { Context, Reporter } from "./context.ts";
 import { Foreground } from "./foreground.ts";
 import type { Lanes } from "./lanes.ts";
 import { RateLimit } from "./rate_limit.ts";
@@ -25,13 +24,14 @@ export class Yielding {
   readonly #reporter: Reporter;
   #told = false;
 
-  constructor(store: Store, lanes: Lanes, options: YieldingOptions, reporter: Reporter) {
+  constructor({ store, provider }: Context, lanes: Lanes, options: YieldingOptions, reporter: Reporter) {
     this.#limit = new RateLimit(options.maxRate);
     this.#limited = options.maxRate !== undefined;
     this.batchSize = this.#limit.portion(options.batchSize);
     this.#foreground = new Foreground(store);
     this.#lanes = lanes;
-    this.#adjusts = !options.allLanes && lanes.count > 1;
+    // A rotation that waits for a token leaves room as it is.
+    this.#adjusts = !options.allLanes && provider.computes;
     this.#reporter = reporter;
   }
 
@@ -46,13 +46,20 @@ export class Yielding {
     this.#foreground.read();
   }
 
-  /** Waits until so many records may go. While services are at work they go by one lane: MongoDB has a processor more for them. */
+  /** Waits until so many records may go. While services are at work, one batch does at a time: what else computes has a processor. */
   async take(count: number, collection: string): Promise<void> {
     await this.#limit.take(count);
     const found = await this.#foreground.look(collection);
     if (!this.#adjusts) return;
-    this.#lanes.useAtMost(this.#foreground.busy ? 1 : this.#lanes.count);
+    this.#lanes.atMost(this.#foreground.busy ? 1 : Number.POSITIVE_INFINITY);
     if (found === true) this.#tell(collection);
+  }
+
+  /** What a batch that took so long is to wait before it makes place for the next: the time in which services find MongoDB idle. */
+  async rest(ms: number): Promise<void> {
+    if (!this.#adjusts || this.#limited || !this.#foreground.busy) return;
+    const restMs = Math.min(LONGEST_REST_MS, ms * REST);
+    await new Promise((resolve) => setTimeout(resolve, restMs));
   }
 
   // -------------------------------------------------------------------------------------------------------------------
@@ -61,7 +68,7 @@ export class Yielding {
     if (this.#told) return;
     this.#told = true;
     this.#reporter.note(
-      `somebody reads ${collection} meanwhile: records move by one lane, to leave MongoDB room for that (--concurrency=${this.#lanes.count} uses all lanes)`,
+      `somebody reads ${collection} meanwhile: records move a batch at a time and with rests, to leave MongoDB room for that (--concurrency=${this.#lanes.count} goes at full speed)`,
     );
   }
 }
@@ -69,3 +76,7 @@ export class Yielding {
 // ---------------------------------------------------------------------------------------------------------------------
 
 const GENTLY = 250;
+/** Of the time that the batch took. */
+const REST = 0.5;
+/** A cancelled rotation waits for it. */
+const LONGEST_REST_MS = 1000;
