@@ -22,6 +22,11 @@ export class Foreground {
     return this.#found !== false;
   }
 
+  /** Whether somebody was seen at work: more than not knowing better. */
+  get seen(): boolean {
+    return this.#found === true;
+  }
+
   /** The rotation has read once itself. */
   read(): void {
     this.#own += 1;

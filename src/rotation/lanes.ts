@@ -4,6 +4,7 @@ import { threadEntry } from "../config/entry_points.ts";
 import { KekError } from "../errors/errors.ts";
 import type { Canary } from "../providers/canary.ts";
 import type { ProviderRecipe } from "../providers/provider.ts";
+import { HandOut } from "./hand_out.ts";
 import type { OpenJob } from "./open_batch.ts";
 import type { BatchFault, BatchJob, BatchResult } from "./rewrap_batch.ts";
 
@@ -36,14 +37,11 @@ const BATCHES_A_LANE = 4;
 
 export class Lanes {
   readonly #lanes: Lane[];
-  readonly #free: Lane[] = [];
-  readonly #waiting: ((lane: Lane) => void)[] = [];
-  #flying = 0;
-  #atOnce = Number.POSITIVE_INFINITY;
+  readonly #handOut: HandOut<Lane>;
 
   private constructor(lanes: Lane[]) {
     this.#lanes = lanes;
-    for (let batch = 0; batch < BATCHES_A_LANE; batch += 1) this.#free.push(...lanes);
+    this.#handOut = new HandOut(lanes, BATCHES_A_LANE);
   }
 
   /** One lane a recipe. */
@@ -62,37 +60,22 @@ export class Lanes {
     return this.#lanes.length;
   }
 
-  /** How many batches may be at work at once, of as many as the lanes take; what is more ends what it has. */
+  /** How many batches may be at work at once, of as many as the lanes take. */
   atMost(batches: number): void {
-    this.#atOnce = batches;
-    this.#handOut();
+    this.#handOut.atMost(batches);
   }
 
   /** Waits for a free lane. Every lane that is taken is given back. */
   async take(): Promise<Lane> {
-    return await new Promise<Lane>((resolve) => {
-      this.#waiting.push(resolve);
-      this.#handOut();
-    });
+    return await this.#handOut.take();
   }
 
   give(lane: Lane): void {
-    this.#flying -= 1;
-    this.#free.push(lane);
-    this.#handOut();
+    this.#handOut.give(lane);
   }
 
   async close(): Promise<void> {
     await Promise.all(this.#lanes.map((lane) => lane.close()));
-  }
-
-  #handOut(): void {
-    while (this.#waiting.length > 0 && this.#flying < this.#atOnce) {
-      const lane = this.#free.pop();
-      if (lane === undefined) return;
-      this.#flying += 1;
-      this.#waiting.shift()?.(lane);
-    }
   }
 }
 

@@ -148,7 +148,8 @@ export class Rewrapper {
             failure ??= thrown;
           })
           .finally(async () => {
-            await this.#yielding.rest(performance.now() - began);
+            const restMs = this.#yielding.restAfter(performance.now() - began);
+            if (restMs > 0 && failure === undefined && !this.#lease.ended) await pause(restMs);
             this.#lanes.give(lane);
             flying.delete(batch);
           });

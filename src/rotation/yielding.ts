@@ -1,3 +1,4 @@
+import type { Provider } from "../providers/provider.ts";
 import type { Context, Reporter } from "./context.ts";
 import { Foreground } from "./foreground.ts";
 import type { Lanes } from "./lanes.ts";
@@ -13,18 +14,26 @@ export interface YieldingOptions {
   maxRate: number | undefined;
 }
 
+/** What a rewrap's pace is held by. */
+export type LanesAtWork = Pick<Lanes, "atMost" | "count">;
+
 export class Yielding {
   /** Records that MongoDB is asked for at once. */
   readonly batchSize: number;
   readonly #limit: RateLimit;
   readonly #limited: boolean;
   readonly #foreground: Foreground;
-  readonly #lanes: Lanes;
+  readonly #lanes: LanesAtWork;
   readonly #adjusts: boolean;
   readonly #reporter: Reporter;
   #told = false;
 
-  constructor({ store, provider }: Context, lanes: Lanes, options: YieldingOptions, reporter: Reporter) {
+  constructor(
+    { store, provider }: Pick<Context, "store"> & { provider: Pick<Provider, "computes"> },
+    lanes: LanesAtWork,
+    options: YieldingOptions,
+    reporter: Reporter,
+  ) {
     this.#limit = new RateLimit(options.maxRate);
     this.#limited = options.maxRate !== undefined;
     this.batchSize = this.#limit.portion(options.batchSize);
@@ -49,17 +58,17 @@ export class Yielding {
   /** Waits until so many records may go. While services are at work, one batch does at a time: what else computes has a processor. */
   async take(count: number, collection: string): Promise<void> {
     await this.#limit.take(count);
-    const found = await this.#foreground.look(collection);
+    await this.#foreground.look(collection);
     if (!this.#adjusts) return;
     this.#lanes.atMost(this.#foreground.busy ? 1 : Number.POSITIVE_INFINITY);
-    if (found === true) this.#tell(collection);
+    if (this.#foreground.seen) this.#tell(collection);
   }
 
-  /** What a batch that took so long is to wait before it makes place for the next: the time in which services find MongoDB idle. */
-  async rest(ms: number): Promise<void> {
-    if (!this.#adjusts || this.#limited || !this.#foreground.busy) return;
-    const restMs = Math.min(LONGEST_REST_MS, ms * REST);
-    await new Promise((resolve) => setTimeout(resolve, restMs));
+  /** How long a batch that took so long is to keep its place: services find MongoDB idle meanwhile. */
+  restAfter(ms: number): number {
+    // Whoever asked for a rate has said what is left to services; and nobody rests for services that nobody sees.
+    const rests = this.#adjusts && !this.#limited && this.#foreground.seen;
+    return rests ? Math.min(LONGEST_REST_MS, ms * REST) : 0;
   }
 
   // -------------------------------------------------------------------------------------------------------------------
@@ -67,9 +76,10 @@ export class Yielding {
   #tell(collection: string): void {
     if (this.#told) return;
     this.#told = true;
-    this.#reporter.note(
-      `somebody reads ${collection} meanwhile: records move a batch at a time and with rests, to leave MongoDB room for that (--concurrency=${this.#lanes.count} goes at full speed)`,
-    );
+    const how = this.#limited
+      ? "a batch at a time, to leave MongoDB room for that"
+      : `a batch at a time and with rests, to leave MongoDB room for that (--concurrency=${this.#lanes.count} goes at full speed)`;
+    this.#reporter.note(`somebody reads ${collection} meanwhile: records move ${how}`);
   }
 }
 

@@ -1,0 +1,65 @@
+import { expect, test } from "bun:test";
+import { Yielding, type YieldingOptions } from "../../src/rotation/yielding.ts";
+import { closeStore, openStore } from "../../src/store/store.ts";
+import { freshDatabase } from "../harness/mongo.ts";
+
+/** What a rewrap leaves to services that a real mongod counts the reads of. */
+
+const OPTIONS: YieldingOptions = { batchSize: 1000, allLanes: false, maxRate: undefined };
+
+/** A rewrap's pace before and after so many reads by others: batches at once, records in one, and the rest after 100 ms and 10 s of work. */
+async function paceAfter(reads: number, computes: boolean, over: Partial<YieldingOptions>) {
+  const { uri, name, db } = await freshDatabase();
+  await db.collection("secrets").insertOne({ a: 1 });
+  const store = await openStore({ uri, name }, { appName: "test" });
+  let atOnce = Number.POSITIVE_INFINITY;
+  const notes: string[] = [];
+  const lanes = { count: 2, atMost: (batches: number) => (atOnce = batches) };
+  const reporter = { note: (text: string) => notes.push(text), progress: () => undefined };
+  const yielding = new Yielding({ store, provider: { computes } }, lanes, { ...OPTIONS, ...over }, reporter as never);
+  const pace = async () => {
+    await yielding.take(1, "secrets");
+    return { atOnce, records: yielding.portion, rests: [100, 10_000].map((ms) => yielding.restAfter(ms)) };
+  };
+  const first = await pace();
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  await Promise.all(Array.from({ length: reads }, () => db.collection("secrets").findOne({})));
+  const then = await pace();
+  await closeStore(store);
+  return { first, then, notes };
+}
+
+test("while services read, one small batch goes at a time and rests half as long as it took, at most a second; it is told once", async () => {
+  const { first, then, notes } = await paceAfter(60, true, {});
+  // Before anything is known it is gentle, but rests for nobody.
+  expect(first).toEqual({ atOnce: 1, records: 250, rests: [0, 0] });
+  expect(then).toEqual({ atOnce: 1, records: 250, rests: [50, 1000] });
+  expect(notes).toEqual([
+    "somebody reads secrets meanwhile: records move a batch at a time and with rests, to leave MongoDB room for that (--concurrency=2 goes at full speed)",
+  ]);
+});
+
+test("where nobody reads, all goes", async () => {
+  const { then, notes } = await paceAfter(0, true, {});
+  expect(then).toEqual({ atOnce: Number.POSITIVE_INFINITY, records: 1000, rests: [0, 0] });
+  expect(notes).toEqual([]);
+});
+
+test("a rate that was asked for is kept without rests, and no other speed is offered", async () => {
+  const { then, notes } = await paceAfter(60, true, { maxRate: 2000 });
+  expect(then).toEqual({ atOnce: 1, records: 100, rests: [0, 0] });
+  expect(notes).toEqual([
+    "somebody reads secrets meanwhile: records move a batch at a time, to leave MongoDB room for that",
+  ]);
+});
+
+test("whoever waits for a token, or asked for all lanes, is held back by nothing but the size of a batch", async () => {
+  for (const [computes, allLanes] of [
+    [false, false],
+    [true, true],
+  ] as const) {
+    const { then, notes } = await paceAfter(60, computes, { allLanes });
+    expect(then).toEqual({ atOnce: Number.POSITIVE_INFINITY, records: 250, rests: [0, 0] });
+    expect(notes).toEqual([]);
+  }
+});
