@@ -196,8 +196,12 @@ async function canaryProblems(context: Context, state: KekState, needed: Version
   const held = await provider.available();
   if (provider.staging === "by_init") {
     const readable = stanceOf(state.versions, state.rotation)?.readable ?? [];
-    for (const { _id: version } of needed.filter((doc) => !held.includes(doc._id))) {
-      const why = readable.includes(version) ? "which records need" : "which was made for a rotation to come";
+    for (const { _id: version, state: use } of needed.filter((doc) => !held.includes(doc._id))) {
+      const why = readable.includes(version)
+        ? "which records need"
+        : use === "retired"
+          ? "which a way back would need"
+          : "which was made for a rotation to come";
       problems.push({
         code: "canary",
         message: `this command: there is no key of KEK version ${version}, ${why}`,

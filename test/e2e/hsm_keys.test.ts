@@ -101,11 +101,14 @@ test("a second key of a version's name is never used, and never destroyed", asyn
   await proveHsm(install, 2, 30);
 });
 
-test("a retired key that somebody has destroyed by hand: remove says that it found none", async () => {
+test("a retired key that somebody has destroyed by hand: verify says what it is needed for, and remove that it found none", async () => {
   const install = await seededHsm(30);
   expect((await install.kek(ROTATE, 2)).code).toBe(0);
   destroy(install, 1);
   const running = await install.serve("api-1", 2);
+  const back = await install.kek(["verify", "--target=1"], 2);
+  expect(back.code).toBe(3);
+  expect(problemsOf(back.json)).toContain("there is no key of KEK version 1, which a way back would need");
   const removed = await install.kek(["remove", "--version=1"], 2);
   expect({ code: removed.code, stderr: removed.stderr }).toMatchObject({ code: 0 });
   expect(removed.json).toMatchObject({ outcome: "destroyed", destroyed: [] });
