@@ -3,7 +3,7 @@ import type { Store } from "../store/store.ts";
 
 /**
  * Whether services are at work on the collection that a rotation is moving, by MongoDB's own count of reads less those of the
- * rotation. Until that is known, and where it cannot be, they are.
+ * rotation. Until that is known, and where it cannot be, they are; what was found of one collection holds for the next until then.
  */
 export class Foreground {
   readonly #store: Store;
@@ -13,6 +13,8 @@ export class Foreground {
   /** Reads by this rotation since it last looked. */
   #own = 0;
   #found: boolean | undefined;
+  /** Looks in a row that showed nothing. */
+  #misses = 0;
 
   constructor(store: Store) {
     this.#store = store;
@@ -25,6 +27,11 @@ export class Foreground {
   /** Whether somebody was seen at work: more than not knowing better. */
   get seen(): boolean {
     return this.#found === true;
+  }
+
+  /** Whether MongoDB does not say: once may be a moment in which it is away. */
+  get unseen(): boolean {
+    return this.#misses > 1;
   }
 
   /** The rotation has read once itself. */
@@ -45,6 +52,7 @@ export class Foreground {
       // A look counts as a read of the next one.
       this.#found = othersRead(this.#counts, counts, this.#own + 1, now - this.#at);
     }
+    this.#misses = counts === undefined ? this.#misses + 1 : 0;
     this.#counts = counts;
     this.#at = now;
     this.#own = 0;

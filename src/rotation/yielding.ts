@@ -26,7 +26,7 @@ export class Yielding {
   readonly #lanes: LanesAtWork;
   readonly #adjusts: boolean;
   readonly #reporter: Reporter;
-  #told = false;
+  readonly #told = new Set<string>();
 
   constructor(
     { store, provider }: Pick<Context, "store"> & { provider: Pick<Provider, "computes"> },
@@ -61,7 +61,8 @@ export class Yielding {
     await this.#foreground.look(collection);
     if (!this.#adjusts) return;
     this.#lanes.atMost(this.#foreground.busy ? 1 : Number.POSITIVE_INFINITY);
-    if (this.#foreground.seen) this.#tell(collection);
+    if (this.#foreground.seen) this.#tell(`somebody reads ${collection} meanwhile`);
+    else if (this.#foreground.unseen) this.#tell(`who reads ${collection} cannot be seen ($collStats)`);
   }
 
   /** How long a batch that took so long is to keep its place: services find MongoDB idle meanwhile. */
@@ -73,13 +74,13 @@ export class Yielding {
 
   // -------------------------------------------------------------------------------------------------------------------
 
-  #tell(collection: string): void {
-    if (this.#told) return;
-    this.#told = true;
-    const how = this.#limited
-      ? "a batch at a time, to leave MongoDB room for that"
-      : `a batch at a time and with rests, to leave MongoDB room for that (--concurrency=${this.#lanes.count} goes at full speed)`;
-    this.#reporter.note(`somebody reads ${collection} meanwhile: records move ${how}`);
+  #tell(why: string): void {
+    if (this.#told.has(why)) return;
+    this.#told.add(why);
+    const rests = this.#foreground.seen && !this.#limited ? " and with rests" : "";
+    this.#reporter.note(
+      `${why}: records move a batch at a time${rests}, to leave MongoDB room (run with --concurrency=${this.#lanes.count} to keep all lanes at work)`,
+    );
   }
 }
 

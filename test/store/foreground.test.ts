@@ -50,8 +50,8 @@ test("whoever may read may count; without the right, services are taken to be at
     await foreground.look("one");
     await rest();
     const found = await foreground.look("one");
-    const expected = user === "app" ? ["app", false, false] : ["stranger", undefined, true];
-    expect([user, found, foreground.busy]).toEqual(expected);
+    const expected = user === "app" ? ["app", false, false, false] : ["stranger", undefined, true, true];
+    expect([user, found, foreground.busy, foreground.unseen]).toEqual(expected);
     await closeStore(store);
   }
   expect(counted).toEqual([1, undefined]);
