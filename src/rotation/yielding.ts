@@ -26,7 +26,8 @@ export class Yielding {
   readonly #lanes: LanesAtWork;
   readonly #adjusts: boolean;
   readonly #reporter: Reporter;
-  readonly #told = new Set<string>();
+  /** What was told: each thing once, of whichever collection it was found first. */
+  readonly #told = new Set<Found>();
 
   constructor(
     { store, provider }: Pick<Context, "store"> & { provider: Pick<Provider, "computes"> },
@@ -61,8 +62,8 @@ export class Yielding {
     await this.#foreground.look(collection);
     if (!this.#adjusts) return;
     this.#lanes.atMost(this.#foreground.busy ? 1 : Number.POSITIVE_INFINITY);
-    if (this.#foreground.seen) this.#tell(`somebody reads ${collection} meanwhile`);
-    else if (this.#foreground.unseen) this.#tell(`who reads ${collection} cannot be seen ($collStats)`);
+    if (this.#foreground.seen) this.#tell("seen", `somebody reads ${collection} meanwhile`);
+    else if (this.#foreground.unseen) this.#tell("unseen", `who reads ${collection} cannot be seen ($collStats)`);
   }
 
   /** How long a batch that took so long is to keep its place: services find MongoDB idle meanwhile. */
@@ -74,10 +75,10 @@ export class Yielding {
 
   // -------------------------------------------------------------------------------------------------------------------
 
-  #tell(why: string): void {
-    if (this.#told.has(why)) return;
-    this.#told.add(why);
-    const rests = this.#foreground.seen && !this.#limited ? " and with rests" : "";
+  #tell(found: Found, why: string): void {
+    if (this.#told.has(found)) return;
+    this.#told.add(found);
+    const rests = found === "seen" && !this.#limited ? " and with rests" : "";
     this.#reporter.note(
       `${why}: records move a batch at a time${rests}, to leave MongoDB room (run with --concurrency=${this.#lanes.count} to keep all lanes at work)`,
     );
@@ -85,6 +86,8 @@ export class Yielding {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+type Found = "seen" | "unseen";
 
 const GENTLY = 250;
 /** Of the time that the batch took. */
