@@ -15,7 +15,7 @@ export interface YieldingOptions {
 }
 
 /** What a rewrap's pace is held by. */
-export type LanesAtWork = Pick<Lanes, "atMost" | "count">;
+type LanesAtWork = Pick<Lanes, "atMost" | "count">;
 
 export class Yielding {
   /** Records that MongoDB is asked for at once. */
