@@ -48,7 +48,7 @@ export function report({ at, commit, machine, versions }: Omit<Circumstances, "k
     "# Benchmark",
     "",
     `${at}, commit ${commit}. ${machine}. ${made.join(", ")}.`,
-    "Each figure is the median of the rounds; beside it the lowest and the highest.",
+    "Made by `./scripts/bench`. Each figure is the median of so many rounds; beside it the lowest and the highest.",
     "",
     ...table(
       "What is promised",
@@ -76,9 +76,17 @@ function table(topic: string, lines: Line[]): string[] {
   const rows = lines.map((each) => {
     const { name, unit, values } = each;
     const spread = values.length > 1 ? `${shown(Math.min(...values))} – ${shown(Math.max(...values))}` : "";
-    return `| ${[name, `${shown(median(values))} ${unit}`.trim(), spread, wanted(each)].join(" | ")} |`;
+    const figure = `${shown(median(values))} ${unit}`.trim();
+    return `| ${[name, figure, spread, values.length, wanted(each)].join(" | ")} |`;
   });
-  return [`## ${topic}`, "", "| figure | median | spread | wanted |", "| --- | ---: | ---: | --- |", ...rows, ""];
+  return [
+    `## ${topic}`,
+    "",
+    "| figure | median | spread | rounds | wanted |",
+    "| --- | ---: | ---: | ---: | --- |",
+    ...rows,
+    "",
+  ];
 }
 
 function wanted(each: Line): string {

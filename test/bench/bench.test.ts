@@ -131,7 +131,7 @@ test("a figure is the median of its rounds, and a ratio is taken round by round"
   const missed = line("T", "b", "ms", [30, 10, 21], { atMost: 20 });
   expect([isMet(met), isMet(missed), isMet(line("T", "c", "s", [1]))]).toEqual([true, false, undefined]);
   const page = report({ at: "now", commit: "abc", machine: "M", versions: { bun: "1" } }, [met, missed]);
-  expect(page).toContain("| a | 0.95 × | 0.80 – 1.00 | at least 0.90: met |");
-  expect(page).toContain("| b | 21.0 ms | 10.0 – 30.0 | at most 20.0: not met |");
+  expect(page).toContain("| a | 0.95 × | 0.80 – 1.00 | 3 | at least 0.90: met |");
+  expect(page).toContain("| b | 21.0 ms | 10.0 – 30.0 | 3 | at most 20.0: not met |");
   expect([shown(12_345), shown(123.4), shown(12.34), shown(Number.NaN)]).toEqual(["12,345", "123", "12.3", "–"]);
 });
