@@ -39,13 +39,13 @@ export class Foreground {
     this.#own += 1;
   }
 
-  /** Looks when it is time to. @returns whether somebody was found at work; undefined while it is not known. */
-  async look(collection: string): Promise<boolean | undefined> {
+  /** Looks when it is time to. */
+  async look(collection: string): Promise<void> {
     const now = performance.now();
     if (collection !== this.#collection) {
       this.#collection = collection;
       this.#counts = undefined;
-    } else if (now - this.#at < (this.busy ? SOON_MS : LOOK_MS)) return this.#found;
+    } else if (now - this.#at < (this.busy ? SOON_MS : LOOK_MS)) return;
     const counts = await countReads(this.#store, collection);
     if (counts === undefined) this.#found = undefined;
     else if (this.#counts !== undefined) {
@@ -56,7 +56,6 @@ export class Foreground {
     this.#counts = counts;
     this.#at = now;
     this.#own = 0;
-    return this.#found;
   }
 }
 

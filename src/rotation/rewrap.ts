@@ -82,7 +82,7 @@ export class Rewrapper {
         const moved = await this.#pass();
         const left = await this.census();
         if (left === 0) break;
-        if (moved === 0 && left <= this.#tally.failed.length) throw await this.#incomplete();
+        if (moved === 0 && left <= this.#tally.failures) throw await this.#incomplete();
         if (moved === 0) await pause(BACKOFF_MS);
       } catch (thrown) {
         await this.#patience.waitOut(thrown, this.#tally.done);

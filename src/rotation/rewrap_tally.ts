@@ -10,6 +10,7 @@ export class RewrapTally {
   readonly #counts = new Map<string, FieldCount>();
   /** Records that this pass could not rewrap. */
   readonly #failed = new Map<string, FailedRecord>();
+  #failures = 0;
   readonly #rate = new RecentRate();
 
   constructor(rotation: RotationDoc) {
@@ -23,6 +24,11 @@ export class RewrapTally {
 
   get remaining(): number {
     return sum(this.#counts, "remaining");
+  }
+
+  /** How many this pass could not rewrap: two records on two shards may have one name. */
+  get failures(): number {
+    return this.#failures;
   }
 
   get failed(): FailedRecord[] {
@@ -44,11 +50,13 @@ export class RewrapTally {
   }
 
   fail(record: FailedRecord): void {
+    this.#failures += 1;
     this.#failed.set(`${record.field} ${record.id}`, record);
   }
 
   /** Before each pass: what failed is found again, or was mended. */
   forgetFailures(): void {
+    this.#failures = 0;
     this.#failed.clear();
   }
 

@@ -31,11 +31,20 @@ export function isSnapshotGone(thrown: unknown): boolean {
 /** Cursor gone, time limit of an operation reached, cursor killed: what was asked for may be asked for again. */
 const OVERTAKEN = new Set([43, 50, 237, 262]);
 
+/**
+ * The primary steps down or shuts down, or a majority is late. The driver labels these only for what it tries again itself:
+ * never a command that is sent as one (MongoDB's error codes; Retryable Writes specification, "Determining Retryable Errors").
+ */
+const BETWEEN_PRIMARIES = new Set([64, 91, 189, 10_107, 11_600, 11_602, 13_435, 13_436]);
+
 /** Whether MongoDB was out of reach, or in the middle of an election: worth another try. */
 export function isTransient(thrown: unknown): boolean {
   if (thrown instanceof KekError) return thrown.code === "mongodb_away";
   if (thrown instanceof MongoNetworkError || thrown instanceof MongoServerSelectionError) return true;
-  if (OVERTAKEN.has(serverCode(thrown) ?? 0)) return true;
+  // Whoever has one connection waits for the answers to all that was asked before. The driver does not export the class.
+  if (thrown instanceof MongoError && thrown.name === "MongoWaitQueueTimeoutError") return true;
+  const code = serverCode(thrown) ?? 0;
+  if (OVERTAKEN.has(code) || BETWEEN_PRIMARIES.has(code)) return true;
   return (
     thrown instanceof MongoError &&
     (thrown.hasErrorLabel("RetryableWriteError") ||

@@ -1,8 +1,8 @@
 import { DocumentSequence } from "mongodb/lib/cmap/commands.js";
 import type { FieldName } from "../config/config.ts";
-import { KekError } from "../errors/errors.ts";
 import { DOCUMENT_VALIDATION_FAILURE } from "./failures.ts";
 import { versionKey } from "./fields.ts";
+import { byMajority } from "./majority.ts";
 import { type Rewrap, rewrapStatements } from "./rewrap_statement.ts";
 import type { Store } from "./store.ts";
 
@@ -104,30 +104,20 @@ export async function applyRewraps(
   const statement = rewrapStatements(field.path, from, to);
   const groups = chunks(rewraps, GROUP);
   const together = await update(store, field, groups.map(statement), limitMs);
-  const outcome: RewrapOutcome = { done: together.modified, rejected: [] };
-  // A group in which one record is refused stops there: its records are tried again one by one, to find out which.
-  for (const { index } of together.errors) {
-    const first = index * GROUP;
-    const group = groups[index] ?? [];
-    const leftMs = Math.floor(deadline - performance.now());
-    // What the limit leaves no time for is found again by the next pass.
-    if (leftMs < 1) break;
-    const apart = await update(
-      store,
-      field,
-      group.map((rewrap) => statement([rewrap])),
-      leftMs,
-    );
-    outcome.done += apart.modified;
-    for (const error of apart.errors) {
-      const reason =
-        error.code === DOCUMENT_VALIDATION_FAILURE
-          ? "the record does not satisfy its collection's validator (code 121)"
-          : `MongoDB refused the update (code ${error.code}): ${error.errmsg}`;
-      outcome.rejected.push({ index: first + error.index, reason });
-    }
-  }
-  return outcome;
+  // A group in which one record is refused stops there: its records are tried again, each in a statement of its own, to find
+  // out which. Those of all groups at once, for each command waits for a majority.
+  const again = together.errors.flatMap(({ index }) =>
+    (groups[index] ?? []).map((rewrap, at) => ({ rewrap, index: index * GROUP + at })),
+  );
+  const leftMs = Math.floor(deadline - performance.now());
+  // What the limit leaves no time for is found again by the next pass.
+  if (again.length === 0 || leftMs < 1) return { done: together.modified, rejected: [] };
+  const statements = again.map(({ rewrap }) => statement([rewrap]));
+  const apart = await update(store, field, statements, leftMs);
+  return {
+    done: together.modified + apart.modified,
+    rejected: apart.errors.map((error) => ({ index: again[error.index]?.index as number, reason: reasonOf(error) })),
+  };
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -136,6 +126,12 @@ interface WriteError {
   index: number;
   code: number;
   errmsg: string;
+}
+
+function reasonOf({ code, errmsg }: WriteError): string {
+  return code === DOCUMENT_VALIDATION_FAILURE
+    ? "the record does not satisfy its collection's validator (code 121)"
+    : `MongoDB refused the update (code ${code}): ${errmsg}`;
 }
 
 async function update(
@@ -147,16 +143,7 @@ async function update(
   // The driver takes documents it serializes itself; this is how it sends its own batches.
   const updates = new DocumentSequence("updates", []);
   for (const statement of statements) updates.push({}, statement);
-  const reply = await store.db.command({
-    update: field.collection,
-    ordered: false,
-    updates,
-    writeConcern: { w: "majority", j: true, wtimeout: limitMs },
-    maxTimeMS: limitMs,
-  });
-  if (reply["writeConcernError"] !== undefined) {
-    throw new KekError("mongodb_away", "MongoDB did not confirm a batch by a majority in time", "it is tried again");
-  }
+  const reply = await byMajority(store, "a batch", { update: field.collection, ordered: false, updates }, limitMs);
   return { modified: Number(reply["nModified"]), errors: (reply["writeErrors"] ?? []) as WriteError[] };
 }
 

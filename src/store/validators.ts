@@ -1,7 +1,7 @@
 import { EJSON } from "bson";
-import { KekError } from "../errors/errors.ts";
 import type { ValidatorOptions } from "./documents.ts";
 import { serverCode } from "./failures.ts";
+import { byMajority } from "./majority.ts";
 import type { Store } from "./store.ts";
 
 /** Reads and sets collection validators. `collMod` knows no condition: see DESIGN.md section 5. */
@@ -27,21 +27,13 @@ export async function setValidator(
   options: ValidatorOptions,
 ): Promise<"set" | "refused"> {
   try {
-    const reply = await store.db.command({
+    // A fence that the next primary does not know would be none.
+    await byMajority(store, "a validator", {
       collMod: collection,
       validator: options.validator ?? {},
       validationLevel: options.validationLevel ?? "strict",
       validationAction: options.validationAction ?? "error",
-      // A command takes nothing over from the client: a fence that the next primary does not know would be none.
-      writeConcern: { w: "majority", j: true },
     });
-    if (reply["writeConcernError"] !== undefined) {
-      throw new KekError(
-        "mongodb_away",
-        "MongoDB did not confirm a validator by a majority",
-        "run the same command again",
-      );
-    }
     return "set";
   } catch (thrown) {
     const UNAUTHORIZED = 13;

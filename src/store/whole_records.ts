@@ -3,6 +3,7 @@ import { DocumentSequence } from "mongodb/lib/cmap/commands.js";
 import { idBsonOf, idTextOf } from "../envelope/raw_record.ts";
 import { KekError } from "../errors/errors.ts";
 import { DOCUMENT_VALIDATION_FAILURE } from "./failures.ts";
+import { byMajority } from "./majority.ts";
 import type { Store } from "./store.ts";
 
 /** Whole records as raw BSON, read and written byte for byte: a decoded value does not always encode to the same bytes. */
@@ -64,14 +65,7 @@ export async function insertMissing(store: Store, collection: string, records: U
   // The driver takes documents it serializes itself; this is how it sends its own batches.
   const documents = new DocumentSequence("documents", []);
   for (const record of records) documents.push({}, record);
-  const reply = await store.db.command({
-    insert: collection,
-    documents,
-    ordered: false,
-    writeConcern: { w: "majority", j: true },
-  });
-  if (reply["writeConcernError"] !== undefined)
-    throw new KekError("mongodb_away", "MongoDB did not confirm a batch by a majority", "run the same command again");
+  const reply = await byMajority(store, "a batch", { insert: collection, documents, ordered: false });
   const errors = (reply["writeErrors"] ?? []) as WriteError[];
   const stopped = errors.filter(({ code }) => code === DOCUMENT_VALIDATION_FAILURE);
   const refused = errors.find((error) => !isThere(error) && error.code !== DOCUMENT_VALIDATION_FAILURE);

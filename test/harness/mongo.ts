@@ -13,14 +13,18 @@ let shared: Promise<string> | undefined;
 export async function mongoUri(): Promise<string> {
   shared ??=
     process.env["CERTAUTOPILOT_TEST_MONGO"] === undefined
-      ? startOwn()
+      ? ownMongod().then((uri) => {
+          // Within a test this is run at the end of that test: the next one starts another.
+          afterAll(() => (shared = undefined));
+          return uri;
+        })
       : Promise.resolve(process.env["CERTAUTOPILOT_TEST_MONGO"]);
   return await shared;
 }
 
-/** A database of the caller's own, dropped after its test file. */
-export async function freshDatabase(): Promise<{ uri: string; name: string; db: Db; client: MongoClient }> {
-  const uri = await mongoUri();
+/** A database of the caller's own, dropped after its test file. @param at a replica set; without it, the one for all. */
+export async function freshDatabase(at?: string): Promise<{ uri: string; name: string; db: Db; client: MongoClient }> {
+  const uri = at ?? (await mongoUri());
   const name = `t_${randomBytes(6).toString("hex")}`;
   const client = await new MongoClient(uri, {
     writeConcern: { w: "majority", journal: true },
@@ -33,12 +37,11 @@ export async function freshDatabase(): Promise<{ uri: string; name: string; db: 
   return { uri, name, db: client.db(name), client };
 }
 
-async function startOwn(): Promise<string> {
+/** A replica set of one member for one test, which may do to it what others could not bear. */
+export async function ownMongod(): Promise<string> {
   const directory = mkdtempSync(join(tmpdir(), "certautopilot-test-"));
   const mongod = await startPrivateMongod(directory);
-  // Within a test this is run at the end of that test: the next one starts another.
   afterAll(async () => {
-    shared = undefined;
     await mongod.stop();
     rmSync(directory, { recursive: true, force: true });
   });

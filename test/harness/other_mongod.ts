@@ -18,6 +18,13 @@ export async function standaloneMongod(): Promise<string> {
   return host;
 }
 
+/** A replica set of one member that answers commands as it is told to, by `failCommand`. @returns its URI. */
+export async function failingMongod(): Promise<string> {
+  const { host } = await startMongod(["--replSet", "rs0", "--setParameter", "enableTestCommands=1"]);
+  await initiateReplicaSet(host, "rs0");
+  return `mongodb://${host}/?replicaSet=rs0`;
+}
+
 export interface GuardedMongod {
   host: string;
   /** A URI for one of its users. */

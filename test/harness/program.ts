@@ -146,9 +146,9 @@ export interface TestInstall {
   serve(name: string, versions: number[], current: number, over?: Variables, runtime?: Runtime): Promise<Running>;
 }
 
-/** A database of its own with keys for versions 1 to 4; nothing is in it until a process starts. */
-export async function testInstall(times: typeof FAST = FAST): Promise<TestInstall> {
-  const { uri, name, db } = await freshDatabase();
+/** A database of its own with keys for versions 1 to 4; nothing is in it until a process starts. @param at see `freshDatabase`. */
+export async function testInstall(times: typeof FAST = FAST, at?: string): Promise<TestInstall> {
+  const { uri, name, db } = await freshDatabase(at);
   // Registered here and not for the module: a module's hook runs for the first test file of a worker only.
   afterAll(endAll);
   const keks: Record<number, string> = { 1: kekHex(), 2: kekHex(), 3: kekHex(), 4: kekHex() };

@@ -15,9 +15,13 @@ export const CALM = { ...FAST, leaseMs: 10_000, evictionMs: 20_000 };
 /** So slow that a test can come in between. */
 export const SLOWLY = ["--max-rate=20", "--batch-size=5"];
 
-/** An install with `count` secrets under v1; the process that wrote them has left the fleet. */
-export async function seededInstall(count: number, times: Partial<typeof FAST> = {}): Promise<TestInstall> {
-  const install = await testInstall({ ...FAST, ...times });
+/** An install with `count` secrets under v1; the process that wrote them has left the fleet. @param at see `freshDatabase`. */
+export async function seededInstall(
+  count: number,
+  times: Partial<typeof FAST> = {},
+  at?: string,
+): Promise<TestInstall> {
+  const install = await testInstall({ ...FAST, ...times }, at);
   // A process that is killed in a transaction leaves it open for MongoDB's 60 s, and the test's database cannot be
   // dropped before that.
   await install.db.client.db("admin").command({ setParameter: 1, transactionLifetimeLimitSeconds: 5 });

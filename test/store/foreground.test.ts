@@ -9,6 +9,10 @@ import { guardedMongod } from "../harness/other_mongod.ts";
 
 const rest = async (ms = 300) => await new Promise((resolve) => setTimeout(resolve, ms));
 
+const UNKNOWN = { busy: true, seen: false };
+const SOMEBODY = { busy: true, seen: true };
+const NOBODY = { busy: false, seen: false };
+
 test("services count as at work until it is known that they are not, and again once they read", async () => {
   const { uri, name, db } = await freshDatabase();
   for (const collection of ["one", "other"]) await db.collection(collection).insertOne({ a: 1 });
@@ -16,26 +20,27 @@ test("services count as at work until it is known that they are not, and again o
   const foreground = new Foreground(store);
   const reads = async (collection: string, count: number) =>
     await Promise.all(Array.from({ length: count }, () => db.collection(collection).findOne({})));
-  expect(await foreground.look("one")).toBeUndefined();
-  expect(foreground.busy).toBe(true);
+  const look = async (collection: string) => {
+    await foreground.look(collection);
+    return { busy: foreground.busy, seen: foreground.seen };
+  };
+  expect(await look("one")).toEqual(UNKNOWN);
 
   // What the rotation reads itself is no service.
   await rest();
   await reads("one", 30);
   for (let batch = 0; batch < 30; batch += 1) foreground.read();
-  expect(await foreground.look("one")).toBe(false);
-  expect(foreground.busy).toBe(false);
+  expect(await look("one")).toEqual(NOBODY);
 
   // Once nobody is there it looks once a second.
   await rest(1000);
   await reads("one", 60);
-  expect(await foreground.look("one")).toBe(true);
-  expect(foreground.busy).toBe(true);
+  expect(await look("one")).toEqual(SOMEBODY);
   await rest();
-  expect(await foreground.look("one")).toBe(false);
+  expect(await look("one")).toEqual(NOBODY);
 
   // Of another collection nothing is known yet: what was found holds until then.
-  expect(await foreground.look("other")).toBe(false);
+  expect(await look("other")).toEqual(NOBODY);
   await closeStore(store);
 });
 
@@ -49,9 +54,10 @@ test("whoever may read may count; without the right, services are taken to be at
     const foreground = new Foreground(store);
     await foreground.look("one");
     await rest();
-    const found = await foreground.look("one");
-    const expected = user === "app" ? ["app", false, false, false] : ["stranger", undefined, true, true];
-    expect([user, found, foreground.busy, foreground.unseen]).toEqual(expected);
+    await foreground.look("one");
+    const { busy, seen, unseen } = foreground;
+    const expected = user === "app" ? { ...NOBODY, unseen: false } : { ...UNKNOWN, unseen: true };
+    expect({ user, busy, seen, unseen }).toEqual({ user, ...expected });
     await closeStore(store);
   }
   expect(counted).toEqual([1, undefined]);

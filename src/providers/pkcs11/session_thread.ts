@@ -118,9 +118,10 @@ export class SessionThread {
       return;
     }
     this.proven = true;
+    const asked = this.#late > 0 ? undefined : this.#asked.shift();
+    // There may be data keys in an answer that nobody waits for any more.
+    if (asked === undefined && reply.kind === "answers") reply.bytes.fill(0);
     if (this.#late > 0) {
-      // There may be data keys in an answer that nobody waits for any more.
-      if (reply.kind === "answers") reply.bytes.fill(0);
       this.#late -= 1;
       if (this.#late > 0 || this.#dead !== undefined) return;
       // It came back: the session is of use again.
@@ -128,7 +129,6 @@ export class SessionThread {
       this.#onFreed();
       return;
     }
-    const asked = this.#asked.shift();
     if (asked === undefined) return;
     clearTimeout(asked.timer);
     asked.resolve(reply);

@@ -1,0 +1,62 @@
+import { expect, test } from "bun:test";
+import { serialize } from "bson";
+import { MongoClient } from "mongodb";
+import { isTransient } from "../../src/store/failures.ts";
+import { applyRewraps } from "../../src/store/records.ts";
+import { closeStore, openStore } from "../../src/store/store.ts";
+import { setValidator } from "../../src/store/validators.ts";
+import { freshDatabase } from "../harness/mongo.ts";
+import { failingMongod } from "../harness/other_mongod.ts";
+
+/** What a rotation waits out, as a real mongod and the driver tell it. */
+
+const FIELD = { collection: "secrets", path: "value" };
+const REWRAP = { idBson: serialize({ _id: 1 }), oldWrap: Buffer.alloc(60, 1), newWrap: Buffer.alloc(60, 2) };
+
+const thrownBy = async (work: Promise<unknown>): Promise<unknown> =>
+  await work.then(
+    () => undefined,
+    (thrown) => thrown,
+  );
+
+test("a primary that steps down or shuts down is waited out, and so is a majority that is late; a refusal is not", async () => {
+  const uri = await failingMongod();
+  const store = await openStore({ uri, name: "t" }, { appName: "test" });
+  await store.db.createCollection("secrets");
+  const failing = async (failCommands: string[], data: object) =>
+    await store.client
+      .db("admin")
+      .command({ configureFailPoint: "failCommand", mode: { times: 1 }, data: { failCommands, ...data } });
+  const rewrap = () => thrownBy(applyRewraps(store, FIELD, 1, 2, [REWRAP], 5000));
+  const [INTERRUPTED, SHUTTING_DOWN, NO_PRIMARY, STEPPED_DOWN, BAD_VALUE] = [11_602, 91, 10_107, 189, 2];
+  for (const code of [INTERRUPTED, SHUTTING_DOWN, NO_PRIMARY, STEPPED_DOWN, BAD_VALUE]) {
+    await failing(["update"], { errorCode: code });
+    const thrown = await rewrap();
+    expect([code, (thrown as { code: unknown }).code]).toEqual([code, code]);
+    expect([code, isTransient(thrown)]).toEqual([code, code !== BAD_VALUE]);
+  }
+  const late = { writeConcernError: { code: 64, errmsg: "waiting for replication timed out" } };
+  await failing(["update"], late);
+  const unconfirmed = await rewrap();
+  expect(unconfirmed).toMatchObject({
+    code: "mongodb_away",
+    message: "MongoDB did not confirm a batch by a majority: waiting for replication timed out",
+  });
+  expect(isTransient(unconfirmed)).toBe(true);
+  await failing(["collMod"], late);
+  expect(await thrownBy(setValidator(store, "secrets", {}))).toMatchObject({ code: "mongodb_away" });
+  expect(await rewrap()).toBeUndefined();
+  await closeStore(store);
+});
+
+test("whoever waits too long for the one connection has not been refused by anybody", async () => {
+  const { uri, name, db } = await freshDatabase();
+  await db.collection("one").insertOne({});
+  const client = await new MongoClient(uri, { maxPoolSize: 1, waitQueueTimeoutMS: 100 }).connect();
+  const find = (filter: object) => client.db(name).collection("one").findOne(filter);
+  const [slow, waiting] = await Promise.all([find({ $where: "sleep(1500) || true" }), thrownBy(find({}))]);
+  expect(slow).not.toBeNull();
+  expect((waiting as Error).name).toBe("MongoWaitQueueTimeoutError");
+  expect(isTransient(waiting)).toBe(true);
+  await client.close();
+});
