@@ -7,7 +7,7 @@ import { rewrapBatch } from "../../src/rotation/rewrap_batch.ts";
 import { ensureIndex } from "../../src/store/fields.ts";
 import { applyRewraps, wrapsAt } from "../../src/store/records.ts";
 import { closeStore, openStore } from "../../src/store/store.ts";
-import { freshDatabase } from "../harness/mongo.ts";
+import { freshDatabase, ownMongod } from "../harness/mongo.ts";
 import { versionsOf } from "../harness/records.ts";
 
 /** A batch against a real mongod, under a token that goes away in the middle of it. */
@@ -87,5 +87,30 @@ test("a new wrap lands only where its old one was, alone; what has become of the
   const after = await secrets.find().sort({ _id: 1 }).toArray();
   const moved = (id: number) => ({ _id: id, value: { kek_version: 2, wrapped_dek: wrap(20 + id) } });
   expect(after).toEqual(before.map((record) => ([0, 5].includes(record._id) ? moved(record._id) : record)));
+  await closeStore(store);
+});
+
+test("however many records a validator refuses, each is named, by one command more", async () => {
+  const uri = await ownMongod();
+  const { name, db } = await freshDatabase(uri);
+  const store = await openStore({ uri, name }, { appName: "test" });
+  const secrets = db.collection<{ _id: number; value: object }>("secrets");
+  const wrap = (id: number) => new Binary(Buffer.alloc(60, id), 0);
+  const ids = Array.from({ length: 200 }, (_, id) => id);
+  await secrets.insertMany(ids.map((_id) => ({ _id, value: { kek_version: new Int32(1), wrapped_dek: wrap(_id) } })));
+  // Every other record is as the validator wants it; level strict checks what was there before too.
+  await secrets.updateMany({ _id: { $mod: [2, 0] } }, { $set: { fine: true } });
+  await db.command({ collMod: "secrets", validator: { fine: true } });
+  const updates = async () => (await db.admin().serverStatus())["metrics"].commands.update.total as number;
+  const rewraps = ids.map((id) => ({
+    idBson: serialize({ _id: id }),
+    oldWrap: Buffer.alloc(60, id),
+    newWrap: Buffer.alloc(60, id + 1),
+  }));
+  const before = await updates();
+  const outcome = await applyRewraps(store, FIELD, 1, 2, rewraps, 5000);
+  expect((await updates()) - before).toBe(2);
+  expect(outcome.rejected.map(({ index }) => index)).toEqual(ids.filter((id) => id % 2 === 1));
+  expect(await versionsOf({ db })).toEqual({ "1": 100, "2": 100 });
   await closeStore(store);
 });

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { createCipheriv } from "node:crypto";
+import { createCipheriv, createDecipheriv } from "node:crypto";
 import { Binary, Double, deserialize, Int32, Long, ObjectId, serialize, UUID } from "bson";
 import fc from "fast-check";
 import { dekAad, dekAadOf, fieldAad, placeOf } from "../../src/envelope/aad.ts";
@@ -34,6 +34,32 @@ test("the AAD of a field and of a DEK are the contract's, to the byte", () => {
   const dek = byHand("certautopilot/dek/1", INSTALL, "env", "12", "users", id, "totp.seed");
   expect(Buffer.from(dekAad(INSTALL, "env", 12, place)).toString("hex")).toBe(dek);
   expect(Buffer.from(dekAadOf(INSTALL, "env", 12, "users", "totp.seed")(id)).toString("hex")).toBe(dek);
+});
+
+test("what a wrap held is zeroed when it does not open: with another AAD it is the data key all the same", () => {
+  const [kek, dek] = [Buffer.alloc(32, 7), Buffer.alloc(32, 9)];
+  const wrap = wrapWithKey(kek, dek, Buffer.from("one record"));
+  const decipher = Object.getPrototypeOf(createDecipheriv("aes-256-gcm", kek, wrap.subarray(0, 12)));
+  const update = decipher.update;
+  const given: Buffer[] = [];
+  const held: string[] = [];
+  decipher.update = function (...words: unknown[]) {
+    const plaintext = update.apply(this, words);
+    given.push(plaintext);
+    held.push(plaintext.toString("hex"));
+    return plaintext;
+  };
+  try {
+    expect(() => unwrapWithKey(kek, wrap, Buffer.from("another"))).toThrow();
+    expect(unwrapWithKey(kek, wrap, Buffer.from("one record"))).toEqual(dek);
+  } finally {
+    decipher.update = update;
+  }
+  expect(held).toEqual([dek.toString("hex"), dek.toString("hex")]);
+  expect(given.map((plaintext) => plaintext.toString("hex"))).toEqual([
+    Buffer.alloc(32).toString("hex"),
+    dek.toString("hex"),
+  ]);
 });
 
 test("a wrap is iv, ciphertext and tag of AES-256-GCM", () => {
