@@ -5,11 +5,13 @@ import { startTransit } from "./peers/transit.ts";
 import { NO_DRAIN, rotate } from "./rotation.ts";
 import { thereAndBack } from "./rounds.ts";
 import { seed } from "./seed.ts";
-import { type Stage, say } from "./stage.ts";
+import { type Stage, say, settled } from "./stage.ts";
 
 /** What else there is to change a KEK with, in turns. */
 
 const TOPIC = "Against other ways to change a KEK";
+/** Data keys in one call, where not all are in one. */
+const PORTION = 500;
 
 export interface Peers {
   /** A Python with pymongo[encryption]. */
@@ -28,23 +30,28 @@ export async function againstPeers(
   await seed(stage, database, records);
   const transit = vault === undefined ? undefined : await startTransit(stage, vault, records, 2048);
   const each = await thereAndBack(rounds, async (to, timed) => {
+    await settled(stage);
     const { rewrapSeconds } = await timed(() => rotate(stage, database, to, { variables: NO_DRAIN }));
-    const rates = {
-      rotate: records / rewrapSeconds,
-      clientSide: python === undefined ? Number.NaN : await timed(async () => clientSide(stage, python, records)),
-      transit: (await timed(async () => await transit?.rewrapAll())) ?? Number.NaN,
-    };
+    await settled(stage);
+    const [atOnce, inPortions] =
+      python === undefined ? [Number.NaN, Number.NaN] : await timed(async () => clientSide(stage, python, records));
+    await settled(stage);
+    const transited = (await timed(async () => await transit?.rewrapAll())) ?? Number.NaN;
+    const rates = { rotate: records / rewrapSeconds, atOnce, inPortions, transit: transited };
     say(`peers: ${Object.entries(rates).map(([name, rate]) => `${name} ${Math.round(rate)}/s`)}`);
     return rates;
   });
   await transit?.stop();
   await stage.client.db(database).dropDatabase();
   const of = columns(each);
-  const lines = [line(TOPIC, "kek rotate, rewrap phase", "records/s", of("rotate"))];
+  const keys = records.toLocaleString("en");
+  const lines = [line(TOPIC, `kek rotate, rewrap phase, ${keys} records`, "records/s", of("rotate"))];
   if (python !== undefined)
     lines.push(
-      line(TOPIC, "MongoDB's rewrapManyDataKey, local KMS", "keys/s", of("clientSide")),
-      line(TOPIC, "rotate / rewrapManyDataKey", "×", ratio(of("rotate"), of("clientSide")), { atLeast: 25 }),
+      line(TOPIC, `MongoDB's rewrapManyDataKey, local KMS, ${keys} in one call`, "keys/s", of("atOnce")),
+      line(TOPIC, "rotate / rewrapManyDataKey", "×", ratio(of("rotate"), of("atOnce")), { atLeast: 25 }),
+      line(TOPIC, `rewrapManyDataKey, ${PORTION} in a call`, "keys/s", of("inPortions")),
+      line(TOPIC, `rotate / rewrapManyDataKey, ${PORTION} in a call`, "×", ratio(of("rotate"), of("inPortions"))),
     );
   if (transit !== undefined)
     lines.push(
@@ -56,8 +63,10 @@ export async function againstPeers(
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** @returns data keys a second. */
-function clientSide(stage: Stage, python: string, keys: number): number {
-  const words = [join(import.meta.dir, "peers/client_side.py"), stage.mongod.uri, "client_side", String(keys), "1"];
-  return Number(execFileSync(python, words, { encoding: "utf8" }));
+/** @returns data keys a second, by one call and by many. */
+function clientSide(stage: Stage, python: string, keys: number): [atOnce: number, inPortions: number] {
+  const script = join(import.meta.dir, "peers/client_side.py");
+  const words = [script, stage.mongod.uri, "client_side", String(keys), String(PORTION)];
+  const [atOnce, inPortions] = execFileSync(python, words, { encoding: "utf8" }).trim().split("\n").map(Number);
+  return [atOnce ?? Number.NaN, inPortions ?? Number.NaN];
 }

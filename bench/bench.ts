@@ -10,7 +10,7 @@ import { fleet } from "./fleet.ts";
 import { growth, growthBesides } from "./growth.ts";
 import { hotPath } from "./hot_path.ts";
 import { hsm } from "./hsm.ts";
-import { type Line, line } from "./line.ts";
+import { type Line, line, type Measured } from "./line.ts";
 import { circumstances, report } from "./report.ts";
 import { roundsKept, takeEachOnce } from "./rounds.ts";
 import { run, type Stage, say, withStage } from "./stage.ts";
@@ -18,7 +18,7 @@ import { start } from "./start.ts";
 
 /**
  * ./scripts/bench [--quick] [--records=N] [--rounds=N] [--only=TOPIC,… [--keep]] [--vault=PROGRAM] [--json]: what this machine makes of the product,
- * beside what it makes of the floor and the peers, all in one run.
+ * beside what it makes of the floor and the peers.
  */
 
 interface Asked {
@@ -88,8 +88,7 @@ const about = circumstances(mongodBinary(), version);
 /** Figures of one kind of machine say little of another, so each has a directory. */
 const RESULTS = join(process.env["CERTAUTOPILOT_BENCH_RESULTS"] ?? join(import.meta.dir, "results"), about.kind);
 const KEPT = join(RESULTS, "benchmark.json");
-refuseLoss();
-const lines: Line[] = [];
+const lines: Measured[] = [];
 await withStage(async (stage) => {
   for (const topic of only) {
     lines.push(...(await measured(topic, stage)));
@@ -102,18 +101,21 @@ process.stdout.write(flags.has("json") ? asJson() : asPage());
 // ---------------------------------------------------------------------------------------------------------------------
 
 /** With what a topic's figures are to be read by: how much of the machine its rounds had. */
-async function measured(topic: string, stage: Stage): Promise<Line[]> {
+async function measured(topic: string, stage: Stage): Promise<Measured[]> {
   const figures = (await TOPICS[topic]?.(stage, asked)) ?? [];
   const [first] = figures;
   const kept = roundsKept();
-  if (first === undefined || kept.length === 0) return figures;
-  const stolen = kept.map((round) => round.stolen * 100);
-  const again = kept.reduce((sum, { tries }) => sum + tries - 1, 0);
-  return [
-    ...figures,
-    line(first.topic, `${topic}: processor time kept back by the host, in each round that counts`, "%", stolen),
-    line(first.topic, `${topic}: rounds taken once more for that`, "", [again]),
-  ];
+  if (first !== undefined && kept.length > 0) {
+    const stolen = kept.map((round) => round.stolen * 100);
+    const again = kept.reduce((sum, { tries }) => sum + tries - 1, 0);
+    const of = "processor time kept back by the host, in each round that counts";
+    figures.push(
+      line(first.topic, `${topic}: ${of}`, "%", stolen),
+      line(first.topic, `${topic}: rounds taken once more for that`, "", [again]),
+    );
+  }
+  const { at, commit } = about;
+  return figures.map((figure) => ({ ...figure, at, commit }));
 }
 
 function asPage(all = lines): string {
@@ -124,31 +126,15 @@ function asJson(all = lines): string {
   return `${JSON.stringify({ ...about, lines: all }, null, 2)}\n`;
 }
 
-/** A part is kept beside what was measured of the same commit: of any other, that would be lost. */
-function refuseLoss(): void {
-  if (!flags.has("only") || !flags.has("keep")) return;
-  const commit = kept()?.commit;
-  if (commit === undefined || commit === about.commit) return;
-  say(
-    `error: --keep: the figures in ${relative(process.cwd(), RESULTS)} are of commit ${commit}, this is ${about.commit}`,
-  );
-  say("hint: measure the whole anew (without --only), or this part without --keep");
-  process.exit(2);
-}
-
-function kept(): { commit: string; lines: Line[] } | undefined {
-  return existsSync(KEPT) ? JSON.parse(readFileSync(KEPT, "utf8")) : undefined;
-}
-
-/** What there is so far: the whole takes long, so a part may be taken again, or later, of the same commit. */
+/** What there is so far: the whole takes long, so a part may be taken again, or later. Each topic is of one run. */
 function keep(): void {
   mkdirSync(RESULTS, { recursive: true });
-  const there = kept();
+  const there: Measured[] = existsSync(KEPT) ? JSON.parse(readFileSync(KEPT, "utf8")).lines : [];
   const measured = new Set(lines.map(({ topic }) => topic));
-  const others = there?.commit === about.commit ? there.lines.filter(({ topic }) => !measured.has(topic)) : [];
+  const others = there.filter(({ topic }) => !measured.has(topic));
   const all = [...others, ...lines];
   writeFileSync(KEPT, asJson(all));
   writeFileSync(join(RESULTS, "benchmark.md"), asPage(all));
-  writeFileSync(join(RESULTS, "benchmark.svg"), chart(all, `${about.at}, commit ${about.commit}, ${about.machine}`));
+  writeFileSync(join(RESULTS, "benchmark.svg"), chart(all, about.machine));
   say(`written to ${relative(process.cwd(), RESULTS)}`);
 }

@@ -18,8 +18,9 @@ const RECORDS = 300_000;
 /** Reads a second, and as many writes. */
 const RATE = 100;
 const BEFORE_MS = 15_000;
-/** Operations that were due a moment ago are done by then. */
+/** Operations that were due a moment ago are done by then, mostly; and all of them in so long. */
 const LATE_MS = 1500;
+const LATEST_MS = 60_000;
 /** How a rotation that makes room for a service sends its updates: the bare driver does the same, with nothing read and no keys. */
 const AS_A_ROTATION = { form: "grouped", batch: 250, lanes: 1 } as const;
 const HALF = "at half the floor";
@@ -80,8 +81,7 @@ export async function disturbance(stage: Stage, rounds: number): Promise<Line[]>
         await timed(work);
         const ended = Date.now();
         await Bun.sleep(LATE_MS);
-        const due = (from: number, to: number) => service.operations.filter(({ at }) => at >= from && at < to);
-        return { before: due(began, working), during: due(working, ended) };
+        return { before: await service.due(began, working), during: await service.due(working, ended) };
       });
       note(`before${suffix}`, before);
       note(`during${suffix}`, during);
@@ -121,7 +121,13 @@ async function startService(stage: Stage, database: string) {
   });
   const operations: Operation[] = [];
   let rest = "";
-  const closed = new Promise<void>((resolve) => child.once("close", () => resolve()));
+  let over = false;
+  const closed = new Promise<void>((resolve) =>
+    child.once("close", () => {
+      over = true;
+      resolve();
+    }),
+  );
   await new Promise<void>((resolve, reject) => {
     child.once("close", (code) => reject(new Error(`the service ended with ${code}`)));
     child.stdout.on("data", (chunk: Buffer) => {
@@ -135,10 +141,22 @@ async function startService(stage: Stage, database: string) {
     });
   });
   return {
-    operations,
+    /** Those that were due in that time, every one of them: one that is missing would be the slowest. */
+    async due(from: number, to: number): Promise<Operation[]> {
+      // They are due every so often, whatever became of those before: but for what is cut off at either end.
+      const least = 2 * (Math.floor(((to - from) * RATE) / 1000) - 1);
+      for (const began = performance.now(); ; await Bun.sleep(100)) {
+        const due = operations.filter(({ at }) => at >= from && at < to);
+        if (due.length >= least) return due;
+        const missing = `${least - due.length} of the service's operations`;
+        if (over) throw new Error(`the service has ended by itself; ${missing} are missing`);
+        if (performance.now() - began > LATEST_MS) throw new Error(`${missing} did not end in ${LATEST_MS / 1000} s`);
+      }
+    },
     async stop() {
       child.stdin.end();
       await closed;
+      if (child.exitCode !== 0) throw new Error(`the service ended with ${child.exitCode}`);
     },
   };
 }

@@ -1,11 +1,13 @@
 import { randomBytes } from "node:crypto";
+import { serialize } from "bson";
 import { Binary, Int32 } from "mongodb";
+import { DocumentSequence } from "mongodb/lib/cmap/commands.js";
 import { quietly, type Timed } from "./rounds.ts";
 import { FIELD, processorTime, type Stage, settled } from "./stage.ts";
 
 /**
  * What mongod alone makes of a rotation's updates: the same two fields of the same documents, under the same indexes and the
- * same write concern, sent by the bare driver from bytes made before, with nothing read, wrapped or compared on the way.
+ * same write concern, sent by the bare driver from bytes made before, with nothing read, wrapped or serialized on the way.
  */
 
 /** How the updates are put to mongod: a statement a record, or the grouped statement that a rotation sends. */
@@ -40,8 +42,8 @@ export async function sweep(
 ): Promise<(Sending & Floor)[]> {
   const tried: (Sending & Floor)[] = [];
   for (const form of ["single", "grouped"] as const)
-    for (const batch of quick ? [1000] : [500, 1000, 2000])
-      for (const lanes of quick ? [4] : [2, 4, 8]) {
+    for (const batch of quick ? [1000] : [500, 1000, 2000, 4000])
+      for (const lanes of quick ? [4] : [2, 4, 8, 16]) {
         const sending = { form, batch, lanes };
         tried.push({ ...sending, ...(await quietly((timed) => floor(stage, database, records, sending, timed))) });
       }
@@ -104,16 +106,18 @@ export async function prepared(
 function commandsOf(
   olds: Wrapped[],
   news: Wrapped[],
-  [from, to]: [number, number],
+  versions: [from: number, to: number],
   { form, batch }: Sending,
-): object[][] {
+): DocumentSequence[] {
   const size = form === "single" ? 1 : GROUP;
-  const commands: object[][] = [];
+  const commands: DocumentSequence[] = [];
   for (let start = 0; start < olds.length; start += batch) {
     const end = Math.min(start + batch, olds.length);
-    const updates: object[] = [];
-    for (let at = start; at < end; at += size)
-      updates.push(statement(olds.slice(at, Math.min(at + size, end)), news.slice(at, at + size), from, to));
+    const updates = new DocumentSequence("updates", []);
+    for (let at = start; at < end; at += size) {
+      const to = Math.min(at + size, end);
+      updates.push({}, serialize(statement(olds.slice(at, to), news.slice(at, to), versions)));
+    }
     commands.push(updates);
   }
   return commands;
@@ -123,7 +127,7 @@ function commandsOf(
 async function send(
   stage: Stage,
   database: string,
-  commands: object[][],
+  commands: DocumentSequence[],
   records: number,
   { batch, lanes, perSecond }: Sending,
 ): Promise<number> {
@@ -148,11 +152,14 @@ async function send(
   return seconds;
 }
 
-function statement(olds: Wrapped[], news: Wrapped[], from: number, to: number): object {
+function statement(olds: Wrapped[], news: Wrapped[], [from, to]: [number, number]): object {
   const [old, next] = [olds[0] as Wrapped, news[0] as Wrapped];
   const at = { [KEY]: new Int32(from) };
-  if (olds.length === 1)
-    return { q: { _id: old._id, ...at, [WRAP]: old.wrap }, u: { $set: { [KEY]: new Int32(to), [WRAP]: next.wrap } } };
+  const hint = { _id: 1 };
+  if (olds.length === 1) {
+    const u = { $set: { [KEY]: new Int32(to), [WRAP]: next.wrap } };
+    return { q: { _id: old._id, ...at, [WRAP]: old.wrap }, u, hint };
+  }
   const literal = (wraps: Wrapped[]) => ({ $literal: wraps.map(({ wrap }) => wrap) });
   // biome-ignore lint/suspicious/noThenProperty: the name is MongoDB's
   const branch = { case: { $gte: ["$$at", 0] }, then: { $arrayElemAt: [literal(news), "$$at"] } };
@@ -162,6 +169,6 @@ function statement(olds: Wrapped[], news: Wrapped[], from: number, to: number): 
     q: { _id: { $in: olds.map(({ _id }) => _id) }, ...at, [WRAP]: { $in: olds.map(({ wrap }) => wrap) } },
     u: [{ $set: { [KEY]: new Int32(to), [WRAP]: chosen } }],
     multi: true,
-    hint: { _id: 1 },
+    hint,
   };
 }

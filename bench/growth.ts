@@ -7,6 +7,8 @@ import { memoryOf, type Stage, say, settled } from "./stage.ts";
 /** Whether time and memory a record stay what they are when there are more records, more lanes, larger documents. */
 
 const TOPIC = "Growth";
+/** Kept apart: each topic of a page is of one run. */
+const BESIDES = "Lanes, and sizes of documents";
 const FLEET = 3;
 const LANES = [1, 2, 4];
 const KIB = [0.5, 2, 16, 64];
@@ -35,7 +37,7 @@ export async function growth(stage: Stage, sizes: number[], rounds: number): Pro
   }
   for (const { database } of sown) await stage.client.db(database).dropDatabase();
   const lines = [...bySize].flatMap(([records, measured]) => [
-    ...both(`${count(records)} of 2 KiB`, records, measured),
+    ...both(TOPIC, `${count(records)} of 2 KiB`, records, measured),
     ...whole(records, measured),
   ]);
   const largest = sizes.at(-1) as number;
@@ -71,7 +73,7 @@ export async function growthBesides(stage: Stage, records: number, rounds: numbe
       const rotating = { flags: [`--concurrency=${lanes}`], variables: NO_DRAIN };
       const measured = await thereAndBack(rounds, (to, timed) => once(stage, database, records, to, rotating, timed));
       lines.push(
-        ...both(`${lanes === 1 ? "1 lane" : `${lanes} lanes`}, ${count(records)} of 2 KiB`, records, measured),
+        ...both(BESIDES, `${lanes === 1 ? "1 lane" : `${lanes} lanes`}, ${count(records)} of 2 KiB`, records, measured),
       );
     }
   });
@@ -80,7 +82,7 @@ export async function growthBesides(stage: Stage, records: number, rounds: numbe
     const measured = await withRecords(stage, few, kib * 1024, (database) =>
       thereAndBack(rounds, (to, timed) => once(stage, database, few, to, { variables: NO_DRAIN }, timed)),
     );
-    lines.push(...both(`${count(few)} of ${kib} KiB`, few, measured));
+    lines.push(...both(BESIDES, `${count(few)} of ${kib} KiB`, few, measured));
   }
   return lines;
 }
@@ -129,10 +131,10 @@ async function once(
   return rotated;
 }
 
-function both(name: string, records: number, measured: Rotated[]): Line[] {
+function both(topic: string, name: string, records: number, measured: Rotated[]): Line[] {
   const times = measured.map(({ rewrapSeconds }) => (rewrapSeconds / records) * 1e6);
   const memory = measured.map(({ peakMb }) => peakMb);
-  return [line(TOPIC, `${name}: time a record`, "µs", times), line(TOPIC, `${name}: peak memory`, "MB", memory)];
+  return [line(topic, `${name}: time a record`, "µs", times), line(topic, `${name}: peak memory`, "MB", memory)];
 }
 
 /** The command from its start to its end, time to drain and all. */

@@ -5,7 +5,7 @@ import { columns, type Line, line, median, ratio } from "./line.ts";
 import { NO_DRAIN, rotate } from "./rotation.ts";
 import { thereAndBack } from "./rounds.ts";
 import { seed } from "./seed.ts";
-import { FIELD, type Stage, say, serve, succeed, type Variables, variablesOf } from "./stage.ts";
+import { FIELD, type Stage, say, serve, settled, succeed, type Variables, variablesOf } from "./stage.ts";
 
 /** A rotation with keys in a token: SoftHSM bare beside keys in memory, and SoftHSM made slow beside a loop in C that drives it. */
 
@@ -43,7 +43,9 @@ async function bare(stage: Stage, rounds: number): Promise<Line[]> {
       await rotating;
       return Math.min(moved, calls / CALLS_A_RECORD);
     };
+    await settled(stage);
     const alone = await timed(() => inMemory(2));
+    await settled(stage);
     const ran = await timed(() => rotate(stage, token, to, { variables: { ...variables, ...NO_DRAIN } }));
     const one = await timed(() => beside(1, 1));
     const two = await timed(() => beside(2, 2));
@@ -81,7 +83,11 @@ async function slow(stage: Stage, rounds: number): Promise<Line[]> {
     const each = await thereAndBack(promised ? rounds : 1, async (to, timed) => {
       token.shim.set({ latencyUs: us, slowInit: 1 });
       const before = await timed(() => drivenAlone(token, sessions));
-      const rotating = await timed(() => callsWhileRotating(stage, database, token, to, sessions, variables));
+      await settled(stage);
+      const rotation = { flags: [`--hsm-sessions=${sessions}`], variables: { ...variables, ...NO_DRAIN } };
+      const { rewrapSeconds } = await timed(() => rotate(stage, database, to, rotation));
+      // Over the whole phase, with the time in which it finds out how many sessions to keep busy.
+      const rotating = (CALLS_A_RECORD * records) / rewrapSeconds;
       // This machine may be another one by then: what the token alone does is what it did before and after.
       const alone = (before + (await timed(() => drivenAlone(token, sessions)))) / 2;
       let beside = Number.NaN;
@@ -184,33 +190,4 @@ async function drivenBeside(
   const moved = (((await atNew()) - before) * 1000) / (performance.now() - began);
   if (over) await ended;
   return { calls, moved };
-}
-
-/** Calls a second in the middle of a rotation: the shim counts them, a figure a second. */
-async function callsWhileRotating(
-  stage: Stage,
-  database: string,
-  token: TestToken,
-  to: 1 | 2,
-  sessions: number,
-  variables: Variables,
-): Promise<number> {
-  const INTERVAL_MS = 1000;
-  const windows: number[] = [];
-  const count = () => 2 * (token.shim.get("encrypts") + token.shim.get("decrypts"));
-  let [last, at] = [count(), performance.now()];
-  const timer = setInterval(() => {
-    const [now, time] = [count(), performance.now()];
-    windows.push(((now - last) * 1000) / (time - at));
-    [last, at] = [now, time];
-  }, INTERVAL_MS);
-  try {
-    const flags = [`--hsm-sessions=${sessions}`];
-    await rotate(stage, database, to, { flags, variables: { ...variables, ...NO_DRAIN } });
-  } finally {
-    clearInterval(timer);
-  }
-  // Before and after the rewrap there are next to none: the middle is where most windows are alike.
-  const busy = windows.filter((rate) => rate > Math.max(...windows) / 2);
-  return median(busy);
 }

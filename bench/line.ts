@@ -10,6 +10,12 @@ export interface Line {
   wanted?: { atLeast: number } | { atMost: number };
 }
 
+/** A line and of what it tells: the topics of a page may have been measured at different hours, and of different commits. */
+export interface Measured extends Line {
+  at: string;
+  commit: string;
+}
+
 export function line(topic: string, name: string, unit: string, values: number[], wanted?: Line["wanted"]): Line {
   return { topic, name, unit, values, ...(wanted && { wanted }) };
 }

@@ -1,6 +1,6 @@
 import { execFileSync } from "node:child_process";
 import { cpus, release, totalmem } from "node:os";
-import { isMet, type Line, median } from "./line.ts";
+import { isMet, type Line, type Measured, median } from "./line.ts";
 
 /** The figures as a page of tables, for people and for the repository. */
 
@@ -41,25 +41,25 @@ export function kindOf(cores: number, model: string): string {
   return [cores, "cores", ...(words ?? [])].join("-");
 }
 
-export function report({ at, commit, machine, versions }: Omit<Circumstances, "kind">, lines: Line[]): string {
+/** @param about the run that was last; each topic says of when and of which commit it is. */
+export function report({ machine, versions }: Pick<Circumstances, "machine" | "versions">, lines: Measured[]): string {
   const made = Object.entries(versions).map(([name, version]) => `${name} ${version}`);
   const topics = [...new Set(lines.map(({ topic }) => topic))];
   return [
     "# Benchmark",
     "",
-    `${at}, commit ${commit}. ${machine}. ${made.join(", ")}.`,
+    `${machine}. ${made.join(", ")}.`,
     "Made by `./scripts/bench`. Each figure is the median of so many rounds; beside it the lowest and the highest.",
     "",
     ...table(
       "What is promised",
       lines.filter((each) => each.wanted !== undefined),
     ),
-    ...topics.flatMap((topic) =>
-      table(
-        topic,
-        lines.filter((each) => each.topic === topic),
-      ),
-    ),
+    ...topics.flatMap((topic) => {
+      const its = lines.filter((each) => each.topic === topic);
+      const [first] = its;
+      return table(topic, its, first && `${first.at}, commit ${first.commit}.`);
+    }),
   ].join("\n");
 }
 
@@ -72,7 +72,7 @@ export function shown(value: number): string {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-function table(topic: string, lines: Line[]): string[] {
+function table(topic: string, lines: Line[], told?: string): string[] {
   const rows = lines.map((each) => {
     const { name, unit, values } = each;
     const spread = values.length > 1 ? `${shown(Math.min(...values))} – ${shown(Math.max(...values))}` : "";
@@ -82,6 +82,7 @@ function table(topic: string, lines: Line[]): string[] {
   return [
     `## ${topic}`,
     "",
+    ...(told === undefined ? [] : [told, ""]),
     "| figure | median | spread | rounds | wanted |",
     "| --- | ---: | ---: | ---: | --- |",
     ...rows,
