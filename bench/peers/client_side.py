@@ -1,6 +1,6 @@
 """
 MongoDB's own client-side encryption: so many data keys rewrapped with rewrap_many_data_key, local KMS. Prints keys a second: by one
-call for all of them, as it is documented, and by a call for every so many, because the time of a call grows with the square of their number.
+call for all of them, as it is documented, and by a call for every so many, because the time a key grows with their number.
 """
 
 import os
