@@ -121,13 +121,7 @@ async function startService(stage: Stage, database: string) {
   });
   const operations: Operation[] = [];
   let rest = "";
-  let over = false;
-  const closed = new Promise<void>((resolve) =>
-    child.once("close", () => {
-      over = true;
-      resolve();
-    }),
-  );
+  const closed = new Promise<void>((resolve) => child.once("close", () => resolve()));
   await new Promise<void>((resolve, reject) => {
     child.once("close", (code) => reject(new Error(`the service ended with ${code}`)));
     child.stdout.on("data", (chunk: Buffer) => {
@@ -149,7 +143,8 @@ async function startService(stage: Stage, database: string) {
         const due = operations.filter(({ at }) => at >= from && at < to);
         if (due.length >= least) return due;
         const missing = `${least - due.length} of the service's operations`;
-        if (over) throw new Error(`the service has ended by itself; ${missing} are missing`);
+        if (child.exitCode !== null || child.signalCode !== null)
+          throw new Error(`the service has ended by itself; ${missing} are missing`);
         if (performance.now() - began > LATEST_MS) throw new Error(`${missing} did not end in ${LATEST_MS / 1000} s`);
       }
     },

@@ -41,7 +41,7 @@ export function kindOf(cores: number, model: string): string {
   return [cores, "cores", ...(words ?? [])].join("-");
 }
 
-/** @param about the run that was last; each topic says of when and of which commit it is. */
+/** Of the run that was last; each topic says of when and of which commit it is. */
 export function report({ machine, versions }: Pick<Circumstances, "machine" | "versions">, lines: Measured[]): string {
   const made = Object.entries(versions).map(([name, version]) => `${name} ${version}`);
   const topics = [...new Set(lines.map(({ topic }) => topic))];

@@ -10,10 +10,13 @@ import type { Store } from "./store.ts";
  * @throws KekError `mongodb_away` when a majority has not confirmed it. It may be done all the same.
  */
 export async function byMajority(store: Store, what: string, command: Document, limitMs?: number): Promise<Document> {
-  const limit = limitMs === undefined ? {} : { maxTimeMS: limitMs };
-  const within = limitMs === undefined ? {} : { wtimeout: limitMs };
+  const writeConcern = { w: "majority", j: true };
+  const within =
+    limitMs === undefined
+      ? { writeConcern }
+      : { writeConcern: { ...writeConcern, wtimeout: limitMs }, maxTimeMS: limitMs };
   try {
-    return await store.db.command({ ...command, ...limit, writeConcern: { w: "majority", j: true, ...within } });
+    return await store.db.command({ ...command, ...within });
   } catch (thrown) {
     if (!(thrown instanceof MongoWriteConcernError)) throw thrown;
     const message = `MongoDB did not confirm ${what} by a majority: ${thrown.message}`;

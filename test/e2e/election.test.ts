@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { ownMongod } from "../harness/mongo.ts";
+import { ownReplicaSet } from "../harness/other_mongod.ts";
 import { stop, until } from "../harness/program.ts";
 import { CALM, proveAll, rotating, seededInstall, serveAll } from "../harness/schedule.ts";
 
@@ -8,7 +8,7 @@ import { CALM, proveAll, rotating, seededInstall, serveAll } from "../harness/sc
 const RECORDS = 20_000;
 
 test("the primary steps down while every lane has a batch at MongoDB, and again: the rotation goes on by itself", async () => {
-  const install = await seededInstall(RECORDS, CALM, await ownMongod());
+  const install = await seededInstall(RECORDS, CALM, await ownReplicaSet());
   const fleet = await serveAll(install, "a");
   const secrets = install.db.collection("secrets");
   const moved = async () => await secrets.countDocuments({ "value.kek_version": 2 });

@@ -13,11 +13,7 @@ let shared: Promise<string> | undefined;
 export async function mongoUri(): Promise<string> {
   shared ??=
     process.env["CERTAUTOPILOT_TEST_MONGO"] === undefined
-      ? ownMongod().then((uri) => {
-          // Within a test this is run at the end of that test: the next one starts another.
-          afterAll(() => (shared = undefined));
-          return uri;
-        })
+      ? startOwn()
       : Promise.resolve(process.env["CERTAUTOPILOT_TEST_MONGO"]);
   return await shared;
 }
@@ -37,11 +33,12 @@ export async function freshDatabase(at?: string): Promise<{ uri: string; name: s
   return { uri, name, db: client.db(name), client };
 }
 
-/** A replica set of one member for one test, which may do to it what others could not bear. */
-export async function ownMongod(): Promise<string> {
+async function startOwn(): Promise<string> {
   const directory = mkdtempSync(join(tmpdir(), "certautopilot-test-"));
   const mongod = await startPrivateMongod(directory);
+  // Within a test this is run at the end of that test: the next one starts another.
   afterAll(async () => {
+    shared = undefined;
     await mongod.stop();
     rmSync(directory, { recursive: true, force: true });
   });

@@ -18,8 +18,11 @@ export async function standaloneMongod(): Promise<string> {
   return host;
 }
 
-/** A replica set of one member that answers commands as it is told to, by `failCommand`. @returns its URI. */
-export async function failingMongod(): Promise<string> {
+/**
+ * A replica set of one member for one test, which may do to it what others could not bear: make it step down, or have it answer
+ * as it is told to (`failCommand`). @returns its URI.
+ */
+export async function ownReplicaSet(): Promise<string> {
   const { host } = await startMongod(["--replSet", "rs0", "--setParameter", "enableTestCommands=1"]);
   await initiateReplicaSet(host, "rs0");
   return `mongodb://${host}/?replicaSet=rs0`;

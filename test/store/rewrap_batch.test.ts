@@ -7,7 +7,8 @@ import { rewrapBatch } from "../../src/rotation/rewrap_batch.ts";
 import { ensureIndex } from "../../src/store/fields.ts";
 import { applyRewraps, wrapsAt } from "../../src/store/records.ts";
 import { closeStore, openStore } from "../../src/store/store.ts";
-import { freshDatabase, ownMongod } from "../harness/mongo.ts";
+import { freshDatabase } from "../harness/mongo.ts";
+import { ownReplicaSet } from "../harness/other_mongod.ts";
 import { versionsOf } from "../harness/records.ts";
 
 /** A batch against a real mongod, under a token that goes away in the middle of it. */
@@ -91,7 +92,7 @@ test("a new wrap lands only where its old one was, alone; what has become of the
 });
 
 test("however many records a validator refuses, each is named, by one command more", async () => {
-  const uri = await ownMongod();
+  const uri = await ownReplicaSet();
   const { name, db } = await freshDatabase(uri);
   const store = await openStore({ uri, name }, { appName: "test" });
   const secrets = db.collection<{ _id: number; value: object }>("secrets");

@@ -6,7 +6,7 @@ import { applyRewraps } from "../../src/store/records.ts";
 import { closeStore, openStore } from "../../src/store/store.ts";
 import { setValidator } from "../../src/store/validators.ts";
 import { freshDatabase } from "../harness/mongo.ts";
-import { failingMongod } from "../harness/other_mongod.ts";
+import { ownReplicaSet } from "../harness/other_mongod.ts";
 
 /** What a rotation waits out, as a real mongod and the driver tell it. */
 
@@ -20,7 +20,7 @@ const thrownBy = async (work: Promise<unknown>): Promise<unknown> =>
   );
 
 test("a primary that steps down or shuts down is waited out, and so is a majority that is late; a refusal is not", async () => {
-  const uri = await failingMongod();
+  const uri = await ownReplicaSet();
   const store = await openStore({ uri, name: "t" }, { appName: "test" });
   await store.db.createCollection("secrets");
   const failing = async (failCommands: string[], data: object) =>
