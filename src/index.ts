@@ -2,7 +2,7 @@
 
 import type { Config } from "./config/config.ts";
 import { loadConfig } from "./config/load.ts";
-import { joinFleet, type KekOptions } from "./fleet/kek.ts";
+import { joinFleet, type KekOptions } from "./fleet/join.ts";
 import type { Kek } from "./library/kek.ts";
 import { ServiceKek } from "./library/service_kek.ts";
 
@@ -10,7 +10,8 @@ export type { Config } from "./config/config.ts";
 export { loadConfig } from "./config/load.ts";
 export type { StoredEnvelope } from "./envelope/envelope.ts";
 export { type ErrorCode, KekError } from "./errors/errors.ts";
-export type { FieldPlace, KekOptions } from "./fleet/kek.ts";
+export type { KekOptions } from "./fleet/join.ts";
+export type { FieldPlace } from "./fleet/kek.ts";
 export type { Observe, Observed, Operation } from "./fleet/observe.ts";
 export type { CollectionOptions, EncryptedCollection, FoundRecords, Updated } from "./library/collection.ts";
 export type { DriverCollection, DriverOptions } from "./library/driver.ts";

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import type { Config } from "../config/config.ts";
 import { KekError } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
-import { joinFleet } from "../fleet/kek.ts";
+import { joinFleet } from "../fleet/join.ts";
 import { closeStore, openStore } from "../store/store.ts";
 import { runSelf, type Served, startServe, stopServe } from "./fleet.ts";
 import { KINDS } from "./material.ts";

@@ -1,21 +1,15 @@
 import { Buffer } from "node:buffer";
-import type { Config } from "../config/config.ts";
 import { dekAad, type Place, placeOf } from "../envelope/aad.ts";
 import { readEnvelope, type StoredEnvelope, toStored } from "../envelope/envelope.ts";
 import { newDek, openField, sealField } from "../envelope/field_cipher.ts";
 import { KekError } from "../errors/errors.ts";
-import { type Log, SILENT } from "../errors/log.ts";
-import type { Awaitable, TokenCounts } from "../providers/provider.ts";
-import type { AskPin } from "../providers/registry.ts";
-import { type Auditor, closeAuditor, openAuditor } from "../store/audit_log.ts";
-import type { Acked, InstallDoc, Role } from "../store/documents.ts";
-import { DOCUMENT_VALIDATION_FAILURE, explainMongo } from "../store/failures.ts";
-import { closeStore, openStore, type Store } from "../store/store.ts";
-import { FenceGuard } from "./fence_guard.ts";
-import { FieldRegistry } from "./field_registry.ts";
-import { openOrLockInstall } from "./install_start.ts";
-import { Keyring } from "./keyring.ts";
-import { Member } from "./member.ts";
+import type { Awaitable } from "../providers/provider.ts";
+import { type Auditor, closeAuditor } from "../store/audit_log.ts";
+import { closeStore, type Store } from "../store/store.ts";
+import { isFenceRejection } from "./fence_rejection.ts";
+import type { FieldRegistry } from "./field_registry.ts";
+import type { Keyring } from "./keyring.ts";
+import type { Member } from "./member.ts";
 import { type Observe, observed } from "./observe.ts";
 import { WrapBudget } from "./wrap_budget.ts";
 
@@ -56,68 +50,10 @@ export interface Kek {
   close(): Promise<void>;
 }
 
-export interface KekOptions {
-  role?: Role;
-  log?: Log;
-  /** Asks a person for a token's PIN that is configured nowhere. */
-  askPin?: AskPin;
-  /** Told of each encrypt, decrypt, wrap and unwrap: its outcome and how long it took. Costs next to nothing when left out. */
-  observe?: Observe;
-}
-
-/** A process of the fleet from the inside: `serve` also shows what is stored. `kek.close()` closes the store. */
-export interface Membership {
-  kek: Kek;
-  store: Store;
-  install: InstallDoc;
-  standing(): Standing;
-}
-
-/** Where this process stands at this moment. */
-export interface Standing {
-  /** Since its last look at the state; undefined before the first. In milliseconds. */
-  syncAgeMs: number | undefined;
-  acked: Acked | undefined;
-  loaded: number[];
-  token: TokenCounts | undefined;
-}
-
-/** Joins the fleet and returns after the first acknowledgement. @throws KekError when it may not serve. */
-export async function joinFleet(config: Config, options: KekOptions = {}): Promise<Kek> {
-  return (await becomeMember(config, options)).kek;
-}
-
-/** The same for `serve`. Library users are given the `Kek` alone. */
-export async function becomeMember(config: Config, options: KekOptions = {}): Promise<Membership> {
-  const log = options.log ?? SILENT;
-  const role = options.role ?? "library";
-  // A service that uses the library has its own use for stdout.
-  const stream = role === "library" ? "stderr" : "stdout";
-  const auditor = openAuditor(config, `${role} ${config.instanceName}`, { log, stream });
-  let store: Store | undefined;
-  try {
-    store = await openStore(config.database, { appName: `certautopilot ${role}` });
-    const { install, provider } = await openOrLockInstall(store, config, auditor, options.askPin);
-    const keyring = new Keyring(provider);
-    const fields = new FieldRegistry(store, config.instanceName);
-    for (const field of config.fields) await fields.ensure(field);
-    const guard = new FenceGuard(store, auditor, log, config.fleet.leaseMs);
-    const onState = (state: Parameters<FenceGuard["look"]>[0]) => guard.look(state);
-    const member = new Member({ store, config, install, keyring, auditor, role, log, onState });
-    await member.start();
-    const kek = new FleetKek(store, member, keyring, fields, auditor, install.install_id, options.observe);
-    const standing = () => ({ ...member.standing, loaded: keyring.loaded, token: provider.counts() });
-    return { kek, store, install, standing };
-  } catch (thrown) {
-    if (store !== undefined) await closeStore(store);
-    await closeAuditor(auditor);
-    throw explainMongo(thrown, config.database.uri) ?? thrown;
-  }
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 
-class FleetKek implements Kek {
+/** See `joinFleet`. */
+export class FleetKek implements Kek {
   readonly #store: Store;
   readonly #member: Member;
   readonly #keyring: Keyring;
@@ -263,19 +199,4 @@ class FleetKek implements Kek {
 
 function unlessGivenUp(thrown: unknown): undefined {
   if (!(thrown instanceof KekError) || thrown.code !== "version_not_loaded") throw thrown;
-}
-
-/** By code, not by class: the application may bring a driver of its own. The collection's own rules are not ours. */
-export function isFenceRejection(thrown: unknown): boolean {
-  if (typeof thrown !== "object" || thrown === null) return false;
-  const { code, errInfo, writeErrors } = thrown as { code?: unknown; errInfo?: unknown; writeErrors?: unknown };
-  if (code !== DOCUMENT_VALIDATION_FAILURE) return false;
-  const inBulk = (Array.isArray(writeErrors) ? writeErrors : [writeErrors]).map(
-    (error) => error?.errInfo ?? error?.err?.errInfo,
-  );
-  // An _id in errInfo may be a BigInt, which JSON does not know.
-  const text = JSON.stringify([errInfo, ...inBulk], (_key, value) =>
-    typeof value === "bigint" ? String(value) : value,
-  );
-  return text.includes(".kek_version");
 }

@@ -1,6 +1,7 @@
 import type { Config } from "../config/config.ts";
 import { SILENT } from "../errors/log.ts";
-import { becomeMember, type Kek, type KekOptions } from "../fleet/kek.ts";
+import { becomeMember, type KekOptions } from "../fleet/join.ts";
+import type { Kek } from "../fleet/kek.ts";
 import { StatusReader } from "../status/read_status.ts";
 import { auditTail } from "../store/audit_tail.ts";
 import type { ApiOptions } from "./api/api.ts";

@@ -2,7 +2,7 @@ import type { Config } from "../config/config.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, rfc3339 } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
-import { becomeMember, type Membership } from "../fleet/kek.ts";
+import { becomeMember, type Membership } from "../fleet/join.ts";
 import type { AskPin } from "../providers/registry.ts";
 import { howToBegin } from "../providers/registry.ts";
 import type { Auditor } from "../store/audit_log.ts";

@@ -1,5 +1,5 @@
 import { exactId } from "../envelope/raw_record.ts";
-import type { Membership } from "../fleet/kek.ts";
+import type { Membership } from "../fleet/join.ts";
 import { inOrder } from "../library/many.ts";
 import { aboutCount, allRecords } from "../store/whole_records.ts";
 import type { Contents, Header } from "./archive_format.ts";

@@ -2,7 +2,7 @@ import { serialize } from "bson";
 import { toDocument, withValues } from "../envelope/raw_fields.ts";
 import { exactId, idBsonOf, idTextOf } from "../envelope/raw_record.ts";
 import { KekError } from "../errors/errors.ts";
-import type { Membership } from "../fleet/kek.ts";
+import type { Membership } from "../fleet/join.ts";
 import { inOrder } from "../library/many.ts";
 import { insertMissing, MAX_RECORD_BYTES, recordsById } from "../store/whole_records.ts";
 import { openRecord, wipe } from "./open_record.ts";

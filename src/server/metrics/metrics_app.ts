@@ -3,7 +3,7 @@ import { Hono } from "hono";
 import type { Config } from "../../config/config.ts";
 import { VERSION } from "../../config/version.ts";
 import type { Log } from "../../errors/log.ts";
-import type { Membership } from "../../fleet/kek.ts";
+import type { Membership } from "../../fleet/join.ts";
 import type { StatusView } from "../../status/status_view.ts";
 import type { StatusFeed } from "../status_feed.ts";
 import type { EventLoopLag } from "./event_loop_lag.ts";

@@ -1,4 +1,4 @@
-import type { Standing } from "../../fleet/kek.ts";
+import type { Standing } from "../../fleet/join.ts";
 import type { TokenCounts } from "../../providers/provider.ts";
 import { labelled, type Metric, single } from "./metric.ts";
 
