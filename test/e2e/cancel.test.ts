@@ -1,4 +1,5 @@
 import { expect, test } from "bun:test";
+import { getPriority } from "node:os";
 import { library, versionsOf } from "../harness/library.ts";
 import { nicesOf } from "../harness/process_watch.ts";
 import { type Ran, stop, type TestInstall } from "../harness/program.ts";
@@ -153,9 +154,8 @@ test("cancelling works when the coordinator is dead", async () => {
   const fleet = await serveAll(install, "a", "b");
   const rotate = rotating(install, "--to-version=2", ...SLOWLY);
   await movedTo(install, 2, 30);
-  // Its lanes, which compute, come after whatever else this host has to do.
-  const nices = nicesOf(rotate.pid);
-  expect(Math.max(...nices)).toBe(Math.min(19, Math.min(...nices) + 10));
+  // All of it comes after whatever else this host has to do, the lanes that it started and the runtime's own threads too.
+  expect(new Set(nicesOf(rotate.pid))).toEqual(new Set([Math.max(10, getPriority())]));
   rotate.kill("SIGKILL");
   await rotate.exited;
   const cancelled = await kek(install, "rotate", "--cancel");
