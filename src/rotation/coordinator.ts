@@ -104,6 +104,7 @@ export class Coordinator {
       database: config.database,
       installId: install.install_id,
       keys: [laneKey(versions, from), laneKey(versions, to)],
+      lease: this.#lease.until.shared,
     });
     const rewrapper = new Rewrapper(this.#context, this.#lease, lanes, this.#doc, this.#options, this.#reporter);
     try {

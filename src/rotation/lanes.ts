@@ -18,6 +18,8 @@ export interface LaneData {
   installId: string;
   /** Each lane proves its own keys: it may read another secrets file than the preflight did. */
   keys: LaneKey[];
+  /** `LeaseEnd.shared` of the coordinator; whoever only opens records holds none. */
+  lease: SharedArrayBuffer | undefined;
 }
 
 export interface LaneKey extends Canary {

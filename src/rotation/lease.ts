@@ -3,6 +3,7 @@ import { type Moment, msSince, now } from "../errors/moment.ts";
 import { waysOn } from "../status/ways_on.ts";
 import type { RotationDoc } from "../store/documents.ts";
 import { isTransient } from "../store/failures.ts";
+import { LeaseEnd } from "../store/lease_end.ts";
 import { renewLease } from "../store/rotation_lease.ts";
 import { type Held, readRotation } from "../store/rotations.ts";
 import { watchSignals } from "../store/signals.ts";
@@ -13,6 +14,8 @@ import type { Store } from "../store/store.ts";
  * every write is conditional on the token besides.
  */
 export class LeaseKeeper {
+  /** For the lanes' threads too. */
+  readonly until = new LeaseEnd();
   readonly #store: Store;
   readonly #leaseMs: number;
   #held: Held;
@@ -98,8 +101,11 @@ export class LeaseKeeper {
     const began = now();
     const { epoch } = this.#held;
     try {
-      if ((await renewLease(this.#store, this.#held, this.#leaseMs)) !== undefined) this.#renewedAt = began;
-      else if (epoch === this.#held.epoch) await this.#findOut();
+      const until = await renewLease(this.#store, this.#held, this.#leaseMs);
+      if (until !== undefined) {
+        this.#renewedAt = began;
+        this.until.set(until);
+      } else if (epoch === this.#held.epoch) await this.#findOut();
     } catch (thrown) {
       // MongoDB may be away for a moment: the lease runs out by itself if it stays away.
       if (!isTransient(thrown)) this.#lost ??= thrown instanceof KekError ? thrown : lost(messageOf(thrown));

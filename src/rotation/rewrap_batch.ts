@@ -7,6 +7,7 @@ import { crashPoint } from "../errors/crash_point.ts";
 import { type ErrorCode, KekError, messageOf } from "../errors/errors.ts";
 import type { Provider } from "../providers/provider.ts";
 import { isTransient } from "../store/failures.ts";
+import type { LeaseEnd } from "../store/lease_end.ts";
 import { applyRewraps } from "../store/records.ts";
 import type { Rewrap } from "../store/rewrap_statement.ts";
 import type { Store } from "../store/store.ts";
@@ -26,7 +27,7 @@ export interface BatchJob {
 /** What became of a batch, rewrapped or opened. */
 export interface BatchResult {
   done: number;
-  /** Changed by somebody else meanwhile: the next pass finds them again. */
+  /** Changed by somebody else meanwhile, or sent after the lease was over: the next pass finds them again. */
   skipped: number;
   failed: { id: string; reason: string }[];
   /** Why the rest of the batch was not tried. What is counted above was done all the same. */
@@ -44,6 +45,7 @@ export async function rewrapBatch(
   provider: Provider,
   installId: string,
   job: BatchJob,
+  lease: Pick<LeaseEnd, "date">,
 ): Promise<BatchResult> {
   const { field, from, to } = job;
   const failed: BatchResult["failed"] = [];
@@ -70,7 +72,7 @@ export async function rewrapBatch(
   const fault = broken && batchFault(broken.reason);
   if (rewraps.length === 0) return { done: 0, skipped: 0, failed, fault };
   crashPoint("batch.wrapped");
-  const outcome = await applyRewraps(store, field, from, to, rewraps, job.limitMs);
+  const outcome = await applyRewraps(store, field, from, to, rewraps, job.limitMs, lease);
   crashPoint("batch.written");
   for (const { index, reason } of outcome.rejected) {
     const { idBson } = rewraps[index] as Rewrap;

@@ -4,6 +4,7 @@ import { collectGarbage } from "../config/memory.ts";
 import { armCrashPoint } from "../errors/crash_point.ts";
 import { proofOf } from "../providers/canary.ts";
 import { makeProvider } from "../providers/registry.ts";
+import { LeaseEnd } from "../store/lease_end.ts";
 import { openStore } from "../store/store.ts";
 import type { LaneData, LaneReply, LaneRequest } from "./lanes.ts";
 import { openBatch } from "./open_batch.ts";
@@ -14,7 +15,7 @@ import { batchFault, rewrapBatch } from "./rewrap_batch.ts";
 const port = parentPort;
 if (port === null) throw new Error("rewrap_worker is started by lanes.ts, not by hand");
 armCrashPoint(crashPointAsked());
-const { database, provider: config, installId, keys } = workerData as LaneData;
+const { database, provider: config, installId, keys, lease } = workerData as LaneData;
 
 /** A batch has limits of its own in MongoDB, of at most 10 s each; a lane that waits for longer waits for nobody. */
 const LATE_MS = 30_000;
@@ -39,8 +40,10 @@ async function answer({ seq, job }: LaneRequest): Promise<LaneReply> {
   }
   try {
     const { store, provider } = await opened;
-    const work = job.kind === "open" ? openBatch : rewrapBatch;
-    const result = await work(store, provider, installId, job as never);
+    const result =
+      job.kind === "open"
+        ? await openBatch(store, provider, installId, job)
+        : await rewrapBatch(store, provider, installId, job, new LeaseEnd(lease));
     sinceCollected += result.done + result.skipped + result.failed.length;
     return { seq, result };
   } catch (thrown) {

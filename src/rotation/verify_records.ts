@@ -83,6 +83,7 @@ export async function verifyRecords(
     database: config.database,
     installId: install.install_id,
     keys: used.map((doc: VersionDoc) => ({ version: doc._id, ...canaryOf(doc) })),
+    lease: undefined,
   });
   try {
     await new Opener(context, lanes, tally, reporter).openAll(fields);

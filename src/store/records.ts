@@ -2,6 +2,7 @@ import { DocumentSequence } from "mongodb/lib/cmap/commands.js";
 import type { FieldName } from "../config/config.ts";
 import { DOCUMENT_VALIDATION_FAILURE } from "./failures.ts";
 import { versionKey } from "./fields.ts";
+import type { LeaseEnd } from "./lease_end.ts";
 import { byMajority } from "./majority.ts";
 import { type Rewrap, rewrapStatements } from "./rewrap_statement.ts";
 import type { Store } from "./store.ts";
@@ -91,6 +92,7 @@ const GROUP = 64;
 /**
  * One conditional update a record: only where the version and the wrap are still those that were read. All in one command.
  * @param limitMs MongoDB gives up after this time, in all; what it had done stays done.
+ * @param lease its end as it is known when the command is sent: whoever wakes after it moves nothing any more.
  */
 export async function applyRewraps(
   store: Store,
@@ -99,9 +101,10 @@ export async function applyRewraps(
   to: number,
   rewraps: Rewrap[],
   limitMs: number,
+  lease: Pick<LeaseEnd, "date">,
 ): Promise<RewrapOutcome> {
   const deadline = performance.now() + limitMs;
-  const statement = rewrapStatements(field.path, from, to);
+  const statement = rewrapStatements(field.path, from, to, lease.date);
   const groups = chunks(rewraps, GROUP);
   const together = await update(store, field, groups.map(statement), limitMs);
   // A group in which one record is refused stops there: its records are tried again, each in a statement of its own, to find

@@ -16,7 +16,8 @@ export interface Rewrap {
 /**
  * A maker of update statements, each for one or many records:
  *
- *     { q: { _id: { $in: [ids] }, "<path>.kek_version": from, "<path>.wrapped_dek": { $in: [old wraps] } },
+ *     { q: { _id: { $in: [ids] }, "<path>.kek_version": from, "<path>.wrapped_dek": { $in: [old wraps] },
+ *            $expr: { $lt: ["$$NOW", until] } },
  *       u: [{ $set: { "<path>.kek_version": to, "<path>.wrapped_dek": { $let: {
  *         vars: { at: { $indexOfArray: [{ $literal: [old wraps] }, "$<path>.wrapped_dek"] } },
  *         in: { $switch: { branches: [
@@ -26,12 +27,14 @@ export interface Rewrap {
  * The old wrap is compared in the filter, and chosen by in the update: it is 60 bytes of which 12 are random and that open for
  * one record only, so a new wrap can land nowhere but where its old one was. What the filter finds and the update does not (an
  * array that an old wrap is in) has no branch to go to, and MongoDB refuses the update.
+ * @param until by MongoDB's clock; what reaches it later finds nothing.
  */
-export function rewrapStatements(path: string, from: number, to: number): (group: Rewrap[]) => Uint8Array {
+export function rewrapStatements(path: string, from: number, to: number, until: Date): (group: Rewrap[]) => Uint8Array {
   const wrapKey = `${path}.wrapped_dek`;
   const versionName = versionKey(path);
   const fromElement = elementsOf({ [versionName]: new Int32(from) });
   const toElement = elementsOf({ [versionName]: new Int32(to) });
+  const inTime = elementsOf({ $expr: { $lt: ["$$NOW", until] } });
   const atOldWrap = elementsOf({ "1": `$${wrapKey}` });
 
   return (group) => {
@@ -52,6 +55,7 @@ export function rewrapStatements(path: string, from: number, to: number): (group
       document("_id", () => array("$in", ids));
       out.put(fromElement);
       document(wrapKey, () => wraps("$in", "oldWrap"));
+      out.put(inTime);
     };
     const found = () => {
       literal("0", "oldWrap");
@@ -92,7 +96,7 @@ const OPTIONS = elementsOf({ multi: true, hint: { _id: 1 } });
 /** How often a statement names the field's path. */
 const NAMED = 5;
 /** More than what a statement, and each record in it, has besides what is counted. */
-const BESIDES = 600;
+const BESIDES = 700;
 const A_RECORD = 3 * (WRAP_BYTES + 20) + 20;
 
 function idBytes(group: Rewrap[]): number {

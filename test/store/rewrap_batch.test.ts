@@ -5,8 +5,9 @@ import { KekError } from "../../src/errors/errors.ts";
 import type { Provider } from "../../src/providers/provider.ts";
 import { rewrapBatch } from "../../src/rotation/rewrap_batch.ts";
 import { ensureIndex } from "../../src/store/fields.ts";
+import { LeaseEnd } from "../../src/store/lease_end.ts";
 import { applyRewraps, wrapsAt } from "../../src/store/records.ts";
-import { closeStore, openStore } from "../../src/store/store.ts";
+import { closeStore, openStore, serverNow } from "../../src/store/store.ts";
 import { freshDatabase } from "../harness/mongo.ts";
 import { ownReplicaSet } from "../harness/other_mongod.ts";
 import { versionsOf } from "../harness/records.ts";
@@ -14,30 +15,27 @@ import { versionsOf } from "../harness/records.ts";
 /** A batch against a real mongod, under a token that goes away in the middle of it. */
 
 const FIELD = { collection: "secrets", path: "value" };
+/** A lease that ends long after this. */
+const HELD = { date: new Date(Date.now() + 3_600_000) };
+
+const envelope = (id: number) => ({
+  format: new Int32(1),
+  provider: "pkcs11",
+  kek_version: new Int32(1),
+  wrapped_dek: new Binary(Buffer.alloc(60, id), 0),
+  nonce: new Binary(Buffer.alloc(12, id), 0),
+  ciphertext: new Binary(Buffer.alloc(32, id), 0),
+});
+const jobOf = (bytes: Uint8Array) => ({ kind: "rewrap" as const, field: FIELD, from: 1, to: 2, bytes, limitMs: 5000 });
 
 test("a batch that the token leaves unfinished counts what it moved", async () => {
   const { uri, name, db } = await freshDatabase();
   const store = await openStore({ uri, name }, { appName: "test" });
   const secrets = db.collection<{ _id: number; value: object }>("secrets");
   await ensureIndex(store, FIELD);
-  const envelope = (id: number) => ({
-    format: new Int32(1),
-    provider: "pkcs11",
-    kek_version: new Int32(1),
-    wrapped_dek: new Binary(Buffer.alloc(60, id), 0),
-    nonce: new Binary(Buffer.alloc(12, id), 0),
-    ciphertext: new Binary(Buffer.alloc(32, id), 0),
-  });
   await secrets.insertMany(Array.from({ length: 10 }, (_, id) => ({ _id: id, value: envelope(id) })));
   const [batch] = await Array.fromAsync(wrapsAt(store, FIELD, 1, 100));
-  const job = {
-    kind: "rewrap" as const,
-    field: FIELD,
-    from: 1,
-    to: 2,
-    bytes: batch?.bytes as Uint8Array,
-    limitMs: 5000,
-  };
+  const job = jobOf(batch?.bytes as Uint8Array);
   /** It does so many, and then no more. */
   const doing = (most: number) => {
     let done = 0;
@@ -49,12 +47,42 @@ test("a batch that the token leaves unfinished counts what it moved", async () =
     return { name: "pkcs11", rewrap } as unknown as Provider;
   };
   const fault = { code: "hsm_away" as const, message: "it does not answer" };
-  expect(await rewrapBatch(store, doing(0), "install", job)).toEqual({ done: 0, skipped: 0, failed: [], fault });
-  expect(await rewrapBatch(store, doing(4), "install", job)).toEqual({ done: 4, skipped: 0, failed: [], fault });
+  expect(await rewrapBatch(store, doing(0), "install", job, HELD)).toEqual({ done: 0, skipped: 0, failed: [], fault });
+  expect(await rewrapBatch(store, doing(4), "install", job, HELD)).toEqual({ done: 4, skipped: 0, failed: [], fault });
   expect(await versionsOf({ db })).toEqual({ "1": 6, "2": 4 });
   // The next pass may have been read before that: those four are somebody else's change to it.
-  const rest = await rewrapBatch(store, doing(10), "install", job);
+  const rest = await rewrapBatch(store, doing(10), "install", job, HELD);
   expect(rest).toEqual({ done: 6, skipped: 4, failed: [], fault: undefined });
+  await closeStore(store);
+});
+
+test("what a lane sends after the lease is over moves nothing, however late its thread or its token is", async () => {
+  const { uri, name, db } = await freshDatabase();
+  const store = await openStore({ uri, name }, { appName: "test" });
+  await ensureIndex(store, FIELD);
+  const secrets = db.collection<{ _id: number; value: object }>("secrets");
+  await secrets.insertMany(Array.from({ length: 10 }, (_, id) => ({ _id: id, value: envelope(id) })));
+  const before = await secrets.find().sort({ _id: 1 }).toArray();
+  const [batch] = await Array.fromAsync(wrapsAt(store, FIELD, 1, 100));
+  const bytes = batch?.bytes as Uint8Array;
+  const slowly = async (wrap: Uint8Array) => {
+    await Bun.sleep(400);
+    return Buffer.alloc(60, 100 + (wrap[0] ?? 0));
+  };
+  const token = { name: "pkcs11", rewrap: slowly } as unknown as Provider;
+  const lease = new LeaseEnd();
+  const lane = new LeaseEnd(lease.shared);
+  const nothing = { done: 0, skipped: 10, failed: [], fault: undefined };
+  // Before the first renewal, and when the lease ended while the token was at work.
+  expect(await rewrapBatch(store, token, "install", jobOf(bytes), lane)).toEqual(nothing);
+  lease.set(new Date((await serverNow(store)).getTime() + 300));
+  expect(await rewrapBatch(store, token, "install", jobOf(bytes), lane)).toEqual(nothing);
+  expect(await secrets.find().sort({ _id: 1 }).toArray()).toEqual(before);
+  // Renewed meanwhile, which the lane sees when it comes to send.
+  const rewrapping = rewrapBatch(store, token, "install", jobOf(bytes), lane);
+  lease.set(new Date((await serverNow(store)).getTime() + 60_000));
+  expect(await rewrapping).toEqual({ ...nothing, done: 10, skipped: 0 });
+  expect(await versionsOf({ db })).toEqual({ "2": 10 });
   await closeStore(store);
 });
 
@@ -81,7 +109,7 @@ test("a new wrap lands only where its old one was, alone; what has become of the
     oldWrap: Buffer.alloc(60, 10 + id),
     newWrap: Buffer.alloc(60, 20 + id),
   }));
-  const outcome = await applyRewraps(store, FIELD, 1, 2, rewraps, 5000);
+  const outcome = await applyRewraps(store, FIELD, 1, 2, rewraps, 5000, HELD);
   // Record 0 moved too: of a statement that ends with an error MongoDB does not say what it had changed before.
   expect(outcome.done).toBe(1);
   expect(outcome.rejected.map(({ index }) => index)).toEqual([1, 2]);
@@ -109,7 +137,7 @@ test("however many records a validator refuses, each is named, by one command mo
     newWrap: Buffer.alloc(60, id + 1),
   }));
   const before = await updates();
-  const outcome = await applyRewraps(store, FIELD, 1, 2, rewraps, 5000);
+  const outcome = await applyRewraps(store, FIELD, 1, 2, rewraps, 5000, HELD);
   expect((await updates()) - before).toBe(2);
   expect(outcome.rejected.map(({ index }) => index)).toEqual(ids.filter((id) => id % 2 === 1));
   expect(await versionsOf({ db })).toEqual({ "1": 100, "2": 100 });

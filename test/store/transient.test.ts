@@ -27,7 +27,8 @@ test("a primary that steps down or shuts down is waited out, and so is a majorit
     await store.client
       .db("admin")
       .command({ configureFailPoint: "failCommand", mode: { times: 1 }, data: { failCommands, ...data } });
-  const rewrap = () => thrownBy(applyRewraps(store, FIELD, 1, 2, [REWRAP], 5000));
+  const rewrap = () =>
+    thrownBy(applyRewraps(store, FIELD, 1, 2, [REWRAP], 5000, { date: new Date(Date.now() + 60_000) }));
   const [INTERRUPTED, SHUTTING_DOWN, NO_PRIMARY, STEPPED_DOWN, BAD_VALUE] = [11_602, 91, 10_107, 189, 2];
   for (const code of [INTERRUPTED, SHUTTING_DOWN, NO_PRIMARY, STEPPED_DOWN, BAD_VALUE]) {
     await failing(["update"], { errorCode: code });

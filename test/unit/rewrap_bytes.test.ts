@@ -6,6 +6,8 @@ import { projectedWrapReader } from "../../src/envelope/projected_wrap.ts";
 import { idBsonOf, readWrap } from "../../src/envelope/raw_record.ts";
 import { rewrapStatements } from "../../src/store/rewrap_statement.ts";
 
+const UNTIL = new Date("2026-05-01T12:00:00Z");
+
 /** The bytes of a rewrap, read and written without a decoder: beside what the decoder and the encoder make of the same. */
 
 const bytes = (length: number, seed: string) =>
@@ -137,12 +139,13 @@ test("a statement's bytes are what the encoder makes of it", () => {
           _id: { $in: group.map(({ id }) => id) },
           [`${path}.kek_version`]: new Int32(3),
           [`${path}.wrapped_dek`]: { $in: olds },
+          $expr: { $lt: ["$$NOW", UNTIL] },
         },
         u: [{ $set: { [`${path}.kek_version`]: new Int32(4), [`${path}.wrapped_dek`]: chosen } }],
         multi: true,
         hint: { _id: 1 },
       });
-      const made = rewrapStatements(path, 3, 4)(group);
+      const made = rewrapStatements(path, 3, 4, UNTIL)(group);
       expect(Buffer.from(made).equals(expected)).toBe(true);
       deserialize(made);
     }
@@ -150,7 +153,7 @@ test("a statement's bytes are what the encoder makes of it", () => {
 });
 
 test("one maker makes many statements, none of which shares bytes with another", () => {
-  const make = rewrapStatements("value", 1, 2);
+  const make = rewrapStatements("value", 1, 2, UNTIL);
   const one = make([{ idBson: serialize({ _id: 1 }), oldWrap: wrap("a"), newWrap: wrap("b") }]);
   const before = Buffer.from(one).toString("hex");
   make([{ idBson: serialize({ _id: 2 }), oldWrap: wrap("c"), newWrap: wrap("d") }]);
