@@ -23,6 +23,7 @@ export class FenceGuard {
   #lookedAt = Number.NEGATIVE_INFINITY;
   /** A drift is mended when it is seen twice under the same record: the first may be a change under way. */
   #seen: string | undefined;
+  #refusedAt = Number.NEGATIVE_INFINITY;
 
   constructor(store: Store, auditor: Auditor, log: Log, everyMs: number) {
     this.#store = store;
@@ -68,15 +69,22 @@ export class FenceGuard {
     this.#seen = record;
     if (!again) return;
     this.#seen = undefined;
-    if (!(await this.#set(rotation))) return;
+    const refused = await this.#set(rotation);
+    if (refused === undefined) return;
     for (const { collection } of drifted) {
+      if (refused.includes(collection)) continue;
       await note(this.#store, this.#auditor, "fence.mended", { rotation: _id, collection });
       this.#log.warn(`the validator of ${collection} had been changed: put back`);
     }
   }
 
-  /** Brings every validator in line with the record, keeping what its owner made of the collection's own rules. */
-  async #set(rotation: RotationDoc): Promise<boolean> {
+  /**
+   * Brings every validator in line with the record, keeping what its owner made of the collection's own rules.
+   * @returns the collections that it could not be done for; undefined when nothing was done.
+   */
+  async #set(rotation: RotationDoc): Promise<string[] | undefined> {
+    // Where MongoDB does not permit it, others may: this process looks on, and asks again in a while.
+    if (performance.now() - this.#refusedAt < ASK_AGAIN_MS) return undefined;
     const fields = await readFields(this.#store);
     const { fence } = rotation;
     const record = fenceRecorder(this.#store, this.#auditor, rotation);
@@ -84,6 +92,12 @@ export class FenceGuard {
     for (const { collection, reason } of outcome?.unfenced ?? []) {
       this.#log.warn(`${collection} is not fenced: ${reason}`);
     }
-    return outcome !== undefined;
+    const refused = outcome?.unfenced.map(({ collection }) => collection);
+    if (refused !== undefined && refused.length > 0) this.#refusedAt = performance.now();
+    return refused;
   }
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+const ASK_AGAIN_MS = 600_000;

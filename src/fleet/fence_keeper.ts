@@ -54,20 +54,38 @@ export async function setFence(
   }
   if (!(await record({ versions, collections, ...unfencedNames(outcome) }))) return undefined;
   crashPoint("fence.recorded");
+  const asked = JSON.stringify(collections);
+  // Who only mends what others have set does not take it off the record where it may not: others may.
+  const mends = JSON.stringify(versions) === JSON.stringify(before.versions);
+  const [refused, kept]: [string[], string[]] = [[], []];
   for (const entry of collections) {
     const expected = thawOptions(entry.expected);
     if (sameOptions(live.get(entry.collection) ?? {}, expected)) continue;
     const answer = await setValidator(store, entry.collection, expected);
     crashPoint("fence.collection");
     if (answer === "set") continue;
-    outcome.unfenced.push({ collection: entry.collection, reason: "MongoDB does not permit collMod" });
-    entry.expected = entry.own;
+    refused.push(entry.collection);
+    const recorded = before.collections.find(({ collection }) => collection === entry.collection)?.expected;
+    if (mends && recorded !== undefined && clauseOf(thawOptions(recorded).validator) !== undefined) {
+      entry.expected = recorded;
+      kept.push(entry.collection);
+    } else entry.expected = entry.own;
   }
+  const reason = "MongoDB does not permit collMod";
+  outcome.unfenced.push(...refused.map((collection) => ({ collection, reason })));
   // What MongoDB refused is known only now, and nobody is to expect it.
-  if (outcome.unfenced.some((entry) => entry.reason.startsWith("MongoDB"))) {
-    if (!(await record({ versions, collections, ...unfencedNames(outcome) }))) return undefined;
+  if (JSON.stringify(collections) !== asked) {
+    const names = unfencedNames(outcome, kept);
+    if (!(await record({ versions, collections, ...names }))) return undefined;
   }
   return outcome;
+}
+
+/** Collections in which MongoDB rejects an envelope of this version, whatever was asked of it: a look at the live validators. */
+export async function fencedCollections(store: Store, fields: FieldDoc[], version: number): Promise<string[]> {
+  const live = await readValidators(store, [...new Set(fields.map((field) => field.collection))]);
+  const fenced = fields.filter((field) => fences(live.get(field.collection), [field.path], version));
+  return [...new Set(fenced.map((field) => field.collection))];
 }
 
 /** Fields that the recorded fence does not cover: registered since it was set. Pure. */
@@ -110,8 +128,9 @@ function ownOptions(live: ValidatorOptions, recorded: FencedCollection | undefin
   return validator === undefined ? {} : { ...live, validator };
 }
 
-function unfencedNames({ unfenced }: FenceOutcome): { unfenced?: string[] } {
-  return unfenced.length === 0 ? {} : { unfenced: unfenced.map((entry) => entry.collection) };
+function unfencedNames({ unfenced }: FenceOutcome, but: string[] = []): { unfenced?: string[] } {
+  const names = unfenced.map((entry) => entry.collection).filter((name) => !but.includes(name));
+  return names.length === 0 ? {} : { unfenced: names };
 }
 
 async function merged(

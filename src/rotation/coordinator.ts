@@ -1,6 +1,6 @@
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
-import { setFence } from "../fleet/fence_keeper.ts";
+import { fencedCollections, setFence } from "../fleet/fence_keeper.ts";
 import { seconds } from "../fleet/readiness.ts";
 import type { FenceRecord, Phase, RotationDoc, VersionDoc } from "../store/documents.ts";
 import { isTransient } from "../store/failures.ts";
@@ -87,7 +87,10 @@ export class Coordinator {
     await this.#enter(1);
     const { to, fence } = this.#doc;
     // Also when the record says so already: whoever lifted it may have died before it told the collections.
-    if (fence.collections.length > 0) await this.#fence(({ versions }) => versions.filter((version) => version !== to));
+    if (fence.collections.length > 0) {
+      await this.#fence(({ versions }) => versions.filter((version) => version !== to));
+      await this.#mustBeLifted(to);
+    }
     if (fence.versions.includes(to)) {
       this.#reporter.note(`the fence against version ${to} is lifted: it will be written again`);
     }
@@ -163,6 +166,19 @@ export class Coordinator {
     const doc = await readRotation(this.#context.store, _id);
     if (doc?.fence.versions.includes(from) !== true || (await rewrapper.census()) === 0) return;
     await this.#fence(({ versions }) => versions.filter((version) => version !== from));
+    await this.#mustBeLifted(from);
+  }
+
+  /** What the next step writes MongoDB must accept: a fence whose lifting it refused stands, whatever the record says. */
+  async #mustBeLifted(version: number): Promise<void> {
+    const { store } = this.#context;
+    const standing = await fencedCollections(store, await readFields(store), version);
+    if (standing.length === 0) return;
+    throw new KekError(
+      "mongodb_refused",
+      `the fence against KEK version ${version} still stands on ${standing.join(", ")}: MongoDB does not permit collMod to this command's user`,
+      "grant it dbAdmin on the install's database, or wait until a process that has it lifts the fence, and run the same command again: it goes on from here",
+    );
   }
 
   async #raiseFence(): Promise<void> {
