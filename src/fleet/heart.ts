@@ -35,8 +35,11 @@ export class Heart {
 
   /** A beat; joins, or joins anew when this process was evicted. */
   async beat(session: Session): Promise<void> {
-    if (this.#id !== undefined) {
-      if (await beat(this.#store, session, this.#id, this.#fields())) return;
+    const id = this.#id;
+    if (id !== undefined) {
+      if (await beat(this.#store, session, id, this.#fields())) return;
+      // A beat that was given up, and answers late: the one after it has joined anew.
+      if (this.#id !== id) return;
       this.#log.warn("this process was evicted from the fleet: it joins anew");
     }
     await this.#join(session);

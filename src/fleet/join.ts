@@ -1,6 +1,6 @@
 import type { Config } from "../config/config.ts";
 import { type Log, SILENT } from "../errors/log.ts";
-import type { TokenCounts } from "../providers/provider.ts";
+import type { Provider, TokenCounts } from "../providers/provider.ts";
 import type { AskPin } from "../providers/registry.ts";
 import { closeAuditor, openAuditor } from "../store/audit_log.ts";
 import type { Acked, InstallDoc, Role } from "../store/documents.ts";
@@ -53,20 +53,24 @@ export async function becomeMember(config: Config, options: KekOptions = {}): Pr
   const stream = role === "library" ? "stderr" : "stdout";
   const auditor = openAuditor(config, `${role} ${config.instanceName}`, { log, stream });
   let store: Store | undefined;
+  let provider: Provider | undefined;
   try {
     store = await openStore(config.database, { appName: `certautopilot ${role}` });
-    const { install, provider } = await openOrLockInstall(store, config, auditor, options.askPin);
-    const keyring = new Keyring(provider);
+    const { install, provider: keys } = await openOrLockInstall(store, config, auditor, options.askPin);
+    provider = keys;
+    const keyring = new Keyring(keys);
     const fields = new FieldRegistry(store, config.instanceName);
     for (const field of config.fields) await fields.ensure(field);
     const guard = new FenceGuard(store, auditor, log, config.fleet.leaseMs);
     const onState = (state: Parameters<FenceGuard["look"]>[0]) => guard.look(state);
-    const member = new Member({ store, config, install, keyring, auditor, role, log, onState });
+    const member = new Member({ store, config, install, keyring, fields, auditor, role, log, onState });
     await member.start();
     const kek = new FleetKek(store, member, keyring, fields, auditor, install.install_id, options.observe);
-    const standing = () => ({ ...member.standing, loaded: keyring.loaded, token: provider.counts() });
+    const standing = () => ({ ...member.standing, loaded: keyring.loaded, token: keys.counts() });
     return { kek, store, install, standing };
   } catch (thrown) {
+    // Whoever tries again opens new sessions with the token.
+    await provider?.close();
     if (store !== undefined) await closeStore(store);
     await closeAuditor(auditor);
     throw explainMongo(thrown, config.database.uri) ?? thrown;

@@ -164,9 +164,13 @@ export class FleetKek implements Kek {
   }
 
   async close(): Promise<void> {
-    await this.#member.close();
-    await closeStore(this.#store);
-    await closeAuditor(this.#auditor);
+    try {
+      await this.#member.close();
+    } finally {
+      // Also when MongoDB is away, and nobody can be told: what is left open would keep the process alive.
+      await closeStore(this.#store);
+      await closeAuditor(this.#auditor);
+    }
   }
 
   /** @returns undefined when the version was given up meanwhile. */

@@ -12,6 +12,7 @@ import { inSession, type Session, type Store, within } from "../store/store.ts";
 import { activateFirst } from "../store/versions.ts";
 import { Announcer } from "./announcer.ts";
 import { Drain } from "./drain.ts";
+import type { FieldRegistry } from "./field_registry.ts";
 import { firstVersion, nothingActive } from "./first_version.ts";
 import { Heart } from "./heart.ts";
 import { KeyCheck } from "./key_check.ts";
@@ -29,6 +30,7 @@ export interface MemberOptions {
   auditor: Auditor;
   role: Role;
   log: Log;
+  fields: Pick<FieldRegistry, "keep">;
   /** Called after each look at the state, for duties that every member shares (the guard over validators). */
   onState?: (state: KekState) => Promise<void>;
 }
@@ -57,6 +59,8 @@ export class Member {
   #stops: (() => Promise<void> | void)[] = [];
   #closed = false;
   #lastTrouble = "";
+  /** Of the state in which the list of fields was last looked at, and when. */
+  #kept: { epoch: number; at: Moment } | undefined;
 
   constructor(options: MemberOptions) {
     this.#options = options;
@@ -72,7 +76,7 @@ export class Member {
     try {
       await this.sync();
     } catch (thrown) {
-      await this.close();
+      await this.close().catch((met) => this.#options.log.warn(`while leaving: ${messageOf(met)}`));
       throw thrown;
     }
     const { store, config } = this.#options;
@@ -178,11 +182,21 @@ export class Member {
     }
     this.#announcer.tell(this.#stance, stance, this.#report);
     this.#stance = stance;
+    await this.#keepFields(stance);
     keyring.writeUnder(stance.write);
     const drained = await this.#drain.settle(keyring, mayHold(stance, state.versions), this.#heart.acked !== undefined);
     const { rotation, epoch, phase } = stance;
     await this.#answer(this.#heart.tell(session, drained ? { rotation, epoch, phase } : this.#heart.acked));
     this.#attend(state);
+  }
+
+  /** Before a phase is acknowledged: what this process writes must be among what the rotation moves. */
+  async #keepFields({ epoch }: Stance): Promise<void> {
+    const { fields, config } = this.#options;
+    if (this.#kept?.epoch === epoch && msSince(this.#kept.at) < config.fleet.leaseMs) return;
+    const at = now();
+    await this.#answer(fields.keep());
+    this.#kept = { epoch, at };
   }
 
   /** Beside the syncs, one at a time: a `collMod` waits for every transaction on its collection, and no beat is to wait with it. */

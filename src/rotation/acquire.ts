@@ -97,12 +97,23 @@ async function planNow(
   const strays = checked.kind === "mend" ? census : [];
   const plan = planRotation(versions, rotation, wanted, context.provider, strays);
   if (plan.kind === "refuse") throw refusal([plan.problem]);
-  if (plan.from === checked.from) return plan;
-  throw new KekError(
-    "refused",
-    `the install went from version ${checked.from} to ${plan.from} while this command was preparing`,
-    "nothing was changed by it; run it again",
-  );
+  if (plan.from !== checked.from) {
+    throw new KekError(
+      "refused",
+      `the install went from version ${checked.from} to ${plan.from} while this command was preparing`,
+      "nothing was changed by it; run it again",
+    );
+  }
+  // Going on with a rotation asks less of the fleet than beginning one does.
+  const begins = plan.kind === "start" || plan.kind === "mend";
+  if (begins && plan.kind !== checked.kind) {
+    throw new KekError(
+      "refused",
+      `the open rotation ${checked.from} → ${checked.to} came to its end, or was cancelled, while this command was preparing`,
+      "nothing was changed by it; run it again to begin one",
+    );
+  }
+  return plan;
 }
 
 /**

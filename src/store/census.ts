@@ -1,7 +1,7 @@
 import { EJSON } from "bson";
 import type { Document } from "mongodb";
 import type { FieldName } from "../config/config.ts";
-import { fieldId, versionKey } from "./fields.ts";
+import { byIndex, fieldId, versionKey } from "./fields.ts";
 import type { Store } from "./store.ts";
 
 /** The census: envelopes by field and version, from the index, with majority read concern. */
@@ -59,11 +59,7 @@ export function isVersion(row: CensusRow): boolean {
 // ---------------------------------------------------------------------------------------------------------------------
 
 async function countWith(store: Store, field: FieldName, query: Document): Promise<number> {
-  const reply = await store.db.command({
-    count: field.collection,
-    query,
-    hint: { [versionKey(field.path)]: 1, _id: 1 },
-    readConcern: { level: "majority" },
-  });
+  const counted = { count: field.collection, query, readConcern: { level: "majority" } };
+  const reply = await byIndex(field, (index) => store.db.command({ ...counted, ...index }));
   return Number(reply["n"]);
 }

@@ -1,5 +1,5 @@
 import type { FieldName } from "../config/config.ts";
-import { KekError } from "../errors/errors.ts";
+import { KekError, messageOf } from "../errors/errors.ts";
 import type { FieldDoc } from "./documents.ts";
 import { serverCode } from "./failures.ts";
 import { fieldFault } from "./field_names.ts";
@@ -47,6 +47,29 @@ export async function ensureIndex(store: Store, field: FieldName): Promise<void>
   await store.db.collection(field.collection).createIndex({ [versionKey(field.path)]: 1, _id: 1 });
 }
 
+/**
+ * A query by the field's index; where somebody has dropped that, without it: slower, and as right. A rotation makes it anew.
+ * @param query is given what to add to its options.
+ */
+export async function byIndex<T>({ path }: FieldName, query: (index: { hint?: IndexKey }) => Promise<T>): Promise<T> {
+  try {
+    return await query({ hint: { [versionKey(path)]: 1, _id: 1 } });
+  } catch (thrown) {
+    const BAD_VALUE = 2;
+    if (serverCode(thrown) !== BAD_VALUE || !/hint/.test(messageOf(thrown))) throw thrown;
+    return await query({});
+  }
+}
+
+/** Which of them are not in the list. */
+export async function missingFields(store: Store, wanted: FieldName[]): Promise<FieldName[]> {
+  const ids = wanted.map(fieldId);
+  const there = await fields(store)
+    .find({ _id: { $in: ids } }, { projection: { _id: 1 } })
+    .toArray();
+  return wanted.filter((field) => !there.some(({ _id }) => _id === fieldId(field)));
+}
+
 export async function readFields(store: Store, session?: Session): Promise<FieldDoc[]> {
   const found = await fields(store)
     .find({}, session === undefined ? {} : { session })
@@ -56,6 +79,8 @@ export async function readFields(store: Store, session?: Session): Promise<Field
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+type IndexKey = Record<string, 1>;
 
 const CANNOT_CREATE_INDEX = 67;
 const INVALID_NAMESPACE = 73;

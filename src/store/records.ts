@@ -1,7 +1,7 @@
 import { DocumentSequence } from "mongodb/lib/cmap/commands.js";
 import type { FieldName } from "../config/config.ts";
 import { DOCUMENT_VALIDATION_FAILURE } from "./failures.ts";
-import { versionKey } from "./fields.ts";
+import { byIndex, versionKey } from "./fields.ts";
 import type { LeaseEnd } from "./lease_end.ts";
 import { byMajority } from "./majority.ts";
 import { type Rewrap, rewrapStatements } from "./rewrap_statement.ts";
@@ -71,13 +71,14 @@ export async function* envelopesOf(
 /** The first `_id`s of a field's records at one version, each as the raw BSON of `{_id}`. */
 export async function idsAt(store: Store, field: FieldName, version: number, limit: number): Promise<Uint8Array[]> {
   const key = versionKey(field.path);
-  const cursor = store.db
-    .collection(field.collection)
-    .find(
-      { [key]: version },
-      { projection: { _id: 1 }, hint: { [key]: 1, _id: 1 }, sort: { _id: 1 }, limit, raw: true },
-    );
-  return (await cursor.toArray()) as unknown as Uint8Array[];
+  const wanted = { projection: { _id: 1 }, sort: { _id: 1 }, limit, raw: true } as const;
+  const found = await byIndex(field, (index) =>
+    store.db
+      .collection(field.collection)
+      .find({ [key]: version }, { ...wanted, ...index })
+      .toArray(),
+  );
+  return found as unknown as Uint8Array[];
 }
 
 export interface RewrapOutcome {

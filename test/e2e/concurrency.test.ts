@@ -1,4 +1,5 @@
 import { expect, test } from "bun:test";
+import { take } from "../harness/crash.ts";
 import { versionsOf } from "../harness/library.ts";
 import { kekHex, type Ran, run, start, stop, type TestInstall, testInstall, until } from "../harness/program.ts";
 import { expectSilentAbout } from "../harness/refusal.ts";
@@ -52,6 +53,23 @@ test("of 20 rotations started at once one runs and completes, 19 are refused, ev
   expect(await versionsOf(install)).toEqual({ 2: 600 });
   await stop(...fleet);
   await proveAll(install, [2], 600);
+});
+
+test("a command that was to go on with a rotation begins none when that was cancelled meanwhile", async () => {
+  const install = await seededInstall(20, PATIENT);
+  const words = ["kek", "rotate", "--to-version=2", "--yes"];
+  await take({ words, dies: "rotation.acquired" }, install.variables([1, 2], 2));
+  const next = start([...words, "--json"], install.variables([1, 2], 2));
+  await next.says("waiting up to");
+  expect((await kek(install, "rotate", "--cancel")).code).toBe(0);
+  // It joins after that, and no preflight has asked it.
+  const stranger = await install.serve("stranger", [1], 1);
+  const ran = await next.exited;
+  expectGoodOrder(ran);
+  expect([ran.code, ran.json.error.code]).toEqual([3, "refused"]);
+  expect(ran.stderr).toContain("the open rotation 1 → 2 came to its end, or was cancelled");
+  expect(await install.db.collection("kek_rotations").countDocuments()).toBe(1);
+  await stop(stranger);
 });
 
 test("10 processes started at once on a fresh database make one install, one version, one chain", async () => {
