@@ -1,4 +1,6 @@
 import { EJSON } from "bson";
+import { KekError } from "../errors/errors.ts";
+import { msSince, now } from "../errors/moment.ts";
 import type { ValidatorOptions } from "./documents.ts";
 import { serverCode } from "./failures.ts";
 import { byMajority } from "./majority.ts";
@@ -20,21 +22,34 @@ export async function readValidators(store: Store, collections: string[]): Promi
   return found;
 }
 
-/** @returns "refused" when the user has no right to `collMod`. @throws KekError `mongodb_away` when a majority has not taken it. */
+/**
+ * It waits for every transaction on the collection, and whoever comes to the collection meanwhile waits behind it: so it waits
+ * for a moment only, lets them pass, and comes again.
+ * @returns "refused" when the user has no right to `collMod`.
+ * @throws KekError `mongodb_away` when a majority has not taken it, and when it did not come to its turn in 90 s.
+ */
 export async function setValidator(
   store: Store,
   collection: string,
   options: ValidatorOptions,
 ): Promise<"set" | "refused"> {
   try {
-    // A fence that the next primary does not know would be none.
-    await byMajority(store, "a validator", {
+    const command = {
       collMod: collection,
       validator: options.validator ?? {},
       validationLevel: options.validationLevel ?? "strict",
       validationAction: options.validationAction ?? "error",
-    });
-    return "set";
+      maxTimeMS: LOCK_MS,
+    };
+    for (const began = now(); ; await new Promise((resolve) => setTimeout(resolve, PASS_MS))) {
+      try {
+        // A fence that the next primary does not know would be none.
+        await byMajority(store, "a validator", command);
+        return "set";
+      } catch (thrown) {
+        if (!ranOut(thrown) || msSince(began) > LONGEST_MS) throw thrown;
+      }
+    }
   } catch (thrown) {
     const UNAUTHORIZED = 13;
     if (serverCode(thrown) === UNAUTHORIZED) return "refused";
@@ -69,4 +84,17 @@ export function sameOptions(a: ValidatorOptions, b: ValidatorOptions): boolean {
       validationAction: options.validationAction ?? "error",
     });
   return normal(a) === normal(b);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+const LOCK_MS = 500;
+const PASS_MS = 1000;
+/** MongoDB ends a transaction after 60 s, unless told otherwise. */
+const LONGEST_MS = 90_000;
+
+/** By its own limit: while it waited for the lock, or, done already, for a majority. */
+function ranOut(thrown: unknown): boolean {
+  const MAX_TIME_EXPIRED = 50;
+  return serverCode(thrown instanceof KekError ? thrown.cause : thrown) === MAX_TIME_EXPIRED;
 }

@@ -29,7 +29,20 @@ test("a process goes on beating while the validator that it sets waits for someb
   });
   const before = (await heartbeat(install, "guard"))?.["updated_at"];
   await until("a beat", async () => (await heartbeat(install, "guard"))?.["updated_at"] > before, 10_000);
+  // Nor does anybody else who writes to the collection wait for the end of that transaction.
+  const other = await new MongoClient(install.uri).connect();
+  for (let write = 0; write < 10; write += 1) {
+    const asked = performance.now();
+    await other.db(install.name).collection("secrets").insertOne({ of: "another" });
+    expect(performance.now() - asked).toBeLessThan(2000);
+    await Bun.sleep(200);
+  }
+  await other.close();
   await session.commitTransaction();
   await session.endSession();
+  await until("the field is fenced", async () => {
+    const [entry] = await install.db.listCollections({ name: "secrets" }).toArray();
+    return JSON.stringify((entry as { options?: object }).options).includes("later.kek_version");
+  });
   await client.close();
 });
