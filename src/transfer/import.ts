@@ -99,13 +99,16 @@ async function checkArchive(
         return { header, trailer: next.value };
       }
       const { collection, records } = next.value;
-      if (!header.collections.includes(collection)) throw notWhole(file, [`${collection} is not in its header`]);
-      const paths = pathsOf(header, collection);
-      for (const record of records) {
-        const { idBson, secrets } = secretsOf(record, paths);
-        digest.add(collection, record, idBson, secrets);
+      try {
+        if (!header.collections.includes(collection)) throw notWhole(file, [`${collection} is not in its header`]);
+        const paths = pathsOf(header, collection);
+        for (const record of records) {
+          const { idBson, secrets } = secretsOf(record, paths);
+          digest.add(collection, record, idBson, secrets);
+        }
+      } finally {
+        next.value.wipe();
       }
-      next.value.wipe();
       done += records.length;
       reporter.progress({ doing: "checking the archive", done, of: done });
     }
@@ -186,12 +189,15 @@ async function bringAll(
   let done = 0;
   let thereBefore = 0;
   for await (const batch of archive.batches()) {
-    betweenBatches(signal);
-    const sealer = new RecordSealer(member, batch.collection, pathsOf(archive.header, batch.collection));
-    thereBefore += await sealer.bring(batch.records);
-    crashPoint("import.inserted");
+    try {
+      betweenBatches(signal);
+      const sealer = new RecordSealer(member, batch.collection, pathsOf(archive.header, batch.collection));
+      thereBefore += await sealer.bring(batch.records);
+      crashPoint("import.inserted");
+    } finally {
+      batch.wipe();
+    }
     done += batch.records.length;
-    batch.wipe();
     reporter.progress({ doing: "importing", done, of });
   }
   return thereBefore;

@@ -13,7 +13,7 @@ import type { InstallDoc } from "../store/documents.ts";
 import type { Store } from "../store/store.ts";
 import { readVersions } from "../store/versions.ts";
 import { recordsById } from "../store/whole_records.ts";
-import { type BadRecord, badRecord, type OpenedRecord, openRecord } from "./open_record.ts";
+import { type BadRecord, badRecord, type OpenedRecord, openRecord, wipe } from "./open_record.ts";
 
 /** An install's records, opened with its keys by one who is no process of its fleet: nothing is written, nobody waits for it. */
 
@@ -60,8 +60,9 @@ export class InstallOpener {
         return "gone";
       }
     });
-    if (failures.length > 0) throw failures[0];
-    return results;
+    if (failures.length === 0) return results;
+    for (const result of results) if (result !== "gone" && "opened" in result) wipe(result.opened);
+    throw failures[0];
   }
 
   // -------------------------------------------------------------------------------------------------------------------

@@ -99,10 +99,12 @@ const UNDER_WAY = 2;
 class Source {
   readonly stream: ReadableStream<Uint8Array>;
   failure: unknown;
+  /** To be zeroed once they cannot be on their way any more. */
+  readonly #given: Uint8Array[] = [];
 
   /** @param wipe zeroes each piece when it has been taken up. */
   constructor(pieces: AsyncGenerator<Uint8Array>, wipe: boolean) {
-    const given: Uint8Array[] = [];
+    const given = this.#given;
     this.stream = new ReadableStream<Uint8Array>(
       {
         pull: async (controller) => {
@@ -130,6 +132,8 @@ class Source {
       for await (const piece of far) yield piece;
     } catch (thrown) {
       throw this.failure ?? thrown;
+    } finally {
+      for (const piece of this.#given.splice(0)) piece.fill(0);
     }
   }
 }

@@ -110,7 +110,7 @@ test("what is sealed opens in pieces of any size, the plaintext is zeroed, and a
   const plain = Array.from({ length: 40 }, (_, index) => randomBytes(index * 7001));
   const expected = Buffer.concat(plain);
   const file = await whole(sealed(pieces(...plain), seal));
-  expect(plain.slice(0, -2).every((piece) => piece.every((byte) => byte === 0))).toBe(true);
+  expect(plain.every((piece) => piece.every((byte) => byte === 0))).toBe(true);
   const inPieces = (size: number) =>
     pieces(
       ...Array.from({ length: Math.ceil(file.length / size) }, (_, at) => file.subarray(at * size, (at + 1) * size)),
@@ -124,6 +124,25 @@ test("what is sealed opens in pieces of any size, the plaintext is zeroed, and a
     throw new RangeError("as it was");
   };
   expect(whole(sealed(failing(), seal))).rejects.toThrow(new RangeError("as it was"));
+  // Whether it ends well, fails, or nobody wants the rest: no plaintext stays behind.
+  for (const end of ["well", "failing", "unwanted"]) {
+    const given: Uint8Array[] = [];
+    const source = async function* () {
+      for (let at = 0; at < 5; at += 1) {
+        given.push(new Uint8Array(100_000).fill(7));
+        yield given.at(-1) as Uint8Array;
+      }
+      if (end === "failing") throw new RangeError("as it was");
+    };
+    const out = sealed(source(), seal);
+    if (end === "unwanted") for await (const _ of out) break;
+    else await whole(out).catch(() => undefined);
+    expect([end, given.length > 0, given.every((piece) => piece.every((byte) => byte === 0))]).toEqual([
+      end,
+      true,
+      true,
+    ]);
+  }
   const key = await findFileKey(inPieces(5000), "file", { identities: [identity] });
   const cut = unsealed(pieces(file.subarray(0, 70_000)), "file", key).then(whole);
   expect(await codeOf(() => cut)).toBe("archive_damaged");
