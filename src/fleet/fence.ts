@@ -17,8 +17,9 @@ export function fenceClause(paths: string[], versions: number[]): Clause {
 export function stripFence(validator: Clause | undefined): Clause | undefined {
   if (validator === undefined || isFence(validator)) return undefined;
   const parts: unknown = validator["$and"];
-  if (Object.keys(validator).length !== 1 || !Array.isArray(parts) || parts.length !== 2) return validator;
-  return isFence(parts[1]) ? (parts[0] as Clause) : validator;
+  if (Object.keys(validator).length !== 1 || !Array.isArray(parts) || !parts.some(isFence)) return validator;
+  const own = parts.filter((part) => !isFence(part)) as Clause[];
+  return own.length === 1 ? own[0] : { $and: own };
 }
 
 /** Our clause in a validator, if it is there. */

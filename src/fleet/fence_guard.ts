@@ -7,8 +7,8 @@ import { fenceRecorder } from "../store/rotation_records.ts";
 import type { KekState } from "../store/state.ts";
 import { isOpen } from "../store/state_rules.ts";
 import type { Store } from "../store/store.ts";
-import { readValidators, thawOptions } from "../store/validators.ts";
-import { fenceDrifted } from "./fence.ts";
+import { maySetValidator, readValidators, thawOptions } from "../store/validators.ts";
+import { clauseOf, fenceDrifted } from "./fence.ts";
 import { setFence, uncoveredFields } from "./fence_keeper.ts";
 
 /**
@@ -23,7 +23,8 @@ export class FenceGuard {
   #lookedAt = Number.NEGATIVE_INFINITY;
   /** A drift is mended when it is seen twice under the same record: the first may be a change under way. */
   #seen: string | undefined;
-  #refusedAt = Number.NEGATIVE_INFINITY;
+  /** Collections where MongoDB did not permit it to this process, and when: others may, so it looks on and asks again in a while. */
+  readonly #refused = new Map<string, number>();
 
   constructor(store: Store, auditor: Auditor, log: Log, everyMs: number) {
     this.#store = store;
@@ -49,9 +50,9 @@ export class FenceGuard {
   /** Fields that were registered since the fence was set are fenced too. */
   async #cover(rotation: RotationDoc): Promise<void> {
     const fields = await readFields(this.#store);
-    if (rotation.fence.versions.length > 0 && uncoveredFields(fields, rotation.fence).length > 0) {
-      await this.#set(rotation);
-    }
+    if (rotation.fence.versions.length === 0) return;
+    const uncovered = uncoveredFields(fields, rotation.fence).map(({ collection }) => collection);
+    if ((await this.#permitted(rotation, uncovered)).length > 0) await this.#set(rotation);
   }
 
   async #compare(rotation: RotationDoc): Promise<void> {
@@ -69,10 +70,11 @@ export class FenceGuard {
     this.#seen = record;
     if (!again) return;
     this.#seen = undefined;
-    const refused = await this.#set(rotation);
-    if (refused === undefined) return;
-    for (const { collection } of drifted) {
-      if (refused.includes(collection)) continue;
+    const names = drifted.map(({ collection }) => collection);
+    const mine = await this.#permitted(rotation, names);
+    const unfenced = mine.length === 0 ? undefined : await this.#set(rotation);
+    if (unfenced === undefined) return;
+    for (const collection of mine.filter((name) => !unfenced.includes(name))) {
       await note(this.#store, this.#auditor, "fence.mended", { rotation: _id, collection });
       this.#log.warn(`the validator of ${collection} had been changed: put back`);
     }
@@ -83,18 +85,34 @@ export class FenceGuard {
    * @returns the collections that it could not be done for; undefined when nothing was done.
    */
   async #set(rotation: RotationDoc): Promise<string[] | undefined> {
-    // Where MongoDB does not permit it, others may: this process looks on, and asks again in a while.
-    if (performance.now() - this.#refusedAt < ASK_AGAIN_MS) return undefined;
     const fields = await readFields(this.#store);
     const { fence } = rotation;
-    const record = fenceRecorder(this.#store, this.#auditor, rotation);
-    const outcome = await setFence(this.#store, fields, fence, fence.versions, record);
+    const recorder = fenceRecorder(this.#store, this.#auditor, rotation);
+    const outcome = await setFence(this.#store, fields, fence, fence.versions, recorder);
     for (const { collection, reason } of outcome?.unfenced ?? []) {
       this.#log.warn(`${collection} is not fenced: ${reason}`);
     }
-    const refused = outcome?.unfenced.map(({ collection }) => collection);
-    if (refused !== undefined && refused.length > 0) this.#refusedAt = performance.now();
-    return refused;
+    return outcome?.unfenced.map(({ collection }) => collection);
+  }
+
+  /**
+   * Those that this process may see to. Where MongoDB does not permit it to this one it may to others: the record is left to them,
+   * unless it shows that nobody could fence anything.
+   */
+  async #permitted(rotation: RotationDoc, collections: string[]): Promise<string[]> {
+    const fenced = rotation.fence.collections.some(({ expected }) => clauseOf(thawOptions(expected).validator));
+    if (!fenced) return collections;
+    const permitted: string[] = [];
+    for (const collection of new Set(collections)) {
+      const refusedAt = this.#refused.get(collection);
+      if (refusedAt !== undefined && performance.now() - refusedAt < ASK_AGAIN_MS) continue;
+      if (await maySetValidator(this.#store, collection)) permitted.push(collection);
+      else {
+        this.#refused.set(collection, performance.now());
+        this.#log.warn(`${collection} is not fenced: MongoDB does not permit collMod to this process`);
+      }
+    }
+    return permitted;
   }
 }
 

@@ -1,5 +1,6 @@
 import { crashPoint } from "../errors/crash_point.ts";
 import type { FencedCollection, FenceRecord, FieldDoc, ValidatorOptions } from "../store/documents.ts";
+import type { FenceRecorder } from "../store/rotation_records.ts";
 import type { Store } from "../store/store.ts";
 import {
   countViolations,
@@ -16,27 +17,26 @@ import { type Clause, clauseOf, fenceClause, fences, mergeFence, stripFence } fr
 export interface FenceOutcome {
   /** Collections that could not be fenced, with the reason in words. */
   unfenced: { collection: string; reason: string }[];
+  /** Those of them where MongoDB does not permit it to this user. */
+  refused: string[];
 }
-
-/** Writes the record on condition that the caller still may; false stops everything. */
-export type RecordFence = (fence: FenceRecord) => Promise<boolean>;
 
 /**
  * @param versions the versions that MongoDB is to reject; none lifts the fence and restores every collection's own rules.
- * @returns undefined when the record was refused.
+ * @returns undefined when the record was refused, or stands no longer.
  */
 export async function setFence(
   store: Store,
   fields: FieldDoc[],
   before: FenceRecord,
   versions: number[],
-  record: RecordFence,
+  recorder: FenceRecorder,
 ): Promise<FenceOutcome | undefined> {
   const names = [
     ...new Set([...fields.map((field) => field.collection), ...before.collections.map((entry) => entry.collection)]),
   ];
   const live = await readValidators(store, names);
-  const outcome: FenceOutcome = { unfenced: [] };
+  const outcome: FenceOutcome = { unfenced: [], refused: [] };
   const collections: FencedCollection[] = [];
   for (const name of names) {
     const options = live.get(name);
@@ -52,31 +52,22 @@ export async function setFence(
       outcome.unfenced.push({ collection: name, reason: "documents break its moderate validator" });
     collections.push({ collection: name, own: freezeOptions(own), expected: freezeOptions(expected ?? own) });
   }
-  if (!(await record({ versions, collections, ...unfencedNames(outcome) }))) return undefined;
+  if (!(await recorder.record({ versions, collections, ...unfencedNames(outcome) }))) return undefined;
   crashPoint("fence.recorded");
-  const asked = JSON.stringify(collections);
-  // Who only mends what others have set does not take it off the record where it may not: others may.
-  const mends = JSON.stringify(versions) === JSON.stringify(before.versions);
-  const [refused, kept]: [string[], string[]] = [[], []];
   for (const entry of collections) {
     const expected = thawOptions(entry.expected);
     if (sameOptions(live.get(entry.collection) ?? {}, expected)) continue;
-    const answer = await setValidator(store, entry.collection, expected);
+    const answer = await setValidator(store, entry.collection, expected, () => recorder.stands());
     crashPoint("fence.collection");
+    if (answer === "given up") return undefined;
     if (answer === "set") continue;
-    refused.push(entry.collection);
-    const recorded = before.collections.find(({ collection }) => collection === entry.collection)?.expected;
-    if (mends && recorded !== undefined && clauseOf(thawOptions(recorded).validator) !== undefined) {
-      entry.expected = recorded;
-      kept.push(entry.collection);
-    } else entry.expected = entry.own;
+    outcome.unfenced.push({ collection: entry.collection, reason: "MongoDB does not permit collMod" });
+    outcome.refused.push(entry.collection);
+    entry.expected = entry.own;
   }
-  const reason = "MongoDB does not permit collMod";
-  outcome.unfenced.push(...refused.map((collection) => ({ collection, reason })));
   // What MongoDB refused is known only now, and nobody is to expect it.
-  if (JSON.stringify(collections) !== asked) {
-    const names = unfencedNames(outcome, kept);
-    if (!(await record({ versions, collections, ...names }))) return undefined;
+  if (outcome.refused.length > 0) {
+    if (!(await recorder.record({ versions, collections, ...unfencedNames(outcome) }))) return undefined;
   }
   return outcome;
 }
@@ -128,9 +119,8 @@ function ownOptions(live: ValidatorOptions, recorded: FencedCollection | undefin
   return validator === undefined ? {} : { ...live, validator };
 }
 
-function unfencedNames({ unfenced }: FenceOutcome, but: string[] = []): { unfenced?: string[] } {
-  const names = unfenced.map((entry) => entry.collection).filter((name) => !but.includes(name));
-  return names.length === 0 ? {} : { unfenced: names };
+function unfencedNames({ unfenced }: FenceOutcome): { unfenced?: string[] } {
+  return unfenced.length === 0 ? {} : { unfenced: unfenced.map((entry) => entry.collection) };
 }
 
 async function merged(

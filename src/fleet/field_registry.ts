@@ -1,5 +1,5 @@
 import type { FieldName } from "../config/config.ts";
-import { fieldId, missingFields, registerField } from "../store/fields.ts";
+import { fieldId, listField, missingFields, registerField } from "../store/fields.ts";
 import type { Store } from "../store/store.ts";
 
 /** Registers each field once in a process, before its first envelope exists: an unregistered field would be missed. */
@@ -32,14 +32,14 @@ export class FieldRegistry {
 
   /**
    * Registers anew what this process has registered and is gone from the list: deleted there, or restored from an older backup.
-   * Its envelopes would be missed by a rotation.
+   * Its envelopes would be missed by a rotation, which makes the index too where that is gone as well.
    */
   async keep(): Promise<void> {
     const mine = [...this.#registered].flatMap(([collection, paths]) =>
       [...paths].map((path) => ({ collection, path })),
     );
     if (mine.length === 0) return;
-    for (const field of await missingFields(this.#store, mine)) await registerField(this.#store, field, this.#by);
+    for (const field of await missingFields(this.#store, mine)) await listField(this.#store, field, this.#by);
   }
 
   // -------------------------------------------------------------------------------------------------------------------

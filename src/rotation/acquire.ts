@@ -105,11 +105,12 @@ async function planNow(
     );
   }
   // Going on with a rotation asks less of the fleet than beginning one does.
+  const open = checked.kind === "reverse" ? checked.replaces : checked;
   const begins = plan.kind === "start" || plan.kind === "mend";
   if (begins && plan.kind !== checked.kind) {
     throw new KekError(
       "refused",
-      `the open rotation ${checked.from} → ${checked.to} came to its end, or was cancelled, while this command was preparing`,
+      `the open rotation ${open.from} → ${open.to} came to its end, or was cancelled, while this command was preparing`,
       "nothing was changed by it; run it again to begin one",
     );
   }
@@ -123,7 +124,8 @@ async function planNow(
 export async function awaitFreeLease(context: Context, seen: RotationDoc, reporter: Reporter): Promise<void> {
   const { store } = context;
   const graceMs = batchLimitMs(context.config);
-  const first = seen.lease?.expires_at.getTime();
+  let last = seen.lease?.expires_at.getTime();
+  let renewals = 0;
   let told = false;
   for (;;) {
     const doc = await newestRotation(store);
@@ -136,7 +138,10 @@ export async function awaitFreeLease(context: Context, seen: RotationDoc, report
     )
       return;
     const { owner, expires_at: expires, token } = doc.lease;
-    if (expires.getTime() !== first || token !== seen.lease?.token) {
+    if (expires.getTime() !== last) renewals += 1;
+    last = expires.getTime();
+    // One renewal may be of a coordinator that died while MongoDB had it in hand.
+    if (renewals > 1 || token !== seen.lease?.token) {
       throw new KekError(
         "refused",
         `the rotation ${doc.from} → ${doc.to} is already run by ${owner}`,

@@ -1,7 +1,8 @@
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
-import { fencedCollections, setFence } from "../fleet/fence_keeper.ts";
+import { type FenceOutcome, fencedCollections, setFence } from "../fleet/fence_keeper.ts";
 import { seconds } from "../fleet/readiness.ts";
+import { CANCEL_COMMAND } from "../status/ways_on.ts";
 import type { FenceRecord, Phase, RotationDoc, VersionDoc } from "../store/documents.ts";
 import { isTransient } from "../store/failures.ts";
 import { readFields } from "../store/fields.ts";
@@ -88,8 +89,8 @@ export class Coordinator {
     const { to, fence } = this.#doc;
     // Also when the record says so already: whoever lifted it may have died before it told the collections.
     if (fence.collections.length > 0) {
-      await this.#fence(({ versions }) => versions.filter((version) => version !== to));
-      await this.#mustBeLifted(to);
+      const { refused } = await this.#fence(({ versions }) => versions.filter((version) => version !== to));
+      await this.#mustBeLifted(to, refused);
     }
     if (fence.versions.includes(to)) {
       this.#reporter.note(`the fence against version ${to} is lifted: it will be written again`);
@@ -166,46 +167,50 @@ export class Coordinator {
     const doc = await readRotation(this.#context.store, _id);
     if (doc?.fence.versions.includes(from) !== true || (await rewrapper.census()) === 0) return;
     await this.#fence(({ versions }) => versions.filter((version) => version !== from));
-    await this.#mustBeLifted(from);
   }
 
-  /** What the next step writes MongoDB must accept: a fence whose lifting it refused stands, whatever the record says. */
-  async #mustBeLifted(version: number): Promise<void> {
+  /** What the next step writes MongoDB must accept: a fence that stands stands, whatever the record says. */
+  async #mustBeLifted(version: number, refused: string[]): Promise<void> {
     const { store } = this.#context;
     const standing = await fencedCollections(store, await readFields(store), version);
     if (standing.length === 0) return;
+    // As it was before, so that this rotation can be cancelled.
+    await this.#fence(({ versions }) => [...new Set([...versions, version])].sort((a, b) => a - b));
+    const [why, hint] = standing.some((name) => refused.includes(name))
+      ? ["MongoDB does not permit collMod to this command's user", "grant it dbAdmin on the install's database"]
+      : ["it was set again meanwhile, or in another form", `look at the validator of ${standing[0]}`];
     throw new KekError(
       "mongodb_refused",
-      `the fence against KEK version ${version} still stands on ${standing.join(", ")}: MongoDB does not permit collMod to this command's user`,
-      "grant it dbAdmin on the install's database, or wait until a process that has it lifts the fence, and run the same command again: it goes on from here",
+      `the fence against KEK version ${version} still stands on ${standing.join(", ")}: ${why}`,
+      `${hint}, and run the same command again; or give up: ${CANCEL_COMMAND}`,
     );
   }
 
   async #raiseFence(): Promise<void> {
     const { from, to } = this.#doc;
     if (this.#options.fence === "off") return;
-    const unfenced = await this.#fence(({ versions }) =>
+    const { unfenced } = await this.#fence(({ versions }) =>
       [...new Set([...versions, from])].filter((version) => version !== to).sort((a, b) => a - b),
     );
     this.#fenced = unfenced.length === 0;
     if (this.#fenced) this.#reporter.note(`the fence is up: MongoDB rejects envelopes of version ${from} from now on`);
     else
       this.#reporter.note(
-        `the fence could not be set on ${unfenced.join(", ")}: the zero census is taken twice instead`,
+        `the fence could not be set on ${unfenced.map(({ collection, reason }) => `${collection} (${reason})`).join(", ")}: the zero census is taken twice instead`,
       );
   }
 
   /** Read anew each time: a process may have mended the fence, or covered a field, since this rotation began. */
-  async #fence(versionsOf: (fence: FenceRecord) => number[]): Promise<string[]> {
+  async #fence(versionsOf: (fence: FenceRecord) => number[]): Promise<FenceOutcome> {
     const { store, auditor } = this.#context;
     for (;;) {
       this.#lease.check();
       const doc = await readRotation(store, this.#doc._id);
       if (doc === undefined) return await this.#lease.refused();
       this.#doc = { ...this.#doc, fence: doc.fence };
-      const record = heldFenceRecorder(store, auditor, this.#lease.held, doc.fence);
-      const outcome = await setFence(store, await readFields(store), doc.fence, versionsOf(doc.fence), record);
-      if (outcome !== undefined) return outcome.unfenced.map((entry) => `${entry.collection} (${entry.reason})`);
+      const recorder = heldFenceRecorder(store, auditor, this.#lease.held, doc.fence);
+      const outcome = await setFence(store, await readFields(store), doc.fence, versionsOf(doc.fence), recorder);
+      if (outcome !== undefined) return outcome;
       const now = await readRotation(store, this.#doc._id);
       if (JSON.stringify(now?.fence) === JSON.stringify(doc.fence)) return await this.#lease.refused();
     }

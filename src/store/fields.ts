@@ -35,6 +35,11 @@ export async function registerField(store: Store, field: FieldName, registeredBy
   } catch (thrown) {
     throw unfit(field, thrown) ?? thrown;
   }
+  await listField(store, field, registeredBy);
+}
+
+/** The list alone: what a rotation goes by. */
+export async function listField(store: Store, field: FieldName, registeredBy: string): Promise<void> {
   await fields(store).updateOne(
     { _id: fieldId(field) },
     { $setOnInsert: { collection: field.collection, path: field.path, registered_by: registeredBy } },

@@ -35,13 +35,19 @@ export async function saveProgress(
   return saved?.pace;
 }
 
-type Recorder = (wanted: FenceRecord) => Promise<boolean>;
+/** The record of what the fence is to be, as one who may change it keeps it. */
+export interface FenceRecorder {
+  /** @returns false, with nothing changed, when the caller may no longer, or the fence is no longer what was read. */
+  record(wanted: FenceRecord): Promise<boolean>;
+  /** Whether what was recorded stands, and the caller still may: asked before MongoDB is told, for that knows no condition. */
+  stands(): Promise<boolean>;
+}
 
 /**
  * The coordinator records what the fence is to be, before MongoDB is told; it answers false when its lease is gone, or when
  * the fence is no longer the one that was read.
  */
-export function heldFenceRecorder(store: Store, auditor: Auditor, held: Held, read: FenceRecord): Recorder {
+export function heldFenceRecorder(store: Store, auditor: Auditor, held: Held, read: FenceRecord): FenceRecorder {
   return recorder(store, auditor, stillHeld(held), read);
 }
 
@@ -53,7 +59,7 @@ export function fenceRecorder(
   store: Store,
   auditor: Auditor,
   { _id, epoch, fence }: Pick<RotationDoc, "_id" | "epoch" | "fence">,
-): Recorder {
+): FenceRecorder {
   return recorder(store, auditor, { _id, epoch }, fence);
 }
 
@@ -64,12 +70,18 @@ function recorder(
   auditor: Auditor,
   condition: Filter<RotationDoc> & { _id: number },
   read: FenceRecord,
-): Recorder {
+): FenceRecorder {
   let fence = read;
-  return async (wanted) => {
-    const recorded = await record(store, auditor, { ...condition, fence }, wanted);
-    if (recorded) fence = wanted;
-    return recorded;
+  return {
+    async record(wanted) {
+      const recorded = await record(store, auditor, { ...condition, fence }, wanted);
+      if (recorded) fence = wanted;
+      return recorded;
+    },
+    async stands() {
+      if ((await newestRotation(store))?._id !== condition._id) return false;
+      return (await rotations(store).countDocuments({ ...condition, fence }, { limit: 1 })) === 1;
+    },
   };
 }
 

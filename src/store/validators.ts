@@ -1,6 +1,5 @@
 import { EJSON } from "bson";
 import { KekError } from "../errors/errors.ts";
-import { msSince, now } from "../errors/moment.ts";
 import type { ValidatorOptions } from "./documents.ts";
 import { serverCode } from "./failures.ts";
 import { byMajority } from "./majority.ts";
@@ -23,36 +22,50 @@ export async function readValidators(store: Store, collections: string[]): Promi
 }
 
 /**
- * It waits for every transaction on the collection, and whoever comes to the collection meanwhile waits behind it: so it waits
- * for a moment only, lets them pass, and comes again.
+ * It waits for every transaction on the collection, and whoever writes to the collection meanwhile waits behind it: so it waits
+ * for a moment only, lets them pass, and comes again for longer each time.
+ * @param may is asked before each try: a fence that no longer fits must not be set.
  * @returns "refused" when the user has no right to `collMod`.
- * @throws KekError `mongodb_away` when a majority has not taken it, and when it did not come to its turn in 90 s.
+ * @throws KekError `mongodb_away` when a majority has not taken it, and when transactions keep the collection locked.
  */
 export async function setValidator(
   store: Store,
   collection: string,
   options: ValidatorOptions,
-): Promise<"set" | "refused"> {
-  try {
-    const command = {
-      collMod: collection,
-      validator: options.validator ?? {},
-      validationLevel: options.validationLevel ?? "strict",
-      validationAction: options.validationAction ?? "error",
-      maxTimeMS: LOCK_MS,
-    };
-    for (const began = now(); ; await new Promise((resolve) => setTimeout(resolve, PASS_MS))) {
-      try {
-        // A fence that the next primary does not know would be none.
-        await byMajority(store, "a validator", command);
+  may: () => Promise<boolean> = async () => true,
+): Promise<"set" | "refused" | "given up"> {
+  const { validator = {}, validationLevel = "strict", validationAction = "error" } = options;
+  const command = { collMod: collection, validator, validationLevel, validationAction };
+  for (const limitMs of LOCK_MS) {
+    if (!(await may())) return "given up";
+    try {
+      // A fence that the next primary does not know would be none.
+      await byMajority(store, "a validator", { ...command, maxTimeMS: limitMs });
+      return "set";
+    } catch (thrown) {
+      if (serverCode(thrown) === UNAUTHORIZED) return "refused";
+      // Done, and not confirmed in time: a majority may be slow.
+      if (thrown instanceof KekError && ranOut(thrown.cause) && (await confirmed(store, collection, options)))
         return "set";
-      } catch (thrown) {
-        if (!ranOut(thrown) || msSince(began) > LONGEST_MS) throw thrown;
-      }
+      if (!ranOut(thrown) && !(thrown instanceof KekError && ranOut(thrown.cause))) throw thrown;
     }
+    await new Promise((resolve) => setTimeout(resolve, PASS_MS));
+  }
+  throw new KekError(
+    "mongodb_away",
+    `the validator of ${collection} could not be set: transactions have kept the collection locked`,
+    "run the same command again when no long transaction is at work on it (db.currentOp() shows them)",
+  );
+}
+
+/** Whether this user may: MongoDB looks at that first, and a `collMod` of nothing changes nothing. */
+export async function maySetValidator(store: Store, collection: string): Promise<boolean> {
+  try {
+    await store.db.command({ collMod: collection, maxTimeMS: LOCK_MS[0] });
+    return true;
   } catch (thrown) {
-    const UNAUTHORIZED = 13;
-    if (serverCode(thrown) === UNAUTHORIZED) return "refused";
+    if (serverCode(thrown) === UNAUTHORIZED) return false;
+    if (ranOut(thrown)) return true;
     throw thrown;
   }
 }
@@ -88,13 +101,22 @@ export function sameOptions(a: ValidatorOptions, b: ValidatorOptions): boolean {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-const LOCK_MS = 500;
-const PASS_MS = 1000;
 /** MongoDB ends a transaction after 60 s, unless told otherwise. */
-const LONGEST_MS = 90_000;
+const LOCK_MS = [500, 1000, 2000, 4000, 8000, 65_000] as const;
+const PASS_MS = 1000;
+const UNAUTHORIZED = 13;
 
-/** By its own limit: while it waited for the lock, or, done already, for a majority. */
 function ranOut(thrown: unknown): boolean {
   const MAX_TIME_EXPIRED = 50;
-  return serverCode(thrown instanceof KekError ? thrown.cause : thrown) === MAX_TIME_EXPIRED;
+  return serverCode(thrown) === MAX_TIME_EXPIRED;
+}
+
+/**
+ * Waits for a majority without a lock: a write that changes nothing is confirmed when all before it is. A primary that did not know
+ * of the validator would show it no more.
+ */
+async function confirmed(store: Store, collection: string, options: ValidatorOptions): Promise<boolean> {
+  const nothing = { q: { _id: "nothing" }, u: { $set: { nothing: true } } };
+  await byMajority(store, "a validator", { update: "kek_rotations", updates: [nothing] });
+  return sameOptions((await readValidators(store, [collection])).get(collection) ?? {}, options);
 }

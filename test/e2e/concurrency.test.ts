@@ -72,6 +72,19 @@ test("a command that was to go on with a rotation begins none when that was canc
   await stop(stranger);
 });
 
+test("a renewal that MongoDB had in hand when its coordinator died keeps nobody from going on", async () => {
+  const install = await seededInstall(20);
+  const words = ["kek", "rotate", "--to-version=2", "--yes"];
+  await take({ words, dies: "rotation.acquired" }, install.variables([1, 2], 2));
+  const next = start([...words, "--json"], install.variables([1, 2], 2));
+  await next.says("waiting up to");
+  const renewed = [{ $set: { "lease.expires_at": { $add: ["$lease.expires_at", 100] } } }];
+  await install.db.collection("kek_rotations").updateOne({ open: true }, renewed);
+  const ran = await next.exited;
+  expect({ code: ran.code, stderr: ran.stderr }).toMatchObject({ code: 0 });
+  expect(await versionsOf(install)).toEqual({ 2: 20 });
+});
+
 test("10 processes started at once on a fresh database make one install, one version, one chain", async () => {
   const install = await testInstall(PATIENT);
   const names = times(10, (index) => `p${index}`);

@@ -35,7 +35,7 @@ test("who may not set the fence says so, leaves it to others, and begins nothing
   await install.db.command({ collMod: "secrets", validator: {} });
   const weakling = new FenceGuard(weak, auditor, log, 0);
   for (let look = 0; look < 4; look += 1) await weakling.look(await readState(weak));
-  expect(warned).toEqual(["secrets is not fenced: MongoDB does not permit collMod"]);
+  expect(warned).toEqual(["secrets is not fenced: MongoDB does not permit collMod to this process"]);
   expect(await events(install, "fence.mended")).toEqual([]);
   expect((await newestRotation(install))["fence"]).toEqual(fence);
   const verified = await kek(install, "verify");
@@ -58,7 +58,8 @@ test("who may not set the fence says so, leaves it to others, and begins nothing
   expect([refused.code, (refused.json as { error: { code: string } }).error.code]).toEqual([9, "mongodb_refused"]);
   expect(refused.stderr).toContain("the fence against KEK version 1 still stands on secrets");
   expect(refused.stderr).not.toContain("is lifted");
-  expect(await newestRotation(install)).toMatchObject({ phase: 1, state: "running" });
+  expect(await newestRotation(install)).toMatchObject({ phase: 1, state: "running", fence: { versions: [1] } });
+  expect((await kek(install, "rotate", "--cancel")).code).toBe(0);
   expect(await versionsOf(install)).toEqual({ "2": 60 });
 
   await admin.command({ grantRolesToUser: "app", roles: [role("dbAdmin")] });

@@ -19,9 +19,12 @@ for (const own of [{}, RULES, { ...RULES, validationAction: "warn" }, { ...RULES
     await registerField(store, { collection: "c", path: "f" }, "test");
     const live = async () => (await readValidators(store, ["c"])).get("c") ?? {};
     let record: FenceRecord = { versions: [], collections: [] };
-    const keep = async (wanted: FenceRecord) => {
-      record = wanted;
-      return true;
+    const keep = {
+      record: async (wanted: FenceRecord) => {
+        record = wanted;
+        return true;
+      },
+      stands: async () => true,
     };
 
     await setFence(store, FIELDS, record, [1], keep);
@@ -39,7 +42,9 @@ for (const own of [{}, RULES, { ...RULES, validationAction: "warn" }, { ...RULES
     await setFence(store, FIELDS, onPaper, [], keep);
     expect(sameOptions(await live(), own)).toBe(true);
     // And a record that was refused changes nothing.
-    expect(await setFence(store, FIELDS, record, [1], async () => false)).toBeUndefined();
+    expect(await setFence(store, FIELDS, record, [1], { ...keep, record: async () => false })).toBeUndefined();
+    // Nor one that stands no longer when its turn comes.
+    expect(await setFence(store, FIELDS, record, [1], { ...keep, stands: async () => false })).toBeUndefined();
     expect(sameOptions(await live(), own)).toBe(true);
     await closeStore(store);
   });
