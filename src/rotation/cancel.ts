@@ -73,8 +73,8 @@ export async function cancel(context: Context, own?: RotationDoc): Promise<Cance
     if (seen.mends === true && !(recorded && raised) && (recorded || (await hasLifted(store, seen, from)))) {
       // Processes are about to give the retired version up again: no late write may come after them.
       const versions = recorded ? seen.fence.versions : [...seen.fence.versions, from];
-      await setFence(store, await readFields(store), seen.fence, versions, fenceRecorder(store, auditor, seen));
-      raised = true;
+      const recorder = fenceRecorder(store, auditor, seen);
+      raised = (await setFence(store, await readFields(store), seen.fence, versions, recorder)) !== undefined;
       continue;
     }
     const cancelled = await cancelRotation(store, auditor, seen);

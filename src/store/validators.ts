@@ -65,7 +65,8 @@ export async function maySetValidator(store: Store, collection: string): Promise
     return true;
   } catch (thrown) {
     if (serverCode(thrown) === UNAUTHORIZED) return false;
-    if (ranOut(thrown)) return true;
+    // A collection that is not there yet has nothing to be set.
+    if (ranOut(thrown) || serverCode(thrown) === NAMESPACE_NOT_FOUND) return true;
     throw thrown;
   }
 }
@@ -105,6 +106,7 @@ export function sameOptions(a: ValidatorOptions, b: ValidatorOptions): boolean {
 const LOCK_MS = [500, 1000, 2000, 4000, 8000, 65_000] as const;
 const PASS_MS = 1000;
 const UNAUTHORIZED = 13;
+const NAMESPACE_NOT_FOUND = 26;
 
 function ranOut(thrown: unknown): boolean {
   const MAX_TIME_EXPIRED = 50;
