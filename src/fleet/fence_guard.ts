@@ -49,9 +49,10 @@ export class FenceGuard {
 
   /** Fields that were registered since the fence was set are fenced too. */
   async #cover(rotation: RotationDoc): Promise<void> {
-    const fields = await readFields(this.#store);
     if (rotation.fence.versions.length === 0) return;
-    const uncovered = uncoveredFields(fields, rotation.fence).map(({ collection }) => collection);
+    const uncovered = uncoveredFields(await readFields(this.#store), rotation.fence).map(
+      ({ collection }) => collection,
+    );
     if ((await this.#permitted(rotation, uncovered)).length > 0) await this.#set(rotation);
   }
 

@@ -34,8 +34,7 @@ export async function setValidator(
   options: ValidatorOptions,
   may: () => Promise<boolean> = async () => true,
 ): Promise<"set" | "refused" | "given up"> {
-  const { validator = {}, validationLevel = "strict", validationAction = "error" } = options;
-  const command = { collMod: collection, validator, validationLevel, validationAction };
+  const command = { collMod: collection, ...inFull(options) };
   for (const limitMs of LOCK_MS) {
     if (!(await may())) return "given up";
     try {
@@ -45,9 +44,9 @@ export async function setValidator(
     } catch (thrown) {
       if (serverCode(thrown) === UNAUTHORIZED) return "refused";
       // Done, and not confirmed in time: a majority may be slow.
-      if (thrown instanceof KekError && ranOut(thrown.cause) && (await confirmed(store, collection, options)))
-        return "set";
-      if (!ranOut(thrown) && !(thrown instanceof KekError && ranOut(thrown.cause))) throw thrown;
+      const unconfirmed = thrown instanceof KekError && ranOut(thrown.cause);
+      if (!unconfirmed && !ranOut(thrown)) throw thrown;
+      if (unconfirmed && (await confirmed(store, collection, options))) return "set";
     }
     await new Promise((resolve) => setTimeout(resolve, PASS_MS));
   }
@@ -91,13 +90,7 @@ export function thawOptions(frozen: string): ValidatorOptions {
 
 /** Whether two settings mean the same to MongoDB: an absent member is the default. */
 export function sameOptions(a: ValidatorOptions, b: ValidatorOptions): boolean {
-  const normal = (options: ValidatorOptions) =>
-    freezeOptions({
-      validator: options.validator ?? {},
-      validationLevel: options.validationLevel ?? "strict",
-      validationAction: options.validationAction ?? "error",
-    });
-  return normal(a) === normal(b);
+  return freezeOptions(inFull(a)) === freezeOptions(inFull(b));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -107,6 +100,11 @@ const LOCK_MS = [500, 1000, 2000, 4000, 8000, 65_000] as const;
 const PASS_MS = 1000;
 const UNAUTHORIZED = 13;
 const NAMESPACE_NOT_FOUND = 26;
+
+/** With MongoDB's defaults for what is absent. */
+function inFull({ validator = {}, validationLevel = "strict", validationAction = "error" }: ValidatorOptions) {
+  return { validator, validationLevel, validationAction };
+}
 
 function ranOut(thrown: unknown): boolean {
   const MAX_TIME_EXPIRED = 50;
