@@ -1,5 +1,4 @@
 import { availableParallelism } from "node:os";
-import { comeAfterServices } from "../config/priority.ts";
 import { EXIT, KekError } from "../errors/errors.ts";
 import { cancel } from "../rotation/cancel.ts";
 import { checkRemoval, remove } from "../rotation/remove.ts";
@@ -99,8 +98,6 @@ export default leaf({
     };
     const needs = { output, hsmSessions: hsmSessions(args["hsm-sessions"]) };
     return await withInstall(args.config, needs, async (context) => {
-      // The threads of an HSM's sessions would inherit it: they mostly wait, and one that wakes late leaves the token idle.
-      if (context.provider.computes) comeAfterServices();
       const interrupt = new CancelOnInterrupt(context, output.log);
       try {
         const reporter = progressReporter(output);

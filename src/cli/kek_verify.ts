@@ -1,5 +1,4 @@
 import { availableParallelism } from "node:os";
-import { comeAfterServices } from "../config/priority.ts";
 import { EXIT, KekError } from "../errors/errors.ts";
 import { seconds } from "../fleet/readiness.ts";
 import { type Verification, verifyBackup, verifyInstall, verifyTarget } from "../rotation/verify.ts";
@@ -47,7 +46,6 @@ export default leaf({
         return EXIT.done;
       }
       if (args.records === true) {
-        if (context.provider.computes) comeAfterServices();
         const concurrency = Math.min(4, availableParallelism());
         const show = progressLine(output);
         const report = await verifyRecords(

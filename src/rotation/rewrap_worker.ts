@@ -1,3 +1,4 @@
+import { setPriority } from "node:os";
 import { parentPort, workerData } from "node:worker_threads";
 import { crashPointAsked } from "../config/environment.ts";
 import { collectGarbage } from "../config/memory.ts";
@@ -25,6 +26,8 @@ const COLLECT_EVERY = 4000;
 const opened = (async () => {
   const store = await openStore(database, { appName: "certautopilot lane", poolSize: 1, socketMs: LATE_MS });
   const provider = makeProvider(config);
+  // The threads of an HSM's sessions would inherit it: they mostly wait, and one that wakes late leaves the token idle.
+  if (provider.computes) comeAfterServices();
   for (const key of keys) {
     await provider.load(key.version, proofOf(key, installId, provider.name, key.version));
   }
@@ -70,3 +73,16 @@ port.on("message", (request: LaneRequest | "close") => {
     answer(request).then((reply) => port.postMessage(reply));
   }
 });
+
+/**
+ * Of this thread alone, which computes: services on this host, and MongoDB where it shares it, come first. Not of the whole
+ * process: the lease is kept by its main thread, and where services leave no idle moment that one came to its turn too late.
+ */
+function comeAfterServices(): void {
+  const NICE = 10;
+  try {
+    setPriority(NICE);
+  } catch {
+    // A sandbox may forbid the system call, and a runtime may lack it: then this thread competes like any other.
+  }
+}

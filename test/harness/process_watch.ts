@@ -42,17 +42,20 @@ export function watchProcesses(host: Host): ProcessWatch {
   };
 }
 
-/** How nice each thread of a process is, as proc(5) has it. */
+/** How nice each thread of a process is, as proc(5) has it; its main thread first. */
 export function nicesOf(pid: number): number[] {
-  return readdirSync(`/proc/${pid}/task`).flatMap((thread) => {
-    try {
-      const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, "utf8");
-      // Behind the name, which may hold blanks, comes the state, the third field; nice is the nineteenth.
-      return Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[16]);
-    } catch (thrown) {
-      // The thread ended meanwhile.
-      if (!/ENOENT|ESRCH/.test(String(thrown))) throw thrown;
-      return [];
-    }
-  });
+  const threads = readdirSync(`/proc/${pid}/task`).map(Number);
+  return threads
+    .sort((a, b) => a - b)
+    .flatMap((thread) => {
+      try {
+        const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, "utf8");
+        // Behind the name, which may hold blanks, comes the state, the third field; nice is the nineteenth.
+        return Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[16]);
+      } catch (thrown) {
+        // The thread ended meanwhile.
+        if (!/ENOENT|ESRCH/.test(String(thrown))) throw thrown;
+        return [];
+      }
+    });
 }
