@@ -57,7 +57,7 @@ export class CancelOnInterrupt {
 
   #cancel(rotation: RotationDoc): void {
     this.#log.info("cancelling: the batch in hand is finished first (Ctrl-C again leaves at once)");
-    this.#cancelling ??= cancel(this.#context, rotation).then(
+    this.#cancelling ??= cancel(this.#context, (message) => this.#log.info(message), rotation).then(
       () => undefined,
       (thrown) => this.#log.warn(messageOf(thrown)),
     );

@@ -65,7 +65,7 @@ export default leaf({
           "run: certautopilot kek rotate --cancel",
         );
       return await withInstall(args.config, { output, keys: false }, async (context) => {
-        const { rotation, open } = await cancel(context);
+        const { rotation, open } = await cancel(context, (message) => output.log.info(message));
         const { _id: cancelled, from, to, phase } = rotation;
         const rest =
           open === undefined

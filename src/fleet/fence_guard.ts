@@ -89,7 +89,9 @@ export class FenceGuard {
     const fields = await readFields(this.#store);
     const { fence } = rotation;
     const recorder = fenceRecorder(this.#store, this.#auditor, rotation);
-    const outcome = await setFence(this.#store, fields, fence, fence.versions, recorder);
+    const outcome = await setFence(this.#store, fields, fence, fence.versions, recorder, (message) =>
+      this.#log.info(message),
+    );
     for (const { collection, reason } of outcome?.unfenced ?? []) {
       this.#log.warn(`${collection} is not fenced: ${reason}`);
     }

@@ -23,6 +23,7 @@ export interface FenceOutcome {
 
 /**
  * @param versions the versions that MongoDB is to reject; none lifts the fence and restores every collection's own rules.
+ * @param tell hears what it waits for.
  * @returns undefined when the record was refused, or stands no longer.
  */
 export async function setFence(
@@ -31,6 +32,7 @@ export async function setFence(
   before: FenceRecord,
   versions: number[],
   recorder: FenceRecorder,
+  tell: (message: string) => void,
 ): Promise<FenceOutcome | undefined> {
   const names = [
     ...new Set([...fields.map((field) => field.collection), ...before.collections.map((entry) => entry.collection)]),
@@ -57,7 +59,7 @@ export async function setFence(
   for (const entry of collections) {
     const expected = thawOptions(entry.expected);
     if (sameOptions(live.get(entry.collection) ?? {}, expected)) continue;
-    const answer = await setValidator(store, entry.collection, expected, () => recorder.stands());
+    const answer = await setValidator(store, entry.collection, expected, { may: () => recorder.stands(), tell });
     crashPoint("fence.collection");
     if (answer === "given up") return undefined;
     if (answer === "set") continue;

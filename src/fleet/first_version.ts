@@ -1,11 +1,37 @@
 import { KekError } from "../errors/errors.ts";
 import type { Provider } from "../providers/provider.ts";
+import type { Auditor } from "../store/audit_log.ts";
+import { type KekState, readState } from "../store/state.ts";
+import type { Store } from "../store/store.ts";
+import { activateFirst } from "../store/versions.ts";
+import { loadProved, stageUnknown } from "./keystore.ts";
 
 /** With which version a fresh install begins: the declared one, or the only one there is. */
 export async function firstVersion(provider: Provider, declared: number | undefined): Promise<number | undefined> {
   const held = await provider.available();
   if (declared !== undefined) return held.includes(declared) ? declared : undefined;
   return held.length === 1 ? held[0] : undefined;
+}
+
+/**
+ * A fresh install: its first version is made known, proved, and only then active. In no session of the caller's: what is
+ * written here is written in others.
+ * @throws KekError when it cannot begin: see `nothingActive`, and `key_mismatch` when another process's key came first.
+ */
+export async function beginInstall(
+  { store, auditor, installId }: { store: Store; auditor: Auditor; installId: string },
+  provider: Provider,
+  declared: number | undefined,
+  { versions }: KekState,
+): Promise<KekState> {
+  const first = await firstVersion(provider, declared);
+  if (first === undefined) throw nothingActive(provider, declared);
+  await stageUnknown(store, auditor, provider, installId, versions);
+  const doc = (await readState(store)).versions.find((version) => version._id === first);
+  if (doc !== undefined) await loadProved(provider, installId, doc);
+  await provider.forget(first);
+  await activateFirst(store, auditor, first);
+  return await readState(store);
 }
 
 /** Why a fresh install cannot begin. */

@@ -9,15 +9,14 @@ import type { BeatFields } from "../store/heartbeats.ts";
 import { watchSignals } from "../store/signals.ts";
 import { type KekState, readState } from "../store/state.ts";
 import { inSession, type Session, type Store, within } from "../store/store.ts";
-import { activateFirst } from "../store/versions.ts";
 import { Announcer } from "./announcer.ts";
 import { Drain } from "./drain.ts";
 import type { FieldRegistry } from "./field_registry.ts";
-import { firstVersion, nothingActive } from "./first_version.ts";
+import { beginInstall, nothingActive } from "./first_version.ts";
 import { Heart } from "./heart.ts";
 import { KeyCheck } from "./key_check.ts";
 import type { Keyring } from "./keyring.ts";
-import { KeyProver, type KeyReport, lacks, loadProved, stageUnknown } from "./keystore.ts";
+import { KeyProver, type KeyReport, lacks, stageUnknown } from "./keystore.ts";
 import { watchSecrets } from "./secrets_watch.ts";
 import { mayHold, type Stance, stanceOf, wentBack } from "./stance.ts";
 import { Turns } from "./turns.ts";
@@ -169,11 +168,14 @@ export class Member {
   }
 
   async #follow(session: Session): Promise<void> {
-    const { keyring, store } = this.#options;
+    const { keyring, store, auditor, install, config } = this.#options;
     // The heartbeat comes before the look: whoever changes the phase after it must wait for this process.
     await this.#answer(this.#heart.beat(session));
     let state = await this.#answer(readState(store, session));
-    if (state.versions.every((version) => version.state === "staged")) state = await this.#begin(state);
+    if (state.versions.every((version) => version.state === "staged")) {
+      const where = { store, auditor, installId: install.install_id };
+      state = await beginInstall(where, keyring.provider, config.encryption.currentVersion, state);
+    }
     let stance = await this.#load(session, state);
     // Only who has proved the version in use may make another known: else a stranger's keys would take its number.
     if (await this.#stage(state)) {
@@ -238,21 +240,6 @@ export class Member {
       log.warn(`new KEK versions cannot be loaded: ${thrown.message}; ${thrown.hint}`);
       return false;
     }
-  }
-
-  /** A fresh install: the first version is made known, proved, and only then active. */
-  async #begin(state: KekState): Promise<KekState> {
-    const { store, auditor, keyring, install, config } = this.#options;
-    const declared = config.encryption.currentVersion;
-    const first = await firstVersion(keyring.provider, declared);
-    if (first === undefined) throw nothingActive(keyring.provider, declared);
-    await stageUnknown(store, auditor, keyring.provider, install.install_id, state.versions);
-    // Not in this session: what was just written was written in others.
-    const doc = (await readState(store)).versions.find((version) => version._id === first);
-    if (doc !== undefined) await loadProved(keyring.provider, install.install_id, doc);
-    await keyring.provider.forget(first);
-    await activateFirst(store, auditor, first);
-    return await readState(store);
   }
 
   #fields(): BeatFields {

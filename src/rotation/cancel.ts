@@ -23,10 +23,11 @@ export interface Cancelled {
 /**
  * `kek rotate --cancel`, from any shell, whether the coordinator lives or not. The state changes at once; a coordinator
  * that lives sees it and stops after the batch in hand.
+ * @param tell hears what it waits for.
  * @param own for Ctrl-C: the rotation as its command took the lease. What another leads by now is not this one's to cancel.
  * @throws KekError `nothing_to_cancel`, or `refused` with the way on: in phase 3, and in phase 1 of a way back that lifted the fence.
  */
-export async function cancel(context: Context, own?: RotationDoc): Promise<Cancelled> {
+export async function cancel(context: Context, tell: (message: string) => void, own?: RotationDoc): Promise<Cancelled> {
   const { store, auditor } = context;
   const until = performance.now() + PATIENCE_MS;
   let raised = false;
@@ -74,13 +75,13 @@ export async function cancel(context: Context, own?: RotationDoc): Promise<Cance
       // Processes are about to give the retired version up again: no late write may come after them.
       const versions = recorded ? seen.fence.versions : [...seen.fence.versions, from];
       const recorder = fenceRecorder(store, auditor, seen);
-      raised = (await setFence(store, await readFields(store), seen.fence, versions, recorder)) !== undefined;
+      raised = (await setFence(store, await readFields(store), seen.fence, versions, recorder, tell)) !== undefined;
       continue;
     }
     const cancelled = await cancelRotation(store, auditor, seen);
     if (cancelled === undefined) continue;
     crashPoint("cancel.done");
-    await liftFenceOfCancelled(context, from);
+    await liftFenceOfCancelled(context, from, tell);
     const newest = await newestRotation(store);
     return { rotation: cancelled, open: newest !== undefined && isOpen(newest) ? newest : undefined };
   }
@@ -93,11 +94,12 @@ export async function cancel(context: Context, own?: RotationDoc): Promise<Cance
 export async function liftFenceOfCancelled(
   context: Pick<Context, "store" | "auditor">,
   version: number,
+  tell: (message: string) => void,
 ): Promise<void> {
   const { store, auditor } = context;
   const doc = await newestRotation(store);
   // Strays that were not brought back stay behind the fence.
   if (doc?.state !== "cancelled" || doc.mends === true || !doc.fence.versions.includes(version)) return;
   const versions = doc.fence.versions.filter((entry) => entry !== version);
-  await setFence(store, await readFields(store), doc.fence, versions, fenceRecorder(store, auditor, doc));
+  await setFence(store, await readFields(store), doc.fence, versions, fenceRecorder(store, auditor, doc), tell);
 }

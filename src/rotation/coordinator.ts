@@ -1,13 +1,9 @@
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
-import { type FenceOutcome, fencedCollections, setFence } from "../fleet/fence_keeper.ts";
 import { seconds } from "../fleet/readiness.ts";
-import { CANCEL_COMMAND } from "../status/ways_on.ts";
-import type { FenceRecord, Phase, RotationDoc, VersionDoc } from "../store/documents.ts";
+import type { Phase, RotationDoc, VersionDoc } from "../store/documents.ts";
 import { isTransient } from "../store/failures.ts";
-import { readFields } from "../store/fields.ts";
 import { releaseLease } from "../store/rotation_lease.ts";
-import { heldFenceRecorder } from "../store/rotation_records.ts";
 import { advancePhase, completeRotation } from "../store/rotation_steps.ts";
 import { readRotation } from "../store/rotations.ts";
 import { canaryOf, readVersions } from "../store/versions.ts";
@@ -16,6 +12,7 @@ import { batchLimitMs, type Context, type Reporter } from "./context.ts";
 import { type LaneKey, Lanes } from "./lanes.ts";
 import { LeaseKeeper } from "./lease.ts";
 import { Rewrapper } from "./rewrap.ts";
+import { RotationFence } from "./rotation_fence.ts";
 import type { YieldingOptions } from "./yielding.ts";
 
 /** Leads one rotation through its phases: compare-and-set, then wait for every member, then the phase's own work. */
@@ -45,6 +42,7 @@ export class Coordinator {
   readonly #options: CoordinatorOptions;
   readonly #reporter: Reporter;
   readonly #lease: LeaseKeeper;
+  readonly #fence: RotationFence;
   #doc: RotationDoc;
   #rewrapped = 0;
   #fenced = false;
@@ -55,6 +53,7 @@ export class Coordinator {
     this.#options = options;
     this.#reporter = reporter;
     this.#lease = new LeaseKeeper(context.store, doc, context.config.fleet.leaseMs);
+    this.#fence = new RotationFence(context, this.#lease, reporter);
   }
 
   /** @throws KekError `cancelled`, `lease_lost`, `incomplete`, `not_acknowledged`, and what MongoDB says. */
@@ -86,15 +85,7 @@ export class Coordinator {
 
   async #announce(): Promise<void> {
     await this.#enter(1);
-    const { to, fence } = this.#doc;
-    // Also when the record says so already: whoever lifted it may have died before it told the collections.
-    if (fence.collections.length > 0) {
-      const { refused } = await this.#fence(({ versions }) => versions.filter((version) => version !== to));
-      await this.#mustBeLifted(to, refused);
-    }
-    if (fence.versions.includes(to)) {
-      this.#reporter.note(`the fence against version ${to} is lifted: it will be written again`);
-    }
+    await this.#fence.lift(this.#doc.to);
     await this.#advance(2);
   }
 
@@ -118,7 +109,7 @@ export class Coordinator {
         await rewrapper.toZero();
         // A process that joined meanwhile must write under the new version as well before the fence goes up.
         await awaitAcknowledgements(this.#context, this.#lease, 2, this.#reporter);
-        await this.#raiseFence();
+        this.#fenced = this.#options.fence === "auto" && (await this.#fence.raise(from, to));
         if (!this.#fenced) await this.#waitUnfenced();
         if ((await rewrapper.census()) === 0) break;
       }
@@ -160,60 +151,10 @@ export class Coordinator {
     this.#lease.moved(doc);
   }
 
-  /** Strays, or envelopes of a field that nobody had registered before: the fence must not keep them from being moved. */
   async #lowerFence(rewrapper: Rewrapper): Promise<void> {
-    if (this.#options.fence === "off") return;
-    const { _id, from } = this.#doc;
-    const doc = await readRotation(this.#context.store, _id);
-    if (doc?.fence.versions.includes(from) !== true || (await rewrapper.census()) === 0) return;
-    await this.#fence(({ versions }) => versions.filter((version) => version !== from));
-  }
-
-  /** What the next step writes MongoDB must accept: a fence that stands stands, whatever the record says. */
-  async #mustBeLifted(version: number, refused: string[]): Promise<void> {
-    const { store } = this.#context;
-    const standing = await fencedCollections(store, await readFields(store), version);
-    if (standing.length === 0) return;
-    // As it was before, so that this rotation can be cancelled.
-    await this.#fence(({ versions }) => [...new Set([...versions, version])].sort((a, b) => a - b));
-    const [why, hint] = standing.some((name) => refused.includes(name))
-      ? ["MongoDB does not permit collMod to this command's user", "grant it dbAdmin on the install's database"]
-      : ["it was set again meanwhile, or in another form", `look at the validator of ${standing[0]}`];
-    throw new KekError(
-      "mongodb_refused",
-      `the fence against KEK version ${version} still stands on ${standing.join(", ")}: ${why}`,
-      `${hint}, and run the same command again; or give up: ${CANCEL_COMMAND}`,
-    );
-  }
-
-  async #raiseFence(): Promise<void> {
-    const { from, to } = this.#doc;
-    if (this.#options.fence === "off") return;
-    const { unfenced } = await this.#fence(({ versions }) =>
-      [...new Set([...versions, from])].filter((version) => version !== to).sort((a, b) => a - b),
-    );
-    this.#fenced = unfenced.length === 0;
-    if (this.#fenced) this.#reporter.note(`the fence is up: MongoDB rejects envelopes of version ${from} from now on`);
-    else
-      this.#reporter.note(
-        `the fence could not be set on ${unfenced.map(({ collection, reason }) => `${collection} (${reason})`).join(", ")}: the zero census is taken twice instead`,
-      );
-  }
-
-  /** Read anew each time: a process may have mended the fence, or covered a field, since this rotation began. */
-  async #fence(versionsOf: (fence: FenceRecord) => number[]): Promise<FenceOutcome> {
-    const { store, auditor } = this.#context;
-    for (;;) {
-      this.#lease.check();
-      const doc = await readRotation(store, this.#doc._id);
-      if (doc === undefined) return await this.#lease.refused();
-      this.#doc = { ...this.#doc, fence: doc.fence };
-      const recorder = heldFenceRecorder(store, auditor, this.#lease.held, doc.fence);
-      const outcome = await setFence(store, await readFields(store), doc.fence, versionsOf(doc.fence), recorder);
-      if (outcome !== undefined) return outcome;
-      const now = await readRotation(store, this.#doc._id);
-      if (JSON.stringify(now?.fence) === JSON.stringify(doc.fence)) return await this.#lease.refused();
-    }
+    const { from } = this.#doc;
+    if (this.#options.fence === "off" || !(await this.#fence.stands(from))) return;
+    if ((await rewrapper.census()) > 0) await this.#fence.lower(from);
   }
 
   /** Without a fence: two zero censuses, further apart than the lease plus the longest write. */

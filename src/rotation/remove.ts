@@ -146,7 +146,7 @@ async function proveUnreachable(context: Context, version: number, wait: (messag
   const { store, config } = context;
   const fields = await readFields(store);
   let unfenced = await unfencedCollections(store, fields, version);
-  if (unfenced.length > 0) unfenced = await fenceAgain(context, fields, version);
+  if (unfenced.length > 0) unfenced = await fenceAgain(context, fields, version, wait);
   if (unfenced.length > 0) {
     const apart = config.fleet.leaseMs + batchLimitMs(config);
     wait(`no fence on ${unfenced.join(", ")}: the census is taken twice, ${Math.round(apart / 1000)} s apart`);
@@ -156,12 +156,17 @@ async function proveUnreachable(context: Context, version: number, wait: (messag
   await refuseIfCounted(context, fields, version);
 }
 
-async function fenceAgain(context: Context, fields: FieldDoc[], version: number): Promise<string[]> {
+async function fenceAgain(
+  context: Context,
+  fields: FieldDoc[],
+  version: number,
+  tell: (message: string) => void,
+): Promise<string[]> {
   const { store, auditor } = context;
   const doc = await newestRotation(store);
   if (doc === undefined || isOpen(doc)) return fields.map((field) => field.collection);
   const versions = [...new Set([...doc.fence.versions, version])].sort((a, b) => a - b);
-  await setFence(store, fields, doc.fence, versions, fenceRecorder(store, auditor, doc));
+  await setFence(store, fields, doc.fence, versions, fenceRecorder(store, auditor, doc), tell);
   return await unfencedCollections(store, fields, version);
 }
 

@@ -14,7 +14,7 @@ import { batchLimitMs, type Context, type Reporter } from "./context.ts";
 import { type Lane, type Lanes, laneError } from "./lanes.ts";
 import type { LeaseKeeper } from "./lease.ts";
 import { Patience } from "./patience.ts";
-import { RewrapTally } from "./rewrap_tally.ts";
+import { LISTED, RewrapTally } from "./rewrap_tally.ts";
 import { Yielding, type YieldingOptions } from "./yielding.ts";
 
 const WRAPS_BLOCK = 10_000;
@@ -22,7 +22,6 @@ const REPORT_MS = 500;
 const SAVE_MS = 1000;
 const COLLECT_MS = 4000;
 const AUDIT_MS = 30_000;
-const LISTED_FAILURES = 1000;
 const BACKOFF_MS = 250;
 
 /** Passes over the index until no envelope is left at the old version. */
@@ -108,8 +107,12 @@ export class Rewrapper {
   /** Leaves the counts in the rotation's document, also when it was cancelled. */
   async save(): Promise<void> {
     this.#savedAt = performance.now();
-    const failed = this.#tally.failed.slice(0, LISTED_FAILURES);
-    const progress = { fields: this.#tally.rows(), failed, pace: this.#pace, done: this.#tally.done };
+    const progress = {
+      fields: this.#tally.rows(),
+      failed: this.#tally.listed,
+      pace: this.#pace,
+      done: this.#tally.done,
+    };
     const saved = await saveProgress(this.#context.store, this.#lease.held, progress);
     if (saved !== undefined) this.#pace = thinned(saved);
   }
@@ -176,7 +179,7 @@ export class Rewrapper {
   async #fail(record: FailedRecord): Promise<void> {
     this.#tally.fail(record);
     const key = `${record.field} ${record.id}`;
-    if (this.#audited.has(key) || this.#audited.size === LISTED_FAILURES) return;
+    if (this.#audited.has(key) || this.#audited.size === LISTED) return;
     this.#audited.add(key);
     this.#reporter.note(`record ${record.id} of ${record.field} cannot be rewrapped: ${record.reason}`);
     await this.#note("record.failed", { ...record });
@@ -221,9 +224,9 @@ export class Rewrapper {
 
   async #summary(): Promise<void> {
     this.#summaryAt = performance.now();
-    const { done, remaining, failed } = this.#tally;
+    const { done, remaining, failures } = this.#tally;
     if (done === this.#summaryDone) return;
-    await this.#note("rotation.progress", { rewrapped: done - this.#summaryDone, remaining, failed: failed.length });
+    await this.#note("rotation.progress", { rewrapped: done - this.#summaryDone, remaining, failed: failures });
     this.#summaryDone = done;
   }
 
@@ -234,10 +237,10 @@ export class Rewrapper {
   async #incomplete(): Promise<KekError> {
     await this.save();
     await this.#summary();
-    const { failed } = this.#tally;
-    const [first] = failed;
+    const { failures, listed } = this.#tally;
+    const [first] = listed;
     const { from, to } = this.#rotation;
-    const what = failed.length === 1 ? "1 record cannot be rewrapped" : `${failed.length} records cannot be rewrapped`;
+    const what = failures === 1 ? "1 record cannot be rewrapped" : `${failures} records cannot be rewrapped`;
     return new KekError(
       "incomplete",
       `${what}, so version ${from} is not retired; the first: ${first?.id} of ${first?.field}: ${first?.reason}`,

@@ -4,13 +4,16 @@ import { fieldId } from "../store/fields.ts";
 import type { Progress } from "./context.ts";
 import { RecentRate } from "./recent_rate.ts";
 
+/** Failed records that are kept, in memory and in the rotation's document. */
+export const LISTED = 1000;
+
 /** Counts of a rewrap: done, left and failed by field, and how fast it goes. */
 export class RewrapTally {
   readonly #rotation: RotationDoc;
   readonly #counts = new Map<string, FieldCount>();
-  /** Records that this pass could not rewrap. */
-  readonly #failed = new Map<string, FailedRecord>();
-  #failures = 0;
+  /** Records that this pass could not rewrap, the first of them: there may be as many as there are records. */
+  readonly #listed = new Map<string, FailedRecord>();
+  readonly #failures = new Map<string, number>();
   readonly #rate = new RecentRate();
 
   constructor(rotation: RotationDoc) {
@@ -28,11 +31,12 @@ export class RewrapTally {
 
   /** How many this pass could not rewrap: two records on two shards may have one name. */
   get failures(): number {
-    return this.#failures;
+    return [...this.#failures.values()].reduce((total, count) => total + count, 0);
   }
 
-  get failed(): FailedRecord[] {
-    return [...this.#failed.values()];
+  /** At most LISTED of those. */
+  get listed(): FailedRecord[] {
+    return [...this.#listed.values()];
   }
 
   of(field: FieldName): FieldCount {
@@ -50,22 +54,18 @@ export class RewrapTally {
   }
 
   fail(record: FailedRecord): void {
-    this.#failures += 1;
-    this.#failed.set(`${record.field} ${record.id}`, record);
+    this.#failures.set(record.field, (this.#failures.get(record.field) ?? 0) + 1);
+    if (this.#listed.size < LISTED) this.#listed.set(`${record.field} ${record.id}`, record);
   }
 
   /** Before each pass: what failed is found again, or was mended. */
   forgetFailures(): void {
-    this.#failures = 0;
-    this.#failed.clear();
+    this.#failures.clear();
+    this.#listed.clear();
   }
 
   rows(): FieldCount[] {
-    const failed = this.failed;
-    return [...this.#counts.values()].map((count) => ({
-      ...count,
-      failed: failed.filter((record) => record.field === count.field).length,
-    }));
+    return [...this.#counts.values()].map((count) => ({ ...count, failed: this.#failures.get(count.field) ?? 0 }));
   }
 
   progress(): Progress {

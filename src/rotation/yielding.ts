@@ -37,7 +37,9 @@ export class Yielding {
   ) {
     this.#limit = new RateLimit(options.maxRate);
     this.#limited = options.maxRate !== undefined;
-    this.batchSize = this.#limit.portion(options.batchSize);
+    const most = this.#limit.portion(options.batchSize);
+    // Read what is written in whole portions: a remainder would be a command, and a wait for the journal, of its own.
+    this.batchSize = this.#limited && most > GENTLY ? most - (most % GENTLY) : most;
     this.#foreground = new Foreground(store);
     this.#lanes = lanes;
     // A rotation that waits for a token leaves room as it is.

@@ -24,7 +24,7 @@ export async function readValidators(store: Store, collections: string[]): Promi
 /**
  * It waits for every transaction on the collection, and whoever writes to the collection meanwhile waits behind it: so it waits
  * for a moment only, lets them pass, and comes again for longer each time.
- * @param may is asked before each try: a fence that no longer fits must not be set.
+ * @param asked `may`, before each try: a fence that no longer fits must not be set; `tell` hears once that it waits.
  * @returns "refused" when the user has no right to `collMod`.
  * @throws KekError `mongodb_away` when a majority has not taken it, and when transactions keep the collection locked.
  */
@@ -32,7 +32,7 @@ export async function setValidator(
   store: Store,
   collection: string,
   options: ValidatorOptions,
-  may: () => Promise<boolean> = async () => true,
+  { may, tell }: { may: () => Promise<boolean>; tell: (message: string) => void },
 ): Promise<"set" | "refused" | "given up"> {
   const command = { collMod: collection, ...inFull(options) };
   for (const limitMs of LOCK_MS) {
@@ -47,6 +47,8 @@ export async function setValidator(
       const unconfirmed = thrown instanceof KekError && ranOut(thrown.cause);
       if (!unconfirmed && !ranOut(thrown)) throw thrown;
       if (unconfirmed && (await confirmed(store, collection, options))) return "set";
+      if (!unconfirmed && limitMs === LOCK_MS[0])
+        tell(`the validator of ${collection} is not set yet: a transaction holds the collection; waiting for it`);
     }
     await new Promise((resolve) => setTimeout(resolve, PASS_MS));
   }

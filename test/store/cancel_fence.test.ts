@@ -48,6 +48,8 @@ async function install(): Promise<Store> {
   return store;
 }
 
+const nobody = () => undefined;
+
 async function fenced(store: Store, versions: number[]): Promise<void> {
   const newest = there(await newestRotation(store));
   await store.db
@@ -63,16 +65,16 @@ test("a way back is cancelled in phase 1 while its target is fenced, and not onc
   there(await completeRotation(store, AUDITOR, heldOf(first)));
 
   await start(store, 2, 1);
-  expect((await cancel(context)).rotation).toMatchObject({ state: "cancelled", phase: 1 });
+  expect((await cancel(context, nobody)).rotation).toMatchObject({ state: "cancelled", phase: 1 });
 
   const back = await start(store, 2, 1);
   await fenced(store, []);
-  expect(await codeOf(() => cancel(context))).toBe("refused");
+  expect(await codeOf(() => cancel(context, nobody))).toBe("refused");
   expect(await newestRotation(store)).toMatchObject({ _id: back._id, state: "running", open: true, phase: 1 });
   // What was read before the fence was lifted cancels nothing either.
   expect(await cancelRotation(store, AUDITOR, back)).toBeUndefined();
   await advance(store, back, 2);
-  expect((await cancel(context)).rotation).toMatchObject({ state: "cancelled", phase: 2 });
+  expect((await cancel(context, nobody)).rotation).toMatchObject({ state: "cancelled", phase: 2 });
   await closeStore(store);
 });
 
@@ -83,10 +85,10 @@ test("a cancel that was slow leaves the fence of whoever resumed the rotation", 
   await store.db.collection("kek_rotations").updateOne({}, { $set: { "lease.owner": null } });
   there(await takeOver(store, AUDITOR, cancelled, "other", 60_000, 0));
   await fenced(store, [1]);
-  await liftFenceOfCancelled({ store, auditor: AUDITOR }, 1);
+  await liftFenceOfCancelled({ store, auditor: AUDITOR }, 1, nobody);
   expect((await newestRotation(store))?.fence.versions).toEqual([1]);
   there(await cancelRotation(store, AUDITOR, there(await newestRotation(store))));
-  await liftFenceOfCancelled({ store, auditor: AUDITOR }, 1);
+  await liftFenceOfCancelled({ store, auditor: AUDITOR }, 1, nobody);
   expect((await newestRotation(store))?.fence.versions).toEqual([]);
   await closeStore(store);
 });

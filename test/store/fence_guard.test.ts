@@ -30,7 +30,7 @@ async function settling(store: Store, from: number, to: number): Promise<Held> {
   const doc = await started(store, from, to);
   const two = (await advancePhase(store, AUDITOR, heldOf(doc), 2)) as RotationDoc;
   const record = heldFenceRecorder(store, AUDITOR, heldOf(two), two.fence);
-  await setFence(store, await readFields(store), two.fence, [from], record);
+  await setFence(store, await readFields(store), two.fence, [from], record, () => undefined);
   return heldOf((await advancePhase(store, AUDITOR, heldOf(two), 3)) as RotationDoc);
 }
 

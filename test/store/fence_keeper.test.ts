@@ -10,6 +10,7 @@ import { freshDatabase } from "../harness/mongo.ts";
 
 const RULES = { validator: { $jsonSchema: { required: ["owner"] } }, validationLevel: "strict" };
 const FIELDS = [{ _id: "c:f", collection: "c", path: "f", registered_by: "test" }];
+const nobody = () => undefined;
 
 for (const own of [{}, RULES, { ...RULES, validationAction: "warn" }, { ...RULES, validationLevel: "off" }]) {
   test(`a fence that is lifted twice, the first time only on paper, restores ${JSON.stringify(own)}`, async () => {
@@ -27,7 +28,7 @@ for (const own of [{}, RULES, { ...RULES, validationAction: "warn" }, { ...RULES
       stands: async () => true,
     };
 
-    await setFence(store, FIELDS, record, [1], keep);
+    await setFence(store, FIELDS, record, [1], keep, nobody);
     const rejected = db.collection("c").insertOne({ owner: "me", f: { kek_version: 1 } } as never);
     expect(rejected).rejects.toMatchObject({ code: 121 });
     await rejected.catch(() => undefined);
@@ -39,12 +40,12 @@ for (const own of [{}, RULES, { ...RULES, validationAction: "warn" }, { ...RULES
       versions: [],
       collections: [{ collection: "c", own: entry?.own ?? "", expected: entry?.own ?? "" }],
     };
-    await setFence(store, FIELDS, onPaper, [], keep);
+    await setFence(store, FIELDS, onPaper, [], keep, nobody);
     expect(sameOptions(await live(), own)).toBe(true);
     // And a record that was refused changes nothing.
-    expect(await setFence(store, FIELDS, record, [1], { ...keep, record: async () => false })).toBeUndefined();
+    expect(await setFence(store, FIELDS, record, [1], { ...keep, record: async () => false }, nobody)).toBeUndefined();
     // Nor one that stands no longer when its turn comes.
-    expect(await setFence(store, FIELDS, record, [1], { ...keep, stands: async () => false })).toBeUndefined();
+    expect(await setFence(store, FIELDS, record, [1], { ...keep, stands: async () => false }, nobody)).toBeUndefined();
     expect(sameOptions(await live(), own)).toBe(true);
     await closeStore(store);
   });
@@ -58,7 +59,7 @@ test("a validator is confirmed by a majority, whatever the cluster's default is"
   store.client.on("commandStarted", ({ commandName, command }) => {
     if (commandName === "collMod") sent.push(command);
   });
-  expect(await setValidator(store, "c", RULES)).toBe("set");
+  expect(await setValidator(store, "c", RULES, { may: async () => true, tell: nobody })).toBe("set");
   expect(sent.map((command) => command["writeConcern"])).toEqual([{ w: "majority", j: true }]);
   await closeStore(store);
 });

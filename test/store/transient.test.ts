@@ -45,13 +45,18 @@ test("a primary that steps down or shuts down is waited out, and so is a majorit
   });
   expect(isTransient(unconfirmed)).toBe(true);
   await failing(["collMod"], late);
-  expect(await thrownBy(setValidator(store, "secrets", {}))).toMatchObject({ code: "mongodb_away" });
+  const told: string[] = [];
+  const set = () =>
+    setValidator(store, "secrets", {}, { may: async () => true, tell: (message) => void told.push(message) });
+  expect(await thrownBy(set())).toMatchObject({ code: "mongodb_away" });
   // By its own limit, waiting for the majority or for the lock: it is asked for again.
   const ranOut = { code: 50, errmsg: "operation exceeded time limit" };
   for (const data of [{ writeConcernError: ranOut }, { errorCode: ranOut.code }]) {
     await failing(["collMod"], data);
-    expect(await setValidator(store, "secrets", {})).toBe("set");
+    expect(await set()).toBe("set");
   }
+  const WAITS = "the validator of secrets is not set yet: a transaction holds the collection; waiting for it";
+  expect(told).toEqual([WAITS]);
   expect(await rewrap()).toBeUndefined();
   await closeStore(store);
 });

@@ -59,6 +59,25 @@ test("a rate that was asked for is kept without rests", async () => {
   ]);
 });
 
+test("under a rate it reads what it writes in whole portions", async () => {
+  const { uri, name } = await freshDatabase();
+  const store = await openStore({ uri, name }, { appName: "test" });
+  const lanes = { count: 1, atMost: () => undefined };
+  const sizes = [500, 5100, 6797, 9990, 100_000].map((maxRate) => {
+    const context = { store, provider: { computes: true } };
+    const { batchSize, portion } = new Yielding(context, lanes, { ...OPTIONS, maxRate }, {} as never);
+    return [batchSize, portion];
+  });
+  expect(sizes).toEqual([
+    [25, 25],
+    [250, 250],
+    [250, 250],
+    [250, 250],
+    [1000, 250],
+  ]);
+  await closeStore(store);
+});
+
 test("whoever waits for a token, or asked for all lanes, is held back by nothing but the size of a batch", async () => {
   for (const [computes, allLanes] of [
     [false, false],

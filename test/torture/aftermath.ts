@@ -41,9 +41,10 @@ export async function verdictOn(scene: Scene): Promise<Verdict> {
       .filter(isLedger)
       .map((file) => join(scene.directory, file)),
   );
-  if (opened.length !== scene.schedule.records)
+  if (opened !== undefined && opened.length !== scene.schedule.records)
     scene.findings.push(`${opened.length} of ${scene.schedule.records} records are there`);
-  scene.findings.push(...ledger.findings(opened), ...brokenRules(scene.history.changes), ...promises(scene));
+  if (opened !== undefined) scene.findings.push(...ledger.findings(opened));
+  scene.findings.push(...brokenRules(scene.history.changes), ...promises(scene));
   scene.findings.push(...(await rulesAside(scene)));
   const audit = await scene.command(["audit", "verify"], false);
   if (audit.code !== 0) scene.findings.push(`the audit chain is not whole: ${audit.stderr}${audit.stdout}`);
@@ -122,15 +123,18 @@ function audited(scene: Scene): string[] {
   });
 }
 
-/** With the keys that the product says are needed, and no other. */
-async function openAll(scene: Scene): Promise<Opened[]> {
+/** With the keys that the product says are needed, and no other. @returns undefined when it could not be tried: a finding too. */
+async function openAll(scene: Scene): Promise<Opened[] | undefined> {
   const active = await scene.db.collection("kek_versions").find({ state: "active" }).toArray();
   if (active.length !== 1) scene.findings.push(`${active.length} versions are active`);
   const version = Number(active[0]?._id ?? 1);
   const keys = scene.token === undefined ? scene.keys([version]) : {};
   const prover = scene.fleet.service("prove", { CERTAUTOPILOT_SECRETS_FILE: "", ...keys });
   const { code } = await prover.exited;
-  if (code !== 0) scene.findings.push(`the records could not be opened: ${prover.stderr().slice(-500)}`);
+  if (code !== 0) {
+    scene.findings.push(`the records could not be opened: ${prover.stderr().slice(-500)}`);
+    return undefined;
+  }
   return prover
     .stdout()
     .split("\n")

@@ -1,0 +1,98 @@
+import { KekError } from "../errors/errors.ts";
+import { type FenceOutcome, fencedCollections, setFence } from "../fleet/fence_keeper.ts";
+import { CANCEL_COMMAND } from "../status/ways_on.ts";
+import type { FenceRecord } from "../store/documents.ts";
+import { readFields } from "../store/fields.ts";
+import { heldFenceRecorder } from "../store/rotation_records.ts";
+import { readRotation } from "../store/rotations.ts";
+import type { Context, Reporter } from "./context.ts";
+import type { LeaseKeeper } from "./lease.ts";
+
+/** The fence of one rotation, as its coordinator lifts and raises it while it holds the lease. */
+export class RotationFence {
+  readonly #context: Context;
+  readonly #lease: LeaseKeeper;
+  readonly #reporter: Reporter;
+
+  constructor(context: Context, lease: LeaseKeeper, reporter: Reporter) {
+    this.#context = context;
+    this.#lease = lease;
+    this.#reporter = reporter;
+  }
+
+  /**
+   * Before a version is written again. Also when the record says that it is lifted: whoever lifted it may have died before it
+   * told the collections.
+   * @throws KekError `mongodb_refused` when MongoDB would go on to reject it; the record is as it was then.
+   */
+  async lift(version: number): Promise<void> {
+    const { collections, versions } = await this.#recorded();
+    if (collections.length > 0) {
+      const { refused } = await this.#set((fence) => fence.versions.filter((entry) => entry !== version));
+      await this.#mustBeLifted(version, refused);
+    }
+    if (versions.includes(version))
+      this.#reporter.note(`the fence against version ${version} is lifted: it will be written again`);
+  }
+
+  /** For strays, or envelopes of a field that nobody had registered before: the fence must not keep them from being moved. */
+  async lower(version: number): Promise<void> {
+    await this.#set(({ versions }) => versions.filter((entry) => entry !== version));
+  }
+
+  async stands(version: number): Promise<boolean> {
+    return (await this.#recorded()).versions.includes(version);
+  }
+
+  /** @returns whether MongoDB rejects envelopes of `from` in every collection. */
+  async raise(from: number, to: number): Promise<boolean> {
+    const { unfenced } = await this.#set(({ versions }) =>
+      [...new Set([...versions, from])].filter((version) => version !== to).sort((a, b) => a - b),
+    );
+    const list = unfenced.map(({ collection, reason }) => `${collection} (${reason})`).join(", ");
+    this.#reporter.note(
+      unfenced.length === 0
+        ? `the fence is up: MongoDB rejects envelopes of version ${from} from now on`
+        : `the fence could not be set on ${list}: the zero census is taken twice instead`,
+    );
+    return unfenced.length === 0;
+  }
+
+  // -------------------------------------------------------------------------------------------------------------------
+
+  /** What the next step writes MongoDB must accept: a fence that stands stands, whatever the record says. */
+  async #mustBeLifted(version: number, refused: string[]): Promise<void> {
+    const { store } = this.#context;
+    const standing = await fencedCollections(store, await readFields(store), version);
+    if (standing.length === 0) return;
+    // As it was before, so that this rotation can be cancelled.
+    await this.#set(({ versions }) => [...new Set([...versions, version])].sort((a, b) => a - b));
+    const [why, hint] = standing.some((name) => refused.includes(name))
+      ? ["MongoDB does not permit collMod to this command's user", "grant it dbAdmin on the install's database"]
+      : ["it was set again meanwhile, or in another form", `look at the validator of ${standing[0]}`];
+    throw new KekError(
+      "mongodb_refused",
+      `the fence against KEK version ${version} still stands on ${standing.join(", ")}: ${why}`,
+      `${hint}, and run the same command again; or give up: ${CANCEL_COMMAND}`,
+    );
+  }
+
+  /** Read anew each time: a process may have mended the fence, or covered a field, since this rotation began. */
+  async #set(versionsOf: (fence: FenceRecord) => number[]): Promise<FenceOutcome> {
+    const { store, auditor } = this.#context;
+    for (;;) {
+      this.#lease.check();
+      const fence = await this.#recorded();
+      const recorder = heldFenceRecorder(store, auditor, this.#lease.held, fence);
+      const tell = (message: string) => this.#reporter.note(message);
+      const outcome = await setFence(store, await readFields(store), fence, versionsOf(fence), recorder, tell);
+      if (outcome !== undefined) return outcome;
+      if (JSON.stringify(await this.#recorded()) === JSON.stringify(fence)) return await this.#lease.refused();
+    }
+  }
+
+  async #recorded(): Promise<FenceRecord> {
+    const doc = await readRotation(this.#context.store, this.#lease.held.rotation);
+    return doc === undefined ? await this.#lease.refused() : doc.fence;
+  }
+}
