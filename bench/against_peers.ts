@@ -40,8 +40,7 @@ export async function againstPeers(
     const rates = { rotate: records / rewrapSeconds, atOnce, inPortions, transit: transited };
     say(`peers: ${Object.entries(rates).map(([name, rate]) => `${name} ${Math.round(rate)}/s`)}`);
     return rates;
-  });
-  await transit?.stop();
+  }).finally(() => transit?.stop());
   await stage.client.db(database).dropDatabase();
   const of = columns(each);
   const keys = records.toLocaleString("en");

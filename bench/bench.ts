@@ -7,7 +7,7 @@ import { api } from "./api.ts";
 import { chart } from "./chart.ts";
 import { disturbance } from "./disturbance.ts";
 import { fleet } from "./fleet.ts";
-import { growth, growthBesides } from "./growth.ts";
+import { growth, growthBesides, PROMISED_OF } from "./growth.ts";
 import { hotPath } from "./hot_path.ts";
 import { hsm } from "./hsm.ts";
 import { type Line, line, type Measured } from "./line.ts";
@@ -33,6 +33,7 @@ interface Asked {
 
 const QUICK = { records: "100000", rounds: "1", only: "floor,peers,growth" };
 
+const LEAST = 10_000;
 const SIZES = [10_000, 100_000, 1_000_000, 10_000_000];
 const TOPICS: Record<string, (stage: Stage, asked: Asked) => Promise<Line[]>> = {
   floor: (stage, { records, rounds, quick }) => againstFloor(stage, Math.min(records, 100_000), rounds, quick),
@@ -42,11 +43,7 @@ const TOPICS: Record<string, (stage: Stage, asked: Asked) => Promise<Line[]>> = 
       vault,
     }),
   growth: (stage, { records, rounds }) =>
-    growth(
-      stage,
-      SIZES.filter((size) => size <= records),
-      rounds,
-    ),
+    growth(stage, [...new Set([...SIZES.filter((size) => size <= records), records])], rounds),
   besides: (stage, { records, rounds }) => growthBesides(stage, Math.min(records, 50_000), rounds),
   fleet: (stage, { rounds }) => fleet(stage, [10, 100, 500], rounds),
   disturbance: (stage, { rounds }) => disturbance(stage, rounds),
@@ -73,12 +70,14 @@ const asked: Asked = {
   quick,
 };
 const only = flags.get("only")?.split(",") ?? Object.keys(TOPICS);
+const absent = asked.vault !== undefined && !existsSync(asked.vault);
 const unknown = [
   ...[...flags.keys()].filter((name) => !FLAGS.includes(name)),
   ...only.filter((topic) => !(topic in TOPICS)),
 ];
-if (unknown.length > 0 || !(asked.records >= 1000) || !(asked.rounds >= 1)) {
-  say(unknown.length > 0 ? `error: unknown: ${unknown.join(", ")}` : "error: at least 1000 records and 1 round");
+if (unknown.length > 0 || absent || !(asked.records >= LEAST) || !(asked.rounds >= 1)) {
+  const few = `at least ${LEAST} records and 1 round`;
+  say(`error: ${unknown.length > 0 ? `unknown: ${unknown.join(", ")}` : absent ? `there is no ${asked.vault}` : few}`);
   say(`hint: --records=N --rounds=N --only=${Object.keys(TOPICS).join(",")} --vault=PROGRAM --json`);
   process.exit(2);
 }
@@ -92,8 +91,8 @@ const lines: Measured[] = [];
 await withStage(async (stage) => {
   for (const topic of only) {
     lines.push(...(await measured(topic, stage)));
-    // A part of the benchmark is for looking at, unless it is to be kept.
-    if (!flags.has("only") || flags.has("keep")) keep();
+    // A part of the benchmark, or of fewer records, is for looking at, unless it is to be kept.
+    if (flags.has("keep") || (!flags.has("only") && asked.records >= PROMISED_OF)) keep();
   }
 });
 process.stdout.write(flags.has("json") ? asJson() : asPage());

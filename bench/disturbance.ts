@@ -26,6 +26,12 @@ const AS_A_ROTATION = { form: "grouped", batch: 250, lanes: 1 } as const;
 const HALF = "at half the floor";
 const BARE = "by the bare driver";
 
+interface Work {
+  watched: () => Promise<unknown>;
+  /** Leaves the records as they were. */
+  after?: () => Promise<unknown>;
+}
+
 interface Operation {
   kind: "read" | "write";
   at: number;
@@ -36,7 +42,7 @@ export async function disturbance(stage: Stage, rounds: number): Promise<Line[]>
   const database = "disturbance";
   await seed(stage, database, RECORDS);
   const SENDING: Sending = { form: "single", batch: 1000, lanes: 4 };
-  const paced = await quietly((timed) => floor(stage, database, RECORDS / 15, SENDING, timed));
+  const paced = await quietly((timed) => floor(stage, database, RECORDS / 3, SENDING, timed));
   const halfOfFloor = paced.rate / 2;
   const measured: Record<string, Record<string, number[]>> = {};
   const note = (when: string, operations: Operation[]) => {
@@ -51,18 +57,26 @@ export async function disturbance(stage: Stage, rounds: number): Promise<Line[]>
         measured[when][`${kind} ${name}`]?.push(percentile(ms, share));
       }
   };
+  const paces: Record<string, number[]> = {};
+  const pace = (of: string, seconds: number) => {
+    paces[of] = [...(paces[of] ?? []), RECORDS / seconds];
+  };
   const next = turns();
-  const rotateOn = (flags: string[]) => rotate(stage, database, next(), { flags, variables: NO_DRAIN });
+  const rotateOn = async (of: string, flags: string[]) =>
+    pace(of, (await rotate(stage, database, next(), { flags, variables: NO_DRAIN })).rewrapSeconds);
   const bare = { ...AS_A_ROTATION, perSecond: halfOfFloor };
   // What is made beforehand is made before the service is watched.
-  const works: [suffix: string, prepare: () => Promise<() => Promise<unknown>>][] = [
-    ["", async () => () => rotateOn([])],
-    [`, ${HALF}`, async () => () => rotateOn([`--max-rate=${Math.round(halfOfFloor)}`])],
+  const works: [suffix: string, prepare: () => Promise<Work>][] = [
+    ["", async () => ({ watched: () => rotateOn("kek rotate", []) })],
+    [
+      `, ${HALF}`,
+      async () => ({ watched: () => rotateOn(`kek rotate, ${HALF}`, [`--max-rate=${Math.round(halfOfFloor)}`]) }),
+    ],
     [
       `, ${HALF} ${BARE}`,
       async () => {
-        const { there, back } = await prepared(stage, database, RECORDS / 2, bare);
-        return async () => [await there(), await back()];
+        const { there, back } = await prepared(stage, database, RECORDS, bare);
+        return { watched: async () => pace(`the bare driver, ${HALF}`, await there()), after: back };
       },
     ],
   ];
@@ -78,10 +92,12 @@ export async function disturbance(stage: Stage, rounds: number): Promise<Line[]>
         const began = Date.now();
         await timed(() => Bun.sleep(BEFORE_MS));
         const working = Date.now();
-        await timed(work);
+        await timed(work.watched);
         const ended = Date.now();
         await Bun.sleep(LATE_MS);
-        return { before: await service.due(began, working), during: await service.due(working, ended) };
+        const seen = { before: await service.due(began, working), during: await service.due(working, ended) };
+        await work.after?.();
+        return seen;
       });
       note(`before${suffix}`, before);
       note(`during${suffix}`, during);
@@ -89,7 +105,8 @@ export async function disturbance(stage: Stage, rounds: number): Promise<Line[]>
     }
   await service.stop();
   await stage.client.db(database).dropDatabase();
-  const lines: Line[] = [line(TOPIC, "half of the floor", "records/s", [halfOfFloor])];
+  const lines: Line[] = [line(TOPIC, "half of the floor, a statement a record", "records/s", [halfOfFloor])];
+  for (const [of, values] of Object.entries(paces)) lines.push(line(TOPIC, `pace of ${of}`, "records/s", values));
   for (const [when, figures] of Object.entries(measured))
     for (const [name, values] of Object.entries(figures)) lines.push(line(TOPIC, `${name}, ${when}`, "ms", values));
   for (const [suffix, wanted] of [

@@ -11,6 +11,8 @@ import { processorTime, type Stage, say, variablesOf } from "./stage.ts";
 const TOPIC = "Fleet";
 const MEMBERS_A_PROCESS = 100;
 const IDLE_S = 20;
+/** More than a beat of the fleet. */
+const LATEST_MS = 15_000;
 const WANTED: Record<number, Line["wanted"]> = { 100: { atMost: 2 } };
 
 export async function fleet(stage: Stage, sizes: number[], rounds: number): Promise<Line[]> {
@@ -23,7 +25,7 @@ export async function fleet(stage: Stage, sizes: number[], rounds: number): Prom
     const leave = await joined(stage, database, members);
     const seconds = [] as number[];
     for (let round = 0; round < rounds; round += 1)
-      seconds.push(await quietly((timed) => acknowledging(stage, database, next(), timed)));
+      seconds.push(await quietly((timed) => acknowledging(stage, database, members, next(), timed)));
     lines.push(
       line(
         TOPIC,
@@ -66,10 +68,17 @@ async function joined(stage: Stage, database: string, members: number): Promise<
 }
 
 /** Seconds from each change of the phase to the last acknowledgement of it, added up: MongoDB's own times of both. */
-async function acknowledging(stage: Stage, database: string, to: 1 | 2, timed: Timed): Promise<number> {
+async function acknowledging(
+  stage: Stage,
+  database: string,
+  members: number,
+  to: 1 | 2,
+  timed: Timed,
+): Promise<number> {
   const db = stage.client.db(database);
   const changed = new Map<string, number>();
-  const acknowledged = new Map<string, number>();
+  /** By phase, of each process, when. */
+  const acknowledged = new Map<string, Map<string, number>>();
   // What was changed, and not the whole document: looking that up for each beat would be work for mongod in what is measured.
   const stream = db.watch([
     {
@@ -79,6 +88,7 @@ async function acknowledging(stage: Stage, database: string, to: 1 | 2, timed: T
       },
     },
   ]);
+  let over = false;
   const watching = (async () => {
     for await (const event of stream) {
       const { ns, wallTime, documentKey, fullDocument, updateDescription } = event as unknown as Change;
@@ -90,24 +100,38 @@ async function acknowledging(stage: Stage, database: string, to: 1 | 2, timed: T
         if (phase !== undefined && !changed.has(key)) changed.set(key, at);
       } else if (doc["acked"] !== undefined && doc["acked"] !== null) {
         const { rotation, phase } = doc["acked"] as { rotation: unknown; phase: number };
-        acknowledged.set(`${rotation ?? ""} ${phase}`, at);
+        const key = `${rotation} ${phase}`;
+        const those = acknowledged.get(key) ?? new Map<string, number>();
+        if (!those.has(String(documentKey._id))) those.set(String(documentKey._id), at);
+        acknowledged.set(key, those);
       }
     }
-  })();
+  })().catch((thrown) => {
+    // Whoever waits for the next event of a stream that was closed is told so.
+    if (!over) throw thrown;
+  });
   await timed(() => rotate(stage, database, to, { variables: NO_DRAIN }));
-  // The steady state is acknowledged after the command has ended.
-  await Bun.sleep(3000);
-  await stream.close();
-  await watching.catch(() => undefined);
-  let sum = 0;
   const rotation = [...changed.keys()].at(-1)?.split(" ")[0];
-  for (const [key, at] of changed) {
-    if (key.split(" ")[0] !== rotation) continue;
-    const last = acknowledged.get(key) ?? acknowledged.get(` ${key.split(" ")[1]}`);
-    if (last === undefined)
-      throw new Error(`no acknowledgement of ${key} was seen; seen: ${[...acknowledged.keys()].join(", ")}`);
-    say(`fleet: phase ${key.split(" ")[1]}: ${last - at} ms`);
-    sum += Math.max(0, last - at);
+  const keys = [1, 2, 3, 0].map((phase) => `${rotation} ${phase}`);
+  const missing = () =>
+    keys.filter((key) => changed.get(key) === undefined || (acknowledged.get(key)?.size ?? 0) < members);
+  // The steady state is acknowledged after the command has ended; by whoever missed the signal, at its next beat.
+  for (const until = performance.now() + LATEST_MS; missing().length > 0 && performance.now() < until; )
+    await Promise.race([Bun.sleep(50), watching]);
+  const [lacking] = missing();
+  if (lacking !== undefined) {
+    const seen = acknowledged.get(lacking)?.size ?? 0;
+    throw new Error(`phase ${lacking.split(" ")[1]} was acknowledged by ${seen} of ${members} processes`);
+  }
+  over = true;
+  await stream.close();
+  await watching;
+  let sum = 0;
+  for (const key of keys) {
+    const last = Math.max(...(acknowledged.get(key) ?? new Map()).values());
+    const ms = last - (changed.get(key) ?? Number.NaN);
+    say(`fleet: phase ${key.split(" ")[1]}: ${ms} ms`);
+    sum += Math.max(0, ms);
   }
   return sum / 1000;
 }

@@ -44,6 +44,8 @@ export async function sweep(
   for (const form of ["single", "grouped"] as const)
     for (const batch of quick ? [1000] : [500, 1000, 2000, 4000])
       for (const lanes of quick ? [4] : [2, 4, 8, 16]) {
+        // With fewer commands not all lanes would be at work for long.
+        if (records / batch < 2 * lanes) continue;
         const sending = { form, batch, lanes };
         tried.push({ ...sending, ...(await quietly((timed) => floor(stage, database, records, sending, timed))) });
       }

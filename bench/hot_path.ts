@@ -81,8 +81,7 @@ interface BareSealed {
   sealed: Buffer[];
 }
 
-function seal(key: Buffer, aad: Buffer, data: Buffer): Buffer[] {
-  const iv = randomBytes(12);
+function seal(key: Buffer, iv: Buffer, aad: Buffer, data: Buffer): Buffer[] {
   const cipher = createCipheriv("aes-256-gcm", key, iv).setAAD(aad);
   const body = cipher.update(data);
   cipher.final();
@@ -102,10 +101,11 @@ function open(key: Buffer, aad: Buffer, [iv, body, tag]: Buffer[]): Buffer {
 const AAD = randomBytes(110);
 const KEK = randomBytes(32);
 
-/** Seals under a new key, and that key under the KEK. */
+/** Seals under a new key, and that key under the KEK; with all random bytes from one call, for those cost as much as an operation. */
 function bareSeal(plaintext: Buffer): BareSealed {
-  const key = randomBytes(32);
-  return { key, sealed: seal(key, AAD, plaintext), wrapped: seal(KEK, AAD, key) };
+  const random = randomBytes(32 + 12 + 12);
+  const [key, iv, wrapIv] = [random.subarray(0, 32), random.subarray(32, 44), random.subarray(44)];
+  return { key, sealed: seal(key, iv, AAD, plaintext), wrapped: seal(KEK, wrapIv, AAD, key) };
 }
 
 function bareOpen({ wrapped, sealed }: BareSealed): Buffer {

@@ -1,6 +1,10 @@
 import { execFileSync } from "node:child_process";
-import { cpus, release, totalmem } from "node:os";
+import { existsSync } from "node:fs";
+import { cpus, release, type as systemType, totalmem } from "node:os";
+import { join } from "node:path";
 import { isMet, type Line, type Measured, median } from "./line.ts";
+
+const ROOT = join(import.meta.dir, "..");
 
 /** The figures as a page of tables, for people and for the repository. */
 
@@ -17,12 +21,12 @@ export interface Circumstances {
 export function circumstances(mongod: string, version: string): Circumstances {
   const model = cpus()[0]?.model.trim() ?? "unknown";
   const gib = (totalmem() / 2 ** 30).toFixed(0);
-  const said = (command: string, words: string[]) => execFileSync(command, words, { encoding: "utf8" }).trim();
-  const changed = said("git", ["status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results"]) !== "";
+  const said = (command: string, words: string[]) =>
+    execFileSync(command, words, { encoding: "utf8", cwd: ROOT }).trim();
   return {
     at: new Date().toISOString().replace(/\.\d+Z$/, "Z"),
-    commit: said("git", ["rev-parse", "--short=12", "HEAD"]) + (changed ? " with changes" : ""),
-    machine: `${cpus().length} cores (${model}), ${gib} GiB, Linux ${release()}`,
+    commit: commitOf(said),
+    machine: `${cpus().length} cores (${model}), ${gib} GiB, ${systemType()} ${release()}`,
     kind: kindOf(cpus().length, model),
     versions: {
       certautopilot: version,
@@ -30,6 +34,13 @@ export function circumstances(mongod: string, version: string): Circumstances {
       mongod: /v([\d.]+)/.exec(said(mongod, ["--version"]))?.[1] ?? "unknown",
     },
   };
+}
+
+function commitOf(said: (command: string, words: string[]) => string): string {
+  // An archive of the sources knows of none.
+  if (!existsSync(join(ROOT, ".git"))) return "unknown";
+  const changed = said("git", ["status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results"]) !== "";
+  return said("git", ["rev-parse", "--short=12", "HEAD"]) + (changed ? " with changes" : "");
 }
 
 /** @param model as the processor calls itself: "Intel(R) Xeon(R) Processor @ 2.20GHz". */

@@ -10,6 +10,8 @@ import { say } from "./stage.ts";
 /** Of the processor time that there was work for. */
 const MOST_STOLEN = 0.04;
 const TRIES = 3;
+/** The kernel counts in hundredths of a second. */
+const TELLING_TICKS = 50;
 
 /** Surrounds each part of a round whose time counts, so that idle time and preparations around it do not hide what it met. */
 export type Timed = <T>(part: () => Promise<T>) => Promise<T>;
@@ -88,7 +90,8 @@ export function stolenShare(): () => number {
   return () => {
     const now = processors();
     const wanted = now.wanted - before.wanted;
-    return wanted === 0 ? 0 : (now.stolen - before.stolen) / wanted;
+    // One tick of so few would be more than what counts as much.
+    return wanted < TELLING_TICKS ? 0 : (now.stolen - before.stolen) / wanted;
   };
 }
 

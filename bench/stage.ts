@@ -24,15 +24,25 @@ export interface Stage {
 
 export async function withStage<T>(work: (stage: Stage) => Promise<T>): Promise<T> {
   const directory = mkdtempSync(join(tmpdir(), "certautopilot-bench-"));
+  // Whatever is made for a moment, tokens too, goes with it.
+  process.env["TMPDIR"] = directory;
   const mongod = await startPrivateMongod(directory);
   const client = new MongoClient(mongod.uri);
-  try {
-    return await work({ directory, mongod, client });
-  } finally {
+  const clear = async () => {
     for (const child of running) child.kill("SIGKILL");
     await client.close();
     await mongod.stop();
     rmSync(directory, { recursive: true, force: true });
+  };
+  for (const signal of ["SIGINT", "SIGTERM"] as const)
+    process.once(signal, () => {
+      say("stopping");
+      clear().finally(() => process.exit(1));
+    });
+  try {
+    return await work({ directory, mongod, client });
+  } finally {
+    await clear();
   }
 }
 
@@ -56,7 +66,7 @@ export interface Ran {
   code: number | null;
   stdout: string;
   stderr: string;
-  /** The most memory that it held at once, in MB. */
+  /** The most memory that it held at once, in MB; NaN where the system does not tell. */
   peakMb: number;
   /** On any processor, of all its threads. */
   processorSeconds: number;
@@ -66,7 +76,7 @@ export interface Ran {
 export async function run(words: string[], variables: Variables): Promise<Ran> {
   const began = performance.now();
   const child = spawn(BINARY, words, { env: variables, stdio: ["ignore", "pipe", "pipe"] });
-  running.add(child);
+  owned(child);
   const said = { stdout: "", stderr: "" };
   for (const name of ["stdout", "stderr"] as const) {
     child[name].on("data", (chunk: Buffer) => {
@@ -80,8 +90,8 @@ export async function run(words: string[], variables: Variables): Promise<Ran> {
   }, 100);
   const code = await new Promise<number | null>((resolve) => child.once("close", resolve));
   clearInterval(sampler);
-  running.delete(child);
-  return { seconds: (performance.now() - began) / 1000, code, peakMb, processorSeconds, ...said };
+  const seconds = (performance.now() - began) / 1000;
+  return { seconds, code, peakMb: peakMb || Number.NaN, processorSeconds, ...said };
 }
 
 /** The same, of a command that must succeed. */
@@ -100,7 +110,7 @@ export interface Serving {
 /** A `serve` process, ready when this returns. */
 export async function serve(variables: Variables): Promise<Serving> {
   const child = spawn(BINARY, ["serve"], { env: variables, stdio: ["ignore", "ignore", "pipe"] });
-  running.add(child);
+  owned(child);
   const ended = new Promise<void>((resolve) => child.once("close", () => resolve()));
   const address = await new Promise<string>((resolve, reject) => {
     let said = "";
@@ -117,7 +127,6 @@ export async function serve(variables: Variables): Promise<Serving> {
     async stop() {
       child.kill("SIGTERM");
       await ended;
-      running.delete(child);
     },
   };
 }
@@ -140,6 +149,13 @@ export async function settled(stage: Stage): Promise<void> {
   await stage.client.db("admin").command({ fsync: 1 });
 }
 
+/** A process that is not to outlive the benchmark, however that ends. */
+export function owned(child: ChildProcess): ChildProcess {
+  running.add(child);
+  child.once("close", () => running.delete(child));
+  return child;
+}
+
 /** Progress, for whoever waits. */
 export function say(text: string): void {
   process.stderr.write(`${text}\n`);
@@ -158,5 +174,5 @@ function ofProcess(pid: number, file: string): string {
   }
 }
 
-/** What an error would leave behind. */
+/** What an error, or Ctrl-C, would leave behind. */
 const running = new Set<ChildProcess>();

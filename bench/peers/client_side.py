@@ -19,6 +19,8 @@ with ClientEncryption(
     {"local": {"key": os.urandom(96)}}, f"{database}.keys", client, CodecOptions()
 ) as encryption:
     ids = [encryption.create_data_key("local") for _ in range(count)]
+    # What making them left to write is not to fall into what is timed.
+    client.admin.command("fsync", 1)
     for size in (count, portion):
         portions = [ids[at : at + size] for at in range(0, count, size)]
         filters = [{"_id": {"$in": these}} for these in portions] if size < count else [{}]

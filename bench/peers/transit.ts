@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { Binary, Int32 } from "mongodb";
-import { FIELD, type Stage } from "../stage.ts";
+import { FIELD, owned, type Stage } from "../stage.ts";
 
 /**
  * The script that one would write around a transit engine (OpenBao or Vault, in dev mode): wraps are sent in batches, rewrapped
@@ -22,14 +22,14 @@ export interface Transit {
 export async function startTransit(stage: Stage, binary: string, records: number, bytes: number): Promise<Transit> {
   const port = 20_000 + (process.pid % 20_000);
   const address = `http://127.0.0.1:${port}`;
-  const child = spawn(
-    binary,
-    ["server", "-dev", `-dev-root-token-id=${TOKEN}`, `-dev-listen-address=127.0.0.1:${port}`],
-    {
+  const child = owned(
+    spawn(binary, ["server", "-dev", `-dev-root-token-id=${TOKEN}`, `-dev-listen-address=127.0.0.1:${port}`], {
       stdio: "ignore",
       env: { PATH: process.env["PATH"] ?? "", HOME: stage.directory },
-    },
+    }),
   );
+  // It may fail to start at all: then it ends, and is never heard of again.
+  child.once("error", () => undefined);
   try {
     await answering(child, address);
     await call(address, "sys/mounts/transit", { type: "transit" });
@@ -45,12 +45,14 @@ export async function startTransit(stage: Stage, binary: string, records: number
       await call(address, "transit/keys/kek/rotate", {});
       version += 1;
       const began = performance.now();
-      await rewrap(stage, address, version);
-      return records / ((performance.now() - began) / 1000);
+      const moved = await rewrap(stage, address, version);
+      const seconds = (performance.now() - began) / 1000;
+      if (moved !== records) throw new Error(`the transit engine's script moved ${moved} of ${records} records`);
+      return records / seconds;
     },
     async stop() {
-      child.kill("SIGTERM");
-      await new Promise((resolve) => child.once("close", resolve));
+      const ended = new Promise((resolve) => child.once("close", resolve));
+      if (child.kill("SIGTERM")) await ended;
       await stage.client.db(DATABASE).dropDatabase();
     },
   };
@@ -84,7 +86,8 @@ async function call(
 
 async function answering(child: ChildProcess, address: string): Promise<void> {
   for (let tries = 0; tries < 200; tries += 1) {
-    if (child.exitCode !== null) throw new Error(`the transit engine ended with ${child.exitCode}`);
+    if (child.exitCode !== null || child.pid === undefined)
+      throw new Error(`the transit engine ${child.spawnfile} ended with ${child.exitCode}, or did not start`);
     const health = await fetch(`${address}/v1/sys/health`).catch(() => undefined);
     if (health?.ok === true) return;
     await Bun.sleep(50);
@@ -112,13 +115,14 @@ async function seed(stage: Stage, address: string, records: number, bytes: numbe
   await collectionOf(stage).createIndex({ "value.kek_version": 1, _id: 1 });
 }
 
-/** The next batches are under way while one is written: as good as such a script would be written. */
-async function rewrap(stage: Stage, address: string, to: number): Promise<void> {
+/** @returns how many records it moved. The next batches are under way while one is written: as good as such a script would be written. */
+async function rewrap(stage: Stage, address: string, to: number): Promise<number> {
   const collection = collectionOf(stage);
   const cursor = collection
     .find({ "value.kek_version": to - 1 }, { projection: { "value.wrapped_dek": 1 }, batchSize: BATCH })
     .sort({ _id: 1 });
   const flying = new Set<Promise<void>>();
+  let moved = 0;
   const send = async (batch: Sealed[]) => {
     const items = batch.map(({ value }) => ({ ciphertext: value.wrapped_dek }));
     const { data } = await call(address, "transit/rewrap/kek", { batch_input: items });
@@ -133,7 +137,11 @@ async function rewrap(stage: Stage, address: string, to: number): Promise<void> 
         },
       },
     }));
-    await collection.bulkWrite(writes, { ordered: false, writeConcern: { w: "majority", j: true } });
+    const { modifiedCount } = await collection.bulkWrite(writes, {
+      ordered: false,
+      writeConcern: { w: "majority", j: true },
+    });
+    moved += modifiedCount;
   };
   let batch: Sealed[] = [];
   const flush = async () => {
@@ -148,4 +156,5 @@ async function rewrap(stage: Stage, address: string, to: number): Promise<void> 
   }
   if (batch.length > 0) await flush();
   await Promise.all(flying);
+  return moved;
 }
