@@ -97,7 +97,9 @@ function int32(value: unknown): number | undefined {
 /** BinData of subtype 0, or bytes as a driver that promotes buffers gives them. */
 function bytes(value: unknown, name: string): Uint8Array {
   if (value instanceof Uint8Array) return value;
-  if (isBinary(value) && value.sub_type === 0) return value.buffer.subarray(0, value.position);
+  // A view for each value costs as much as a good part of opening it, and a driver makes none with room to spare.
+  if (isBinary(value) && value.sub_type === 0)
+    return value.position === value.buffer.length ? value.buffer : value.buffer.subarray(0, value.position);
   throw bad(`its ${name} is not BinData of subtype 0`);
 }
 

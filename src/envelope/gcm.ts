@@ -14,12 +14,8 @@ export const MAX_WRAPS = 2 ** 32;
 
 /** @returns ciphertext ‖ tag */
 export function seal(key: Uint8Array, iv: Uint8Array, plaintext: Uint8Array, aad: Uint8Array): Buffer {
-  // Without options: reading them costs a tenth of sealing a small value, and 16 bytes are what GCM's tag has by itself.
-  const cipher = createCipheriv(AES_256_GCM, key, iv);
-  cipher.setAAD(aad);
-  const body = cipher.update(plaintext);
-  cipher.final();
-  return Buffer.concat([body, cipher.getAuthTag()], body.length + TAG_BYTES);
+  const [body, tag] = sealParts(key, iv, plaintext, aad);
+  return Buffer.concat([body, tag], body.length + TAG_BYTES);
 }
 
 /**
@@ -31,30 +27,22 @@ export function open(key: Uint8Array, iv: Uint8Array, sealed: Uint8Array, aad: U
   // A decipher takes shorter tags too, which are easier to forge (NIST SP 800-38D, appendix C).
   if (split < 0)
     throw new RangeError(`what is sealed ends with a tag of ${TAG_BYTES} bytes: ${sealed.length} are too few`);
-  const decipher = createDecipheriv(AES_256_GCM, key, iv);
-  decipher.setAAD(aad);
-  decipher.setAuthTag(sealed.subarray(split));
-  const plaintext = decipher.update(sealed.subarray(0, split));
-  try {
-    decipher.final();
-  } catch (thrown) {
-    // With the right key and another AAD these are the true bytes: only the tag depends on the AAD.
-    plaintext.fill(0);
-    throw thrown;
-  }
-  return plaintext;
+  return openParts(key, iv, sealed.subarray(0, split), sealed.subarray(split), aad);
 }
 
 /** Wraps 32 bytes under a key that is in memory: iv ‖ ciphertext ‖ tag. */
 export function wrapWithKey(key: Uint8Array, secret: Uint8Array, aad: Uint8Array): Buffer {
   const iv = freshIv();
-  return Buffer.concat([iv, seal(key, iv, secret, aad)], WRAP_BYTES);
+  const [body, tag] = sealParts(key, iv, secret, aad);
+  return Buffer.concat([iv, body, tag], WRAP_BYTES);
 }
 
 /** @throws Error when the wrap does not open. */
 export function unwrapWithKey(key: Uint8Array, wrapped: Uint8Array, aad: Uint8Array): Buffer {
   if (wrapped.length !== WRAP_BYTES) throw new RangeError(`a wrap has ${WRAP_BYTES} bytes, not ${wrapped.length}`);
-  return open(key, wrapped.subarray(0, IV_BYTES), wrapped.subarray(IV_BYTES), aad);
+  const split = WRAP_BYTES - TAG_BYTES;
+  const iv = wrapped.subarray(0, IV_BYTES);
+  return openParts(key, iv, wrapped.subarray(IV_BYTES, split), wrapped.subarray(split), aad);
 }
 
 /** @returns a new IV: see `fillIv`. */
@@ -79,6 +67,37 @@ export function copyBytes(from: Uint8Array, fromAt: number, to: Uint8Array, toAt
   for (let index = 0; index < length; index += 1) to[toAt + index] = from[fromAt + index] as number;
 }
 
+// ---------------------------------------------------------------------------------------------------------------------
+
 const IVS_DRAWN = 256;
 const ivs = new Uint8Array(IV_BYTES * IVS_DRAWN);
 let nextIv = ivs.length;
+
+function sealParts(
+  key: Uint8Array,
+  iv: Uint8Array,
+  plaintext: Uint8Array,
+  aad: Uint8Array,
+): [body: Buffer, tag: Buffer] {
+  // Without options: reading them costs a tenth of sealing a small value, and 16 bytes are what GCM's tag has by itself.
+  const cipher = createCipheriv(AES_256_GCM, key, iv);
+  cipher.setAAD(aad);
+  const body = cipher.update(plaintext);
+  cipher.final();
+  return [body, cipher.getAuthTag()];
+}
+
+function openParts(key: Uint8Array, iv: Uint8Array, body: Uint8Array, tag: Uint8Array, aad: Uint8Array): Buffer {
+  const decipher = createDecipheriv(AES_256_GCM, key, iv);
+  decipher.setAAD(aad);
+  decipher.setAuthTag(tag);
+  const plaintext = decipher.update(body);
+  try {
+    decipher.final();
+  } catch (thrown) {
+    // With the right key and another AAD these are the true bytes: only the tag depends on the AAD.
+    plaintext.fill(0);
+    throw thrown;
+  }
+  return plaintext;
+}
