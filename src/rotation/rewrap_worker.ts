@@ -1,4 +1,4 @@
-import { setPriority } from "node:os";
+import { getPriority, platform, setPriority } from "node:os";
 import { parentPort, workerData } from "node:worker_threads";
 import { crashPointAsked } from "../config/environment.ts";
 import { collectGarbage } from "../config/memory.ts";
@@ -80,8 +80,10 @@ port.on("message", (request: LaneRequest | "close") => {
  */
 function comeAfterServices(): void {
   const NICE = 10;
+  // Elsewhere all threads share their process's priority.
+  if (platform() !== "linux") return;
   try {
-    setPriority(NICE);
+    if (getPriority() < NICE) setPriority(NICE);
   } catch {
     // A sandbox may forbid the system call, and a runtime may lack it: then this thread competes like any other.
   }

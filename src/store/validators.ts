@@ -35,6 +35,7 @@ export async function setValidator(
   { may, tell }: { may: () => Promise<boolean>; tell: (message: string) => void },
 ): Promise<"set" | "refused" | "given up"> {
   const command = { collMod: collection, ...inFull(options) };
+  let told = false;
   for (const limitMs of LOCK_MS) {
     if (!(await may())) return "given up";
     try {
@@ -47,8 +48,10 @@ export async function setValidator(
       const unconfirmed = thrown instanceof KekError && ranOut(thrown.cause);
       if (!unconfirmed && !ranOut(thrown)) throw thrown;
       if (unconfirmed && (await confirmed(store, collection, options))) return "set";
-      if (!unconfirmed && limitMs === LOCK_MS[0])
+      if (!unconfirmed && !told) {
         tell(`the validator of ${collection} is not set yet: a transaction holds the collection; waiting for it`);
+        told = true;
+      }
     }
     await new Promise((resolve) => setTimeout(resolve, PASS_MS));
   }

@@ -63,7 +63,7 @@ test("under a rate it reads what it writes in whole portions", async () => {
   const { uri, name } = await freshDatabase();
   const store = await openStore({ uri, name }, { appName: "test" });
   const lanes = { count: 1, atMost: () => undefined };
-  const sizes = [500, 5100, 6797, 9990, 100_000].map((maxRate) => {
+  const sizes = [500, 5100, 6797, 9980, 100_000].map((maxRate) => {
     const context = { store, provider: { computes: true } };
     const { batchSize, portion } = new Yielding(context, lanes, { ...OPTIONS, maxRate }, {} as never);
     return [batchSize, portion];

@@ -57,7 +57,11 @@ export const MUTANTS: Mutant[] = [
     name: "no fence and no second census",
     guard: "MongoDB rejects envelopes of the version that was left, and the census is taken again behind the fence",
     patches: [
-      { file: "src/rotation/coordinator.ts", from: "        await this.#raiseFence();\n", to: "        break;\n" },
+      {
+        file: "src/rotation/coordinator.ts",
+        from: '        this.#fenced = this.#options.fence === "auto" && (await this.#fence.raise(from, to));\n',
+        to: "        break;\n",
+      },
     ],
     acts: ROTATIONS,
     finding: /when only \d might be|does not open/,
