@@ -1,11 +1,11 @@
-import { execFileSync } from "node:child_process";
+import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { columns, type Line, line, ratio } from "./line.ts";
 import { startTransit } from "./peers/transit.ts";
 import { NO_DRAIN, rotate } from "./rotation.ts";
 import { thereAndBack } from "./rounds.ts";
 import { seed } from "./seed.ts";
-import { type Stage, say, settled } from "./stage.ts";
+import { owned, type Stage, say, settled } from "./stage.ts";
 
 /** What else there is to change a KEK with, in turns. */
 
@@ -34,7 +34,7 @@ export async function againstPeers(
     const { rewrapSeconds } = await timed(() => rotate(stage, database, to, { variables: NO_DRAIN }));
     await settled(stage);
     const [atOnce, inPortions] =
-      python === undefined ? [Number.NaN, Number.NaN] : await timed(async () => clientSide(stage, python, records));
+      python === undefined ? [Number.NaN, Number.NaN] : await timed(() => clientSide(stage, python, records));
     await settled(stage);
     const transited = (await timed(async () => await transit?.rewrapAll())) ?? Number.NaN;
     const rates = { rotate: records / rewrapSeconds, atOnce, inPortions, transit: transited };
@@ -63,9 +63,16 @@ export async function againstPeers(
 // ---------------------------------------------------------------------------------------------------------------------
 
 /** @returns data keys a second, by one call and by many. */
-function clientSide(stage: Stage, python: string, keys: number): [atOnce: number, inPortions: number] {
+async function clientSide(stage: Stage, python: string, keys: number): Promise<[atOnce: number, inPortions: number]> {
   const script = join(import.meta.dir, "peers/client_side.py");
   const words = [script, stage.mongod.uri, "client_side", String(keys), String(PORTION)];
-  const [atOnce, inPortions] = execFileSync(python, words, { encoding: "utf8" }).trim().split("\n").map(Number);
+  const child = owned(spawn(python, words, { stdio: ["ignore", "pipe", "inherit"] }));
+  let said = "";
+  child.stdout.on("data", (chunk: Buffer) => {
+    said += chunk.toString();
+  });
+  const code = await new Promise((resolve) => child.once("close", resolve));
+  if (code !== 0) throw new Error(`${script} ended with ${code}`);
+  const [atOnce, inPortions] = said.trim().split("\n").map(Number);
   return [atOnce ?? Number.NaN, inPortions ?? Number.NaN];
 }

@@ -66,18 +66,20 @@ if (quick) for (const [name, value] of Object.entries(QUICK)) if (!flags.has(nam
 const asked: Asked = {
   records: Number(flags.get("records") ?? 1_000_000),
   rounds: Number(flags.get("rounds") ?? 3),
-  vault: flags.get("vault"),
+  vault: flags.has("vault") ? (Bun.which(flags.get("vault") ?? "") ?? undefined) : undefined,
   quick,
 };
 const only = flags.get("only")?.split(",") ?? Object.keys(TOPICS);
-const absent = asked.vault !== undefined && !existsSync(asked.vault);
+const absent = flags.has("vault") && asked.vault === undefined;
 const unknown = [
   ...[...flags.keys()].filter((name) => !FLAGS.includes(name)),
   ...only.filter((topic) => !(topic in TOPICS)),
 ];
 if (unknown.length > 0 || absent || !(asked.records >= LEAST) || !(asked.rounds >= 1)) {
   const few = `at least ${LEAST} records and 1 round`;
-  say(`error: ${unknown.length > 0 ? `unknown: ${unknown.join(", ")}` : absent ? `there is no ${asked.vault}` : few}`);
+  say(
+    `error: ${unknown.length > 0 ? `unknown: ${unknown.join(", ")}` : absent ? `there is no program ${flags.get("vault")}` : few}`,
+  );
   say(`hint: --records=N --rounds=N --only=${Object.keys(TOPICS).join(",")} --vault=PROGRAM --json`);
   process.exit(2);
 }

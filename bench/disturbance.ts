@@ -5,7 +5,7 @@ import { type Line, line, percentile, ratio } from "./line.ts";
 import { NO_DRAIN, rotate } from "./rotation.ts";
 import { quietly, turns } from "./rounds.ts";
 import { seed } from "./seed.ts";
-import { FIELD, type Stage, say, settled, variablesOf } from "./stage.ts";
+import { FIELD, owned, type Stage, say, settled, variablesOf } from "./stage.ts";
 
 /**
  * What a service notices of a rotation: its encrypted reads and writes before it and during it; and what it would notice of the same
@@ -27,7 +27,8 @@ const HALF = "at half the floor";
 const BARE = "by the bare driver";
 
 interface Work {
-  watched: () => Promise<unknown>;
+  /** @returns how many seconds the records took. */
+  watched: () => Promise<number>;
   /** Leaves the records as they were. */
   after?: () => Promise<unknown>;
 }
@@ -58,32 +59,26 @@ export async function disturbance(stage: Stage, rounds: number): Promise<Line[]>
       }
   };
   const paces: Record<string, number[]> = {};
-  const pace = (of: string, seconds: number) => {
-    paces[of] = [...(paces[of] ?? []), RECORDS / seconds];
-  };
   const next = turns();
-  const rotateOn = async (of: string, flags: string[]) =>
-    pace(of, (await rotate(stage, database, next(), { flags, variables: NO_DRAIN })).rewrapSeconds);
+  const rotateOn = async (flags: string[]) =>
+    (await rotate(stage, database, next(), { flags, variables: NO_DRAIN })).rewrapSeconds;
   const bare = { ...AS_A_ROTATION, perSecond: halfOfFloor };
   // What is made beforehand is made before the service is watched.
   const works: [suffix: string, prepare: () => Promise<Work>][] = [
-    ["", async () => ({ watched: () => rotateOn("kek rotate", []) })],
-    [
-      `, ${HALF}`,
-      async () => ({ watched: () => rotateOn(`kek rotate, ${HALF}`, [`--max-rate=${Math.round(halfOfFloor)}`]) }),
-    ],
+    ["", async () => ({ watched: () => rotateOn([]) })],
+    [`, ${HALF}`, async () => ({ watched: () => rotateOn([`--max-rate=${Math.round(halfOfFloor)}`]) })],
     [
       `, ${HALF} ${BARE}`,
       async () => {
         const { there, back } = await prepared(stage, database, RECORDS, bare);
-        return { watched: async () => pace(`the bare driver, ${HALF}`, await there()), after: back };
+        return { watched: there, after: back };
       },
     ],
   ];
   const service = await startService(stage, database);
   for (let round = 0; round < rounds; round += 1)
     for (const [suffix, prepare] of works) {
-      const { before, during } = await quietly(async (timed) => {
+      const { before, during, seconds } = await quietly(async (timed) => {
         const work = await prepare();
         // What the preparations left in memory, and what mongod has to write yet, is not to fall into what is watched.
         Bun.gc(true);
@@ -92,13 +87,14 @@ export async function disturbance(stage: Stage, rounds: number): Promise<Line[]>
         const began = Date.now();
         await timed(() => Bun.sleep(BEFORE_MS));
         const working = Date.now();
-        await timed(work.watched);
+        const seconds = await timed(work.watched);
         const ended = Date.now();
         await Bun.sleep(LATE_MS);
-        const seen = { before: await service.due(began, working), during: await service.due(working, ended) };
+        const seen = { before: await service.due(began, working), during: await service.due(working, ended), seconds };
         await work.after?.();
         return seen;
       });
+      paces[suffix] = [...(paces[suffix] ?? []), RECORDS / seconds];
       note(`before${suffix}`, before);
       note(`during${suffix}`, during);
       say(`disturbance: round ${round + 1} of ${rounds}${suffix}`);
@@ -106,7 +102,7 @@ export async function disturbance(stage: Stage, rounds: number): Promise<Line[]>
   await service.stop();
   await stage.client.db(database).dropDatabase();
   const lines: Line[] = [line(TOPIC, "half of the floor, a statement a record", "records/s", [halfOfFloor])];
-  for (const [of, values] of Object.entries(paces)) lines.push(line(TOPIC, `pace of ${of}`, "records/s", values));
+  for (const [suffix, values] of Object.entries(paces)) lines.push(line(TOPIC, `pace${suffix}`, "records/s", values));
   for (const [when, figures] of Object.entries(measured))
     for (const [name, values] of Object.entries(figures)) lines.push(line(TOPIC, `${name}, ${when}`, "ms", values));
   for (const [suffix, wanted] of [
@@ -132,10 +128,9 @@ export async function disturbance(stage: Stage, rounds: number): Promise<Line[]>
 
 async function startService(stage: Stage, database: string) {
   const words = [stage.mongod.uri, database, FIELD.collection, FIELD.path, String(RATE), String(RECORDS)];
-  const child = spawn(process.execPath, [join(import.meta.dir, "service.ts"), ...words], {
-    env: { ...variablesOf(stage, database, 2), ...NO_DRAIN },
-    stdio: ["pipe", "pipe", "inherit"],
-  });
+  const env = { ...variablesOf(stage, database, 2), ...NO_DRAIN };
+  const program = [join(import.meta.dir, "service.ts"), ...words];
+  const child = owned(spawn(process.execPath, program, { env, stdio: ["pipe", "pipe", "inherit"] }));
   const operations: Operation[] = [];
   let rest = "";
   const closed = new Promise<void>((resolve) => child.once("close", () => resolve()));

@@ -4,7 +4,7 @@ import { type Line, line } from "./line.ts";
 import { NO_DRAIN, rotate } from "./rotation.ts";
 import { quietly, type Timed, turns } from "./rounds.ts";
 import { seed } from "./seed.ts";
-import { processorTime, type Stage, say, variablesOf } from "./stage.ts";
+import { owned, processorTime, type Stage, say, variablesOf } from "./stage.ts";
 
 /** How long a fleet takes to acknowledge, and what its heartbeats cost MongoDB. */
 
@@ -50,10 +50,8 @@ async function joined(stage: Stage, database: string, members: number): Promise<
   const stops: (() => void)[] = [];
   for (let there = 0; there < members; there += MEMBERS_A_PROCESS) {
     const count = Math.min(MEMBERS_A_PROCESS, members - there);
-    const child = spawn(process.execPath, [join(import.meta.dir, "light_fleet.ts"), String(count)], {
-      env,
-      stdio: ["pipe", "pipe", "inherit"],
-    });
+    const words = [join(import.meta.dir, "light_fleet.ts"), String(count)];
+    const child = owned(spawn(process.execPath, words, { env, stdio: ["pipe", "pipe", "inherit"] }));
     left.push(new Promise((resolve) => child.once("close", resolve)));
     stops.push(() => child.stdin.end());
     await new Promise<void>((resolve, reject) => {
@@ -110,7 +108,9 @@ async function acknowledging(
     // Whoever waits for the next event of a stream that was closed is told so.
     if (!over) throw thrown;
   });
-  await timed(() => rotate(stage, database, to, { variables: NO_DRAIN }));
+  const rotating = timed(() => rotate(stage, database, to, { variables: NO_DRAIN }));
+  await Promise.race([rotating, watching]);
+  await rotating;
   const rotation = [...changed.keys()].at(-1)?.split(" ")[0];
   const keys = [1, 2, 3, 0].map((phase) => `${rotation} ${phase}`);
   const missing = () =>

@@ -5,7 +5,7 @@ import { columns, type Line, line, median, ratio } from "./line.ts";
 import { NO_DRAIN, rotate } from "./rotation.ts";
 import { thereAndBack } from "./rounds.ts";
 import { seed } from "./seed.ts";
-import { FIELD, type Stage, say, serve, settled, succeed, type Variables, variablesOf } from "./stage.ts";
+import { FIELD, owned, type Stage, say, serve, settled, succeed, type Variables, variablesOf } from "./stage.ts";
 
 /** A rotation with keys in a token: SoftHSM bare beside keys in memory, and SoftHSM made slow beside a loop in C that drives it. */
 
@@ -138,7 +138,7 @@ async function inToken(stage: Stage, database: string, token: TestToken, records
   await succeed(["kek", "pkcs11-init", "--version=2"], all);
   say(`hsm: writing ${records} records`);
   const words = [join(import.meta.dir, "seed_by_library.ts"), String(records)];
-  const child = spawn(process.execPath, words, { env: all, stdio: ["ignore", "ignore", "inherit"] });
+  const child = owned(spawn(process.execPath, words, { env: all, stdio: ["ignore", "ignore", "inherit"] }));
   const code = await new Promise((resolve) => child.once("close", resolve));
   if (code !== 0) throw new Error(`seeding through the token ended with ${code}`);
   // Without these the process would look for keys in memory.
@@ -149,7 +149,7 @@ async function inToken(stage: Stage, database: string, token: TestToken, records
 async function driven(token: TestToken, sessions: number, seconds: number, module: string): Promise<number> {
   const words = [module, token.label, "certautopilot-kek-v1", String(sessions), String(seconds)];
   const env = { PATH: process.env["PATH"] ?? "", ...token.environment };
-  const child = spawn(hsmBuild("drive"), words, { env, stdio: ["pipe", "pipe", "inherit"] });
+  const child = owned(spawn(hsmBuild("drive"), words, { env, stdio: ["pipe", "pipe", "inherit"] }));
   child.stdin.end(`${PIN}\n`);
   let said = "";
   child.stdout.on("data", (chunk: Buffer) => {

@@ -88,7 +88,9 @@ export async function run(words: string[], variables: Variables): Promise<Ran> {
     peakMb = Math.max(peakMb, memoryOf(child.pid as number));
     processorSeconds = Math.max(processorSeconds, processorTime(child.pid as number));
   }, 100);
-  const code = await new Promise<number | null>((resolve) => child.once("close", resolve));
+  const code = await new Promise<number | null>((resolve, reject) =>
+    child.once("close", resolve).once("error", reject),
+  );
   clearInterval(sampler);
   const seconds = (performance.now() - began) / 1000;
   return { seconds, code, peakMb: peakMb || Number.NaN, processorSeconds, ...said };
@@ -150,7 +152,7 @@ export async function settled(stage: Stage): Promise<void> {
 }
 
 /** A process that is not to outlive the benchmark, however that ends. */
-export function owned(child: ChildProcess): ChildProcess {
+export function owned<T extends ChildProcess>(child: T): T {
   running.add(child);
   child.once("close", () => running.delete(child));
   return child;

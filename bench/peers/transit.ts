@@ -28,6 +28,7 @@ export async function startTransit(stage: Stage, binary: string, records: number
       env: { PATH: process.env["PATH"] ?? "", HOME: stage.directory },
     }),
   );
+  const ended = new Promise((resolve) => child.once("close", resolve));
   // It may fail to start at all: then it ends, and is never heard of again.
   child.once("error", () => undefined);
   try {
@@ -51,8 +52,8 @@ export async function startTransit(stage: Stage, binary: string, records: number
       return records / seconds;
     },
     async stop() {
-      const ended = new Promise((resolve) => child.once("close", resolve));
-      if (child.kill("SIGTERM")) await ended;
+      child.kill("SIGTERM");
+      await ended;
       await stage.client.db(DATABASE).dropDatabase();
     },
   };

@@ -78,7 +78,7 @@ test("a transit engine that is not there is refused before anything is measured"
   let said = "";
   child.stderr.on("data", (chunk) => (said += chunk));
   expect(await new Promise((resolve) => child.once("close", resolve))).toBe(2);
-  expect(said).toContain("error: there is no ./no-such-engine");
+  expect(said).toContain("error: there is no program ./no-such-engine");
 });
 
 test("a part is kept beside the others, each with its commit", async () => {
