@@ -24,7 +24,7 @@ test("wraps taken while the next block is asked for are taken from what was gran
     expect(taken).toBeLessThanOrEqual(before);
     blocks.push(before);
   }
-  // It grew while it was used up at once.
-  expect((blocks.at(-1) as number) - (blocks.at(-2) as number)).toBeGreaterThan(blocks[0] as number);
+  // It grew while it was used up at once: five blocks of the first size, and one asked for ahead, would be 6000.
+  expect(blocks.at(-1)).toBeGreaterThan(6000);
   await closeStore(store);
 });
