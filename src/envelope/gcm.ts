@@ -52,11 +52,16 @@ export function freshIv(): Buffer {
   return iv;
 }
 
-/** NIST SP 800-38D, 8.2.2: 96 random bits, never chosen by the caller. Drawn many at a time; each is given out once. */
+/**
+ * NIST SP 800-38D, 8.2.2: 96 random bits, never chosen by the caller. Drawn many at a time; each is given out once, and in the
+ * moment after they were drawn: a virtual machine that is copied with its memory would give out in both what lies there for later.
+ */
 export function fillIv(iv: Uint8Array): void {
-  if (nextIv === ivs.length) {
+  const now = performance.now();
+  if (nextIv === ivs.length || now - drawnAt > MOMENT_MS) {
     randomFillSync(ivs);
     nextIv = 0;
+    drawnAt = now;
   }
   copyBytes(ivs, nextIv, iv, 0, IV_BYTES);
   nextIv += IV_BYTES;
@@ -69,9 +74,11 @@ export function copyBytes(from: Uint8Array, fromAt: number, to: Uint8Array, toAt
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-const IVS_DRAWN = 256;
+const IVS_DRAWN = 64;
+const MOMENT_MS = 1;
 const ivs = new Uint8Array(IV_BYTES * IVS_DRAWN);
 let nextIv = ivs.length;
+let drawnAt = Number.NEGATIVE_INFINITY;
 
 function sealParts(
   key: Uint8Array,
