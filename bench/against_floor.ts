@@ -17,6 +17,7 @@ export async function againstFloor(stage: Stage, records: number, rounds: number
   const database = "floor";
   say(`floor: writing ${records} records of 2 KiB`);
   await seed(stage, database, records);
+  say("floor: looking for the best way of sending");
   const tried = await sweep(stage, database, Math.min(records, SWEPT), quick);
   const best = (form: Sending["form"]) =>
     tried.filter((sending) => sending.form === form).reduce((a, b) => (b.rate > a.rate ? b : a));
@@ -29,7 +30,11 @@ export async function againstFloor(stage: Stage, records: number, rounds: number
     const rotated = await timed(() => rotate(stage, database, to, { variables: NO_DRAIN }));
     const mongod = (processorTime(stage.mongod.pid) - before) / records;
     const rates = { single: alone.rate, grouped: together.rate, rotate: records / rotated.rewrapSeconds };
-    say(`floor: ${Object.entries(rates).map(([name, rate]) => `${name} ${Math.round(rate)}/s`)}`);
+    say(
+      `floor: ${Object.entries(rates)
+        .map(([name, rate]) => `${name} ${Math.round(rate)}/s`)
+        .join(", ")}`,
+    );
     return {
       ...rates,
       singleMongod: alone.processorSeconds * 1e6,

@@ -38,7 +38,8 @@ export async function againstPeers(
     await settled(stage);
     const transited = (await timed(async () => await transit?.rewrapAll())) ?? Number.NaN;
     const rates = { rotate: records / rewrapSeconds, atOnce, inPortions, transit: transited };
-    say(`peers: ${Object.entries(rates).map(([name, rate]) => `${name} ${Math.round(rate)}/s`)}`);
+    const there = Object.entries(rates).filter(([, rate]) => Number.isFinite(rate));
+    say(`peers: ${there.map(([name, rate]) => `${name} ${Math.round(rate)}/s`).join(", ")}`);
     return rates;
   }).finally(() => transit?.stop());
   await stage.client.db(database).dropDatabase();

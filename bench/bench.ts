@@ -72,7 +72,7 @@ const asked: Asked = {
 const only = flags.get("only")?.split(",") ?? Object.keys(TOPICS);
 const absent = flags.has("vault") && asked.vault === undefined;
 const unknown = [
-  ...[...flags.keys()].filter((name) => !FLAGS.includes(name)),
+  ...[...flags.keys()].filter((name) => !FLAGS.includes(name)).map((name) => `--${name}`),
   ...only.filter((topic) => !(topic in TOPICS)),
 ];
 if (unknown.length > 0 || absent || !(asked.records >= LEAST) || !(asked.rounds >= 1)) {
@@ -80,7 +80,7 @@ if (unknown.length > 0 || absent || !(asked.records >= LEAST) || !(asked.rounds 
   say(
     `error: ${unknown.length > 0 ? `unknown: ${unknown.join(", ")}` : absent ? `there is no program ${flags.get("vault")}` : few}`,
   );
-  say(`hint: --records=N --rounds=N --only=${Object.keys(TOPICS).join(",")} --vault=PROGRAM --json`);
+  say(`hint: --quick --keep --records=N --rounds=N --only=${Object.keys(TOPICS).join(",")} --vault=PROGRAM --json`);
   process.exit(2);
 }
 
@@ -116,7 +116,8 @@ async function measured(topic: string, stage: Stage): Promise<Measured[]> {
     );
   }
   const { at, commit } = about;
-  return figures.map((figure) => ({ ...figure, at, commit }));
+  // So little, and each once, is no measure of what is promised.
+  return figures.map(({ wanted, ...figure }) => ({ ...figure, ...(wanted && !quick && { wanted }), at, commit }));
 }
 
 function asPage(all = lines): string {

@@ -30,14 +30,15 @@ export async function withStage<T>(work: (stage: Stage) => Promise<T>): Promise<
   const client = new MongoClient(mongod.uri);
   const clear = async () => {
     for (const child of running) child.kill("SIGKILL");
-    await client.close();
     await mongod.stop();
+    // Ctrl-C reaches mongod too: a client that looks for it would do so for half a minute.
+    await Promise.race([client.close(), Bun.sleep(1000)]);
     rmSync(directory, { recursive: true, force: true });
   };
   for (const signal of ["SIGINT", "SIGTERM"] as const)
-    process.once(signal, () => {
+    process.on(signal, () => {
       say("stopping");
-      clear().finally(() => process.exit(1));
+      clear().finally(() => process.exit(signal === "SIGINT" ? 130 : 143));
     });
   try {
     return await work({ directory, mongod, client });

@@ -11,7 +11,7 @@ import { quietly, roundsKept, stolenShare, type Timed, thereAndBack } from "../.
 
 const ROOT = join(import.meta.dir, "../..");
 
-test("its quick form measures the floor, a peer and growth, and promises are told as met or not", async () => {
+test("its quick form measures the floor, a peer and growth, and judges no promise", async () => {
   const child = spawn(join(ROOT, "scripts/bench"), ["--quick", "--json"], { stdio: ["ignore", "pipe", "pipe"] });
   const said = { stdout: "", stderr: "" };
   for (const name of ["stdout", "stderr"] as const) child[name].on("data", (chunk) => (said[name] += chunk));
@@ -45,9 +45,8 @@ test("its quick form measures the floor, a peer and growth, and promises are tol
     const least = keptBack || name.includes(": rounds taken once more") ? 0 : Number.MIN_VALUE;
     expect([name, values.every((value) => Number.isFinite(value) && value >= least)]).toEqual([name, true]);
   }
-  // A million is promised; nothing is said of fewer.
-  const ofFewer = ["100,000 records, a fleet of 3: the whole command", "time a record, 100,000 records / 10,000"];
-  for (const name of ofFewer) expect(lines.find((each) => each.name === name)).not.toHaveProperty("wanted");
+  // So little, and once, says nothing of what is promised.
+  for (const each of lines) expect(each).not.toHaveProperty("wanted");
 }, 900_000);
 
 test("the README has the figures that were kept of each kind of machine, whether met or not", () => {
