@@ -4,7 +4,7 @@ import { columns, type Line, line, ratio } from "./line.ts";
 import { NO_DRAIN, rotate } from "./rotation.ts";
 import { thereAndBack } from "./rounds.ts";
 import { seed } from "./seed.ts";
-import { processorTime, type Stage, say, settled } from "./stage.ts";
+import { processorTime, type Stage, say, sayRates, settled } from "./stage.ts";
 
 /** A rotation beside the floor, in turns, over the same documents. */
 
@@ -30,11 +30,7 @@ export async function againstFloor(stage: Stage, records: number, rounds: number
     const rotated = await timed(() => rotate(stage, database, to, { variables: NO_DRAIN }));
     const mongod = (processorTime(stage.mongod.pid) - before) / records;
     const rates = { single: alone.rate, grouped: together.rate, rotate: records / rotated.rewrapSeconds };
-    say(
-      `floor: ${Object.entries(rates)
-        .map(([name, rate]) => `${name} ${Math.round(rate)}/s`)
-        .join(", ")}`,
-    );
+    sayRates("floor", rates);
     return {
       ...rates,
       singleMongod: alone.processorSeconds * 1e6,

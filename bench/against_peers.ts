@@ -5,7 +5,7 @@ import { startTransit } from "./peers/transit.ts";
 import { NO_DRAIN, rotate } from "./rotation.ts";
 import { thereAndBack } from "./rounds.ts";
 import { seed } from "./seed.ts";
-import { owned, type Stage, say, settled } from "./stage.ts";
+import { owned, type Stage, sayRates, settled } from "./stage.ts";
 
 /** What else there is to change a KEK with, in turns. */
 
@@ -38,8 +38,7 @@ export async function againstPeers(
     await settled(stage);
     const transited = (await timed(async () => await transit?.rewrapAll())) ?? Number.NaN;
     const rates = { rotate: records / rewrapSeconds, atOnce, inPortions, transit: transited };
-    const there = Object.entries(rates).filter(([, rate]) => Number.isFinite(rate));
-    say(`peers: ${there.map(([name, rate]) => `${name} ${Math.round(rate)}/s`).join(", ")}`);
+    sayRates("peers", rates);
     return rates;
   }).finally(() => transit?.stop());
   await stage.client.db(database).dropDatabase();

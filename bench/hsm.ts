@@ -5,7 +5,18 @@ import { columns, type Line, line, median, ratio } from "./line.ts";
 import { NO_DRAIN, rotate } from "./rotation.ts";
 import { thereAndBack } from "./rounds.ts";
 import { seed } from "./seed.ts";
-import { FIELD, owned, type Stage, say, serve, settled, succeed, type Variables, variablesOf } from "./stage.ts";
+import {
+  FIELD,
+  owned,
+  type Stage,
+  say,
+  sayRates,
+  serve,
+  settled,
+  succeed,
+  type Variables,
+  variablesOf,
+} from "./stage.ts";
 
 /** A rotation with keys in a token: SoftHSM bare beside keys in memory, and SoftHSM made slow beside a loop in C that drives it. */
 
@@ -51,7 +62,7 @@ async function bare(stage: Stage, rounds: number): Promise<Line[]> {
     const two = await timed(() => beside(2, 2));
     await inMemory(1);
     const rates = { memory: alone, token: BARE_RECORDS / ran.rewrapSeconds, beside: Math.max(one, two) };
-    say(`hsm: bare: ${Object.entries(rates).map(([name, rate]) => `${name} ${Math.round(rate)}/s`)}`);
+    sayRates("hsm: bare", rates);
     return rates;
   });
   const of = columns(each);

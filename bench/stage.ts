@@ -76,8 +76,7 @@ export interface Ran {
 /** Runs the binary to its end. */
 export async function run(words: string[], variables: Variables): Promise<Ran> {
   const began = performance.now();
-  const child = spawn(BINARY, words, { env: variables, stdio: ["ignore", "pipe", "pipe"] });
-  owned(child);
+  const child = owned(spawn(BINARY, words, { env: variables, stdio: ["ignore", "pipe", "pipe"] }));
   const said = { stdout: "", stderr: "" };
   for (const name of ["stdout", "stderr"] as const) {
     child[name].on("data", (chunk: Buffer) => {
@@ -112,8 +111,7 @@ export interface Serving {
 
 /** A `serve` process, ready when this returns. */
 export async function serve(variables: Variables): Promise<Serving> {
-  const child = spawn(BINARY, ["serve"], { env: variables, stdio: ["ignore", "ignore", "pipe"] });
-  owned(child);
+  const child = owned(spawn(BINARY, ["serve"], { env: variables, stdio: ["ignore", "ignore", "pipe"] }));
   const ended = new Promise<void>((resolve) => child.once("close", () => resolve()));
   const address = await new Promise<string>((resolve, reject) => {
     let said = "";
@@ -162,6 +160,12 @@ export function owned<T extends ChildProcess>(child: T): T {
 /** Progress, for whoever waits. */
 export function say(text: string): void {
   process.stderr.write(`${text}\n`);
+}
+
+/** Of those that were measured. @param rates records, keys or calls a second, by name. */
+export function sayRates(what: string, rates: Record<string, number>): void {
+  const measured = Object.entries(rates).filter(([, rate]) => Number.isFinite(rate));
+  say(`${what}: ${measured.map(([name, rate]) => `${name} ${Math.round(rate)}/s`).join(", ")}`);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

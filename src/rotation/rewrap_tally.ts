@@ -13,7 +13,6 @@ export class RewrapTally {
   readonly #counts = new Map<string, FieldCount>();
   /** Records that this pass could not rewrap, the first of them: there may be as many as there are records. */
   readonly #listed = new Map<string, FailedRecord>();
-  readonly #failures = new Map<string, number>();
   readonly #rate = new RecentRate();
 
   constructor(rotation: RotationDoc) {
@@ -31,7 +30,7 @@ export class RewrapTally {
 
   /** How many this pass could not rewrap: two records on two shards may have one name. */
   get failures(): number {
-    return [...this.#failures.values()].reduce((total, count) => total + count, 0);
+    return sum(this.#counts, "failed");
   }
 
   /** At most LISTED of those. */
@@ -40,10 +39,7 @@ export class RewrapTally {
   }
 
   of(field: FieldName): FieldCount {
-    const id = fieldId(field);
-    const found = this.#counts.get(id) ?? { field: id, done: 0, remaining: 0, failed: 0 };
-    this.#counts.set(id, found);
-    return found;
+    return this.#named(fieldId(field));
   }
 
   moved(field: FieldName, done: number): void {
@@ -54,18 +50,18 @@ export class RewrapTally {
   }
 
   fail(record: FailedRecord): void {
-    this.#failures.set(record.field, (this.#failures.get(record.field) ?? 0) + 1);
+    this.#named(record.field).failed += 1;
     if (this.#listed.size < LISTED) this.#listed.set(`${record.field} ${record.id}`, record);
   }
 
   /** Before each pass: what failed is found again, or was mended. */
   forgetFailures(): void {
-    this.#failures.clear();
+    for (const count of this.#counts.values()) count.failed = 0;
     this.#listed.clear();
   }
 
   rows(): FieldCount[] {
-    return [...this.#counts.values()].map((count) => ({ ...count, failed: this.#failures.get(count.field) ?? 0 }));
+    return [...this.#counts.values()].map((count) => ({ ...count }));
   }
 
   progress(): Progress {
@@ -73,10 +69,18 @@ export class RewrapTally {
     const { _id: rotation, from, to } = this.#rotation;
     return { rotation, from, to, fields: this.rows(), rate, eta: rate > 0 ? this.remaining / rate : undefined };
   }
+
+  // -------------------------------------------------------------------------------------------------------------------
+
+  #named(field: string): FieldCount {
+    const found = this.#counts.get(field) ?? { field, done: 0, remaining: 0, failed: 0 };
+    this.#counts.set(field, found);
+    return found;
+  }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-function sum(counts: Map<string, FieldCount>, key: "done" | "remaining"): number {
+function sum(counts: Map<string, FieldCount>, key: "done" | "remaining" | "failed"): number {
   return [...counts.values()].reduce((total, count) => total + count[key], 0);
 }

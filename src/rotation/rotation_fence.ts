@@ -28,7 +28,7 @@ export class RotationFence {
   async lift(version: number): Promise<void> {
     const { collections, versions } = await this.#recorded();
     if (collections.length > 0) {
-      const { refused } = await this.#set((fence) => fence.versions.filter((entry) => entry !== version));
+      const { refused } = await this.lower(version);
       await this.#mustBeLifted(version, refused);
     }
     if (versions.includes(version))
@@ -36,8 +36,8 @@ export class RotationFence {
   }
 
   /** For strays, or envelopes of a field that nobody had registered before: the fence must not keep them from being moved. */
-  async lower(version: number): Promise<void> {
-    await this.#set(({ versions }) => versions.filter((entry) => entry !== version));
+  async lower(version: number): Promise<FenceOutcome> {
+    return await this.#set(({ versions }) => versions.filter((entry) => entry !== version));
   }
 
   async stands(version: number): Promise<boolean> {
