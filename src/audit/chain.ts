@@ -23,6 +23,8 @@ export const AUDIT_EVENTS = [
   "fence.set",
   "fence.lifted",
   "fence.mended",
+  "field.added",
+  "field.removed",
   "secrets.export_started",
   "secrets.exported",
   "secrets.import_started",

@@ -9,6 +9,7 @@ import { leaf } from "./command.ts";
 import { CancelOnInterrupt } from "./interrupt.ts";
 import { describeRemoval } from "./kek_remove.ts";
 import { describePlan, progressReporter } from "./rotate_progress.ts";
+import { scanReporter } from "./scan_progress.ts";
 import { withInstall } from "./session.ts";
 
 const FLAGS_OF_A_ROTATION = [
@@ -119,7 +120,7 @@ export default leaf({
           return EXIT.done;
         }
         await checkRemoval(context, summary.from);
-        const removal = await remove(context, summary.from, (message) => output.log.info(message));
+        const removal = await remove(context, { version: summary.from, scan: "all" }, scanReporter(output));
         output.result(`${text}\n${describeRemoval(removal)}`, { ...summary, state: "completed", removal });
         return EXIT.done;
       } finally {

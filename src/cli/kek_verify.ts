@@ -1,6 +1,7 @@
 import { availableParallelism } from "node:os";
 import { EXIT, KekError } from "../errors/errors.ts";
 import { seconds } from "../fleet/readiness.ts";
+import { discover } from "../rotation/discovery.ts";
 import { type Verification, verifyBackup, verifyInstall, verifyTarget } from "../rotation/verify.ts";
 import { verifyRecords } from "../rotation/verify_records.ts";
 import type { RotationDoc } from "../store/documents.ts";
@@ -9,6 +10,7 @@ import { version } from "./arguments.ts";
 import { leaf } from "./command.ts";
 import { progressLine } from "./progress_line.ts";
 import { complaintOf, describeRecords, openingLine } from "./records_report.ts";
+import { describeDiscovery, scanReporter } from "./scan_progress.ts";
 import { withInstall } from "./session.ts";
 import { table } from "./table.ts";
 
@@ -17,21 +19,32 @@ export default leaf({
   summary: "Is every process ready for a version? Without --target: is the whole install healthy?",
   args: {
     target: { type: "string", description: "The version that every process must hold and declare", valueHint: "N" },
+    "from-version": {
+      type: "string",
+      description: "With --target: the version to leave, as for `kek rotate`",
+      valueHint: "N",
+    },
+    "require-backup": { type: "boolean", description: "With --target: as for `kek rotate`" },
     records: { type: "boolean", description: "Open every envelope of every field" },
-    anew: { type: "boolean", description: "With --records: do not go on where an interrupted run stopped" },
+    discover: { type: "boolean", description: "Read the whole database and name envelopes that nobody registered" },
+    anew: { type: "boolean", description: "With --records or --discover: do not resume an interrupted run" },
     backup: { type: "string", description: "Prove that a copy of the secrets opens the canaries", valueHint: "FILE" },
   },
   async run({ args, output }) {
     const target = version("target", args.target);
-    if ([target !== undefined, args.records === true, args.backup !== undefined].filter(Boolean).length > 1) {
+    const from = version("from-version", args["from-version"]);
+    const questions = [target !== undefined, args.records === true, args.discover === true, args.backup !== undefined];
+    if (questions.filter(Boolean).length > 1) {
       throw new KekError(
         "usage",
-        "--target, --records and --backup each ask another question",
+        "--target, --records, --discover and --backup each ask another question",
         "give one of them at a time",
       );
     }
-    if (args.anew === true && args.records !== true)
-      throw new KekError("usage", "--anew goes with --records only", "leave it out, or add --records");
+    if (args.anew === true && args.records !== true && args.discover !== true)
+      throw new KekError("usage", "--anew goes with --records and --discover only", "leave it out, or add one of them");
+    if (target === undefined && (from !== undefined || args["require-backup"] === true))
+      throw new KekError("usage", "--from-version and --require-backup go with --target only", "add --target=N");
     return await withInstall(args.config, { output }, async (context) => {
       if (args.backup !== undefined) {
         const proved = await verifyBackup(context, args.backup);
@@ -57,7 +70,16 @@ export default leaf({
         output.result(describeRecords(report), { ready: complaint === undefined, ...report });
         return complaint === undefined ? EXIT.done : output.complain(complaint);
       }
-      const verification = target === undefined ? await verifyInstall(context) : await verifyTarget(context, target);
+      if (args.discover === true) {
+        const discovery = await discover(context, args.anew === true, scanReporter(output));
+        output.result(describeDiscovery(discovery), { ready: discovery.problems.length === 0, ...discovery });
+        return discovery.problems.length === 0 ? EXIT.done : EXIT.refused;
+      }
+      const requireBackup = args["require-backup"] === true;
+      const verification =
+        target === undefined
+          ? await verifyInstall(context)
+          : await verifyTarget(context, { target, from, requireBackup });
       output.result(describe(verification), asData(verification));
       return verification.ready ? EXIT.done : EXIT.refused;
     });

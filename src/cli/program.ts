@@ -16,13 +16,22 @@ const PROGRAM: Branch = {
   commands: {
     kek: async () => ({
       kind: "branch",
-      summary: "KEK versions: is the fleet ready, rotate, status, make in an HSM, remove",
+      summary: "KEK versions: is the fleet ready, rotate, status, make in an HSM, remove, fields",
       commands: {
         verify: async () => (await import("./kek_verify.ts")).default,
         rotate: async () => (await import("./kek_rotate.ts")).default,
         status: async () => (await import("./kek_status.ts")).default,
         "pkcs11-init": async () => (await import("./kek_pkcs11_init.ts")).default,
         remove: async () => (await import("./kek_remove.ts")).default,
+        field: async () => ({
+          kind: "branch",
+          summary: "Fields with envelopes: list, register, unregister",
+          commands: {
+            list: async () => (await import("./kek_field_list.ts")).default,
+            add: async () => (await import("./kek_field_add.ts")).default,
+            remove: async () => (await import("./kek_field_remove.ts")).default,
+          },
+        }),
       },
     }),
     serve: async () => (await import("./serve.ts")).default,

@@ -46,6 +46,9 @@ export const CRASH_POINTS = [
   "cancel.done",
   "reverse.closed",
   // A version removed, and its line in the secrets file
+  "field.registered",
+  "field.unlisted",
+  "remove.searched",
   "remove.unreachable",
   "remove.marking",
   "remove.marked",

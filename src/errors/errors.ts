@@ -51,6 +51,7 @@ export type ErrorCode =
   | "nothing_to_cancel"
   | "cancelled"
   | "incomplete"
+  | "index_unusable"
   | "lease_lost"
   | "not_acknowledged"
   | "archive_unreadable"
@@ -94,6 +95,7 @@ const EXIT_OF: Record<ErrorCode, ExitName> = {
   nothing_to_cancel: "refused",
   cancelled: "cancelled",
   incomplete: "incomplete",
+  index_unusable: "refused",
   lease_lost: "fleet",
   not_acknowledged: "fleet",
   archive_unreadable: "usage",

@@ -1,6 +1,6 @@
 import { EJSON } from "bson";
 import type { ValidatorOptions } from "../store/documents.ts";
-import { versionKey } from "../store/fields.ts";
+import { versionKey } from "../store/version_index.ts";
 
 /** The fence as pure rules: a validator clause that makes MongoDB reject envelopes of versions that were left. */
 

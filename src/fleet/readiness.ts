@@ -25,6 +25,10 @@ export type ProblemCode =
   | "wraps"
   | "canary"
   | "fence"
+  | "field"
+  | "index"
+  | "unregistered_field"
+  | "audit"
   | "shell_declares";
 
 export interface Problem {

@@ -1,7 +1,9 @@
 import { KekError } from "../errors/errors.ts";
 import { seconds } from "../fleet/readiness.ts";
+import { firstCounts } from "../status/field_problems.ts";
 import type { CensusRow } from "../store/census.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
+import type { FieldFacts } from "../store/field_facts.ts";
 import { takeOver } from "../store/rotation_lease.ts";
 import { startRotation } from "../store/rotation_steps.ts";
 import { newestRotation } from "../store/rotations.ts";
@@ -21,7 +23,7 @@ import { refusal } from "./refusal.ts";
 export async function acquire(
   context: Context,
   wanted: Wanted,
-  { plan: checked, versions, census }: Checked,
+  { plan: checked, versions, fields, census }: Checked,
   reporter: Reporter,
 ): Promise<RotationDoc> {
   const { store, auditor, config } = context;
@@ -29,7 +31,8 @@ export async function acquire(
   const graceMs = batchLimitMs(config);
   const owner = auditor.actor;
   const canary = versions.find((version) => version._id === checked.to)?.canary;
-  const common = { owner, leaseMs, graceMs, ...(canary === undefined ? {} : { canary }) };
+  const first = firstCounts(fields, census, checked.from);
+  const common = { owner, leaseMs, graceMs, fields: first, ...(canary === undefined ? {} : { canary }) };
   for (;;) {
     const plan = await planNow(context, wanted, checked, census);
     if (plan.kind === "start" || plan.kind === "mend") {
@@ -66,6 +69,7 @@ interface Checked {
   plan: CheckedPlan;
   /** The versions as the preflight read and proved them. */
   versions: VersionDoc[];
+  fields: FieldFacts;
   census: CensusRow[];
 }
 

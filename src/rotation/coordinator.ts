@@ -11,6 +11,7 @@ import { awaitAcknowledgements } from "./acknowledgements.ts";
 import { batchLimitMs, type Context, type Reporter } from "./context.ts";
 import { type LaneKey, Lanes } from "./lanes.ts";
 import { LeaseKeeper } from "./lease.ts";
+import { refuseMissed } from "./missed_envelopes.ts";
 import { Rewrapper } from "./rewrap.ts";
 import { RotationFence } from "./rotation_fence.ts";
 import type { YieldingOptions } from "./yielding.ts";
@@ -95,6 +96,7 @@ export class Coordinator {
     const { from, to } = this.#doc;
     const versions = await readVersions(this.#context.store);
     const recipes = await this.#context.provider.recipes(this.#options.concurrency);
+    const before = this.#doc.fields;
     const lanes = await Lanes.open(recipes, {
       database: config.database,
       installId: install.install_id,
@@ -103,7 +105,7 @@ export class Coordinator {
     });
     const rewrapper = new Rewrapper(this.#context, this.#lease, lanes, this.#doc, this.#options, this.#reporter);
     try {
-      const before = rewrapper.done;
+      const done = rewrapper.done;
       for (;;) {
         await this.#lowerFence(rewrapper);
         await rewrapper.toZero();
@@ -113,7 +115,8 @@ export class Coordinator {
         if (!this.#fenced) await this.#waitUnfenced();
         if ((await rewrapper.census()) === 0) break;
       }
-      this.#rewrapped = rewrapper.done - before;
+      await refuseMissed(this.#context, this.#lease, from, before, rewrapper.counts, this.#reporter);
+      this.#rewrapped = rewrapper.done - done;
     } finally {
       await lanes.close();
       await rewrapper

@@ -17,6 +17,8 @@ export interface PreflightFacts {
   versions: VersionDoc[];
   roster: Member[];
   census: CensusRow[];
+  /** Of the fields, see `fieldProblems`. An open rotation waits for them to be put right, and needs no version of them here. */
+  fieldProblems: Problem[];
   /** Why a key could not be loaded and proved by this command, by version. */
   ownKeys: Map<number, KekError>;
   /** CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION of this command. */
@@ -35,6 +37,7 @@ export function preflight(facts: PreflightFacts): Problem[] {
   for (const error of ownKeys.values()) {
     problems.push({ code: "own_key", message: `this command: ${error.message}`, hint: error.hint });
   }
+  if (plan.kind === "start" || plan.kind === "mend") problems.push(...facts.fieldProblems);
   // An open rotation has passed all this before, and its way on must not depend on a process that has died since.
   if (plan.kind === "mend") {
     const { provider, times } = facts;

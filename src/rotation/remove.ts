@@ -1,11 +1,11 @@
 import { crashPoint } from "../errors/crash_point.ts";
-import { KekError } from "../errors/errors.ts";
+import { KekError, rfc3339 } from "../errors/errors.ts";
 import { setFence, unfencedCollections } from "../fleet/fence_keeper.ts";
 import { proofOf } from "../providers/canary.ts";
 import { audited } from "../store/audit_log.ts";
 import { countAt, isVersion, takeCensus } from "../store/census.ts";
 import type { FieldDoc, RotationDoc, VersionDoc } from "../store/documents.ts";
-import { ensureIndex, fieldId, readFields } from "../store/fields.ts";
+import { fieldId, readFields } from "../store/fields.ts";
 import { memberName, readRoster } from "../store/heartbeats.ts";
 import { fenceRecorder } from "../store/rotation_records.ts";
 import { newestRotation } from "../store/rotations.ts";
@@ -14,6 +14,8 @@ import { isOpen } from "../store/state_rules.ts";
 import type { Session } from "../store/store.ts";
 import { canaryOf, forgetStaged, markDestroyed } from "../store/versions.ts";
 import { batchLimitMs, type Context } from "./context.ts";
+import { type ScanReport, type ScanReporter, scanDatabase } from "./database_scan.ts";
+import { placesText } from "./places_text.ts";
 
 /** `kek remove --version=N`: destroys a retired version, forgets a staged one. Refuses while anything could need it. */
 
@@ -24,6 +26,21 @@ export interface Removal {
   remaining: string[];
   /** What else may hold the key, and this program cannot see. */
   advice: string | undefined;
+  /** What was read to be sure that nothing needs the key; undefined when nothing had to be, or `--scan=registered` was given. */
+  scanned: ScannedData | undefined;
+}
+
+export interface ScannedData {
+  collections: number;
+  records: number;
+  bytes: number;
+  seconds: number;
+}
+
+/** Which backups need the key of a version that was left. Pure. */
+export function backupsNote({ _id, retired_at }: Pick<VersionDoc, "_id" | "retired_at">): string {
+  const before = retired_at === undefined ? "from before its rotation" : `made before ${rfc3339(retired_at)}`;
+  return `backups of the database ${before} hold envelopes of KEK version ${_id}: keep a copy of its key as long as you keep them`;
 }
 
 /** What removal would do, checked as far as it can be without changing anything. @throws KekError `refused`, `version_unknown`. */
@@ -46,12 +63,56 @@ export async function checkRemoval(context: Context, version: number): Promise<V
   return doc;
 }
 
+export interface RemoveOptions {
+  version: number;
+  /** `all` reads every collection of the database, `registered` counts the known fields alone. */
+  scan: "all" | "registered";
+}
+
+/**
+ * Looks for envelopes of the version everywhere, whatever the list of fields says: without its key they are lost.
+ * @returns what was read; undefined where nothing is to be destroyed here.
+ * @throws KekError `refused` naming each place with such an envelope, and with one whose version cannot be told.
+ */
+export async function searchDatabase(
+  context: Context,
+  { version, scan }: RemoveOptions,
+  doc: VersionDoc,
+  reporter: ScanReporter,
+): Promise<ScanReport | undefined> {
+  if (scan === "registered" || doc.state === "staged") return undefined;
+  // On another host the version may be destroyed already, and its key still be here.
+  if (doc.state === "destroyed" && !(await context.provider.available()).includes(version)) return undefined;
+  reporter.note(`reading every collection of ${context.store.db.databaseName} for envelopes of KEK version ${version}`);
+  const report = await scanDatabase(context, false, reporter);
+  const needing = report.places.filter(({ number }) => number === version);
+  if (needing.length > 0) {
+    throw new KekError(
+      "refused",
+      `${placesText(needing)} ${needing.length === 1 ? "is" : "are"} at KEK version ${version}: without its key they could not be read`,
+      "certautopilot kek verify --discover  names each place and what to do; then run it again",
+    );
+  }
+  const unknown = report.places.filter(({ number }) => Number.isNaN(number));
+  if (unknown.length > 0) {
+    throw new KekError(
+      "refused",
+      `${placesText(unknown)} have a kek_version that is no number: nobody can say which key they need`,
+      "write these values again through the library, or remove them, first",
+    );
+  }
+  return report;
+}
+
 /**
  * Marks first, destroys after: once the version is marked no rotation can lead to it, so nobody can need the key that is
  * then destroyed. Run again after a crash, it finishes the destruction.
  */
-export async function remove(context: Context, version: number, wait: (message: string) => void): Promise<Removal> {
+export async function remove(context: Context, options: RemoveOptions, reporter: ScanReporter): Promise<Removal> {
+  const { version } = options;
   const doc = await checkRemoval(context, version);
+  const scanned = await searchDatabase(context, options, doc, reporter);
+  crashPoint("remove.searched");
   const { store, auditor, provider, install } = context;
   if (doc.state === "staged") {
     const forgotten = await audited(store, auditor, async (session) => {
@@ -72,10 +133,11 @@ export async function remove(context: Context, version: number, wait: (message: 
       destroyed: [],
       remaining: [...kept, ...holders.map((member) => `the key held by ${memberName(member)}`)],
       advice: undefined,
+      scanned: undefined,
     };
   }
   if (doc.state === "retired") {
-    await proveUnreachable(context, version, wait);
+    await proveUnreachable(context, version, reporter.note);
     crashPoint("remove.unreachable");
     const destroyed = await audited(store, auditor, async (session) => {
       if (await rotationHolds(context, version, session)) return undefined;
@@ -87,10 +149,15 @@ export async function remove(context: Context, version: number, wait: (message: 
     crashPoint("remove.marked");
   }
   const outcome = await provider.destroy(version, proofOf(canaryOf(doc), install.install_id, provider.name, version));
-  return { version, outcome: "destroyed", ...outcome };
+  const advice = `${backupsNote(doc)}; ${outcome.advice}`;
+  return { version, outcome: "destroyed", ...outcome, advice, scanned: scanned && scannedOf(scanned) };
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+function scannedOf({ collections, records, bytes, seconds }: ScanReport): ScannedData {
+  return { collections, records, bytes, seconds };
+}
 
 async function rotationHolds(context: Context, version: number, session: Session): Promise<boolean> {
   const open = await newestRotation(context.store, session);
@@ -110,7 +177,6 @@ async function refuseWhileUsed(context: Context, doc: VersionDoc, { versions }: 
   const version = doc._id;
   const active = versions.find(({ state }) => state === "active")?._id;
   const fields = await readFields(context.store);
-  for (const field of fields) await ensureIndex(context.store, field);
   const unknown = (await takeCensus(context.store, fields)).find((row) => !isVersion(row));
   if (unknown !== undefined) {
     throw new KekError(

@@ -5,10 +5,12 @@ import { thinned } from "../status/pace.ts";
 import { reverseCommand } from "../status/ways_on.ts";
 import { note } from "../store/audit_log.ts";
 import { countAt } from "../store/census.ts";
-import type { FailedRecord, FieldDoc, PacePoint, RotationDoc } from "../store/documents.ts";
-import { ensureIndex, fieldId, readFields } from "../store/fields.ts";
+import { readCollections } from "../store/collections.ts";
+import type { FailedRecord, FieldCount, FieldDoc, PacePoint, RotationDoc } from "../store/documents.ts";
+import { fieldId, readFields } from "../store/fields.ts";
 import { wrapsAt } from "../store/records.ts";
 import { saveProgress } from "../store/rotation_records.ts";
+import { ensureIndex, indexError } from "../store/version_index.ts";
 import { reserveWraps } from "../store/versions.ts";
 import { batchLimitMs, type Context, type Reporter } from "./context.ts";
 import { type Lane, type Lanes, laneError } from "./lanes.ts";
@@ -23,6 +25,7 @@ const SAVE_MS = 1000;
 const COLLECT_MS = 4000;
 const AUDIT_MS = 30_000;
 const BACKOFF_MS = 250;
+const BLOCKED_MS = 1000;
 
 /** Passes over the index until no envelope is left at the old version. */
 export class Rewrapper {
@@ -43,6 +46,7 @@ export class Rewrapper {
   #summaryAt = performance.now();
   #summaryDone: number;
   #pace: PacePoint[];
+  #blocked = "";
 
   constructor(
     context: Context,
@@ -90,18 +94,43 @@ export class Rewrapper {
     await this.#summary();
   }
 
-  /** Counts what is left at the old version in every registered field; the registry is read anew. */
+  /**
+   * Counts what is left at the old version in every registered field; the registry is read anew. Waits while an index stands in the
+   * way of one that can be counted by: whoever put it there can take it away.
+   */
   async census(): Promise<number> {
     const { store } = this.#context;
-    this.#fields = await readFields(store);
+    for (;;) {
+      this.#fields = await readFields(store);
+      const states = await Promise.all(
+        this.#fields.map(async (field) => ({ field, index: await ensureIndex(store, field) })),
+      );
+      const blocked = states.flatMap(({ field, index }) =>
+        index.state === "unusable" ? [indexError(field, index)] : [],
+      );
+      if (blocked[0] === undefined) break;
+      this.#tellBlocked(blocked[0]);
+      await pause(BLOCKED_MS);
+      this.#lease.check();
+    }
+    const collections = await readCollections(
+      store,
+      this.#fields.map(({ collection }) => collection),
+    );
     let left = 0;
     for (const field of this.#fields) {
-      await ensureIndex(store, field);
       const count = this.#tally.of(field);
+      const uuid = collections.find(({ name }) => name === field.collection)?.uuid;
+      if (count.uuid === undefined && uuid !== undefined) count.uuid = uuid;
       count.remaining = await countAt(store, field, this.#rotation.from);
       left += count.remaining;
     }
     return left;
+  }
+
+  /** The counts as they stand, by field. */
+  get counts(): FieldCount[] {
+    return this.#tally.rows();
   }
 
   /** Leaves the counts in the rotation's document, also when it was cancelled. */
@@ -220,6 +249,13 @@ export class Rewrapper {
       collectGarbage();
     }
     if (now - this.#summaryAt > AUDIT_MS) await this.#summary();
+  }
+
+  /** When it changes, not at each look. */
+  #tellBlocked({ message, hint }: KekError): void {
+    if (message === this.#blocked) return;
+    this.#blocked = message;
+    this.#reporter.note(`waiting: ${message}; ${hint}`);
   }
 
   async #summary(): Promise<void> {

@@ -1,32 +1,23 @@
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
 import { ensureCollections } from "../fleet/install_start.ts";
-import { loadProved, stageUnknown, unknownVersions } from "../fleet/keystore.ts";
 import type { Problem } from "../fleet/readiness.ts";
 import { note } from "../store/audit_log.ts";
-import { type CensusRow, takeCensus } from "../store/census.ts";
+import type { CensusRow } from "../store/census.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
-import { readFields } from "../store/fields.ts";
-import { type Member, readRoster } from "../store/heartbeats.ts";
-import { type KekState, readState } from "../store/state.ts";
+import type { FieldFacts } from "../store/field_facts.ts";
+import type { Member } from "../store/heartbeats.ts";
 import { acquire, awaitFreeLease } from "./acquire.ts";
+import { assessRotation, type RotationRequest } from "./assessment.ts";
 import type { Context, Reporter } from "./context.ts";
 import { Coordinator, type CoordinatorOptions, type RotationSummary } from "./coordinator.ts";
-import { evictNamed, namedEvictions, nobodyToEvict, notEvicted } from "./named_evictions.ts";
-import { type Plan, planRotation, type Wanted } from "./plan.ts";
-import { preflight } from "./preflight.ts";
+import { evictNamed, nobodyToEvict, notEvicted } from "./named_evictions.ts";
+import type { Plan } from "./plan.ts";
 import { refusal } from "./refusal.ts";
 
 /** `kek rotate`: from what the operator wants to a coordinator that runs, or a refusal that names every reason. */
 
-export interface RotateOptions extends CoordinatorOptions {
-  wanted: Wanted;
-  requireBackup: boolean;
-  /** Processes to take off the roster first, by heartbeat id or instance name. */
-  evict: string[];
-  /** Say what would be done, and change nothing. */
-  dryRun: boolean;
-}
+export interface RotateOptions extends CoordinatorOptions, RotationRequest {}
 
 export interface Prepared {
   plan: Exclude<Plan, { kind: "refuse" }>;
@@ -35,6 +26,7 @@ export interface Prepared {
   roster: Member[];
   /** Whom `runRotation` takes off the roster first. */
   evict: Member[];
+  fields: FieldFacts;
   census: CensusRow[];
 }
 
@@ -43,15 +35,10 @@ export interface Prepared {
  * @throws KekError `refused`, listing every problem with its next step.
  */
 export async function prepareRotation(context: Context, options: RotateOptions, reporter: Reporter): Promise<Prepared> {
-  const { store, config, provider } = context;
+  const { store, config } = context;
   await ensureCollections(store);
-  const everybody = await readRoster(store);
-  const named = namedEvictions(everybody, options.evict, config.fleet);
-  const roster = everybody.filter((member) => !named.silent.includes(member));
-  const state = await stateOfFleet(context, roster, options);
-  const census = await takeCensus(store, await readFields(store));
-  const plan = planRotation(state.versions, state.rotation, options.wanted, provider, census);
-  if (plan.kind === "refuse") throw await refuse(context, options, [plan.problem]);
+  const { plan, state, roster, named, fields, census, problems } = await assessRotation(context, options);
+  if (plan.kind === "refuse") throw await refuse(context, options, problems);
   const [unmet] = named.unmet;
   if (plan.kind === "start" || plan.kind === "mend") {
     if (unmet !== undefined) throw await refuse(context, options, [notEvicted(unmet, config.fleet)]);
@@ -60,24 +47,8 @@ export async function prepareRotation(context: Context, options: RotateOptions, 
     const open = plan.kind === "resume" ? plan.rotation : plan.replaces;
     await awaitFreeLease(context, open, reporter);
   }
-  const problems = preflight({
-    plan,
-    provider: provider.name,
-    versions: state.versions,
-    roster,
-    census,
-    ownKeys: await proveOwnKeys(
-      context,
-      state.versions.filter(({ _id }) => _id === plan.from || _id === plan.to),
-    ),
-    declared: config.encryption.currentVersion,
-    explicitFrom: options.wanted.from !== undefined,
-    times: config.fleet,
-    requireBackup: options.requireBackup,
-    howToBackUp: provider.howToBackUp(),
-  });
   if (problems.length > 0) throw await refuse(context, options, problems);
-  return { plan, versions: state.versions, roster, evict: named.silent, census };
+  return { plan, versions: state.versions, roster, evict: named.silent, fields, census };
 }
 
 /**
@@ -105,41 +76,6 @@ export async function runRotation(
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** Why keys could not be loaded and proved here, by version. */
-async function proveOwnKeys(context: Context, wanted: VersionDoc[]): Promise<Map<number, KekError>> {
-  const failed = new Map<number, KekError>();
-  for (const doc of wanted) {
-    try {
-      // One that a dry run would make known has no canary yet.
-      if (doc.canary === undefined) await context.provider.load(doc._id);
-      else await loadProved(context.provider, context.install.install_id, doc);
-    } catch (thrown) {
-      if (!(thrown instanceof KekError)) throw thrown;
-      failed.set(doc._id, thrown);
-    }
-  }
-  return failed;
-}
-
-/**
- * With a fleet at work, its processes make versions known. Without one, this command is the first that holds them: it makes
- * them known after it has proved the version in use, and in a dry run only says that it would.
- */
-async function stateOfFleet(context: Context, roster: Member[], { dryRun }: RotateOptions): Promise<KekState> {
-  const { store, auditor, provider, install } = context;
-  const state = await readState(store);
-  if (roster.length > 0) return state;
-  const active = state.versions.filter((version) => version.state === "active");
-  if ((await proveOwnKeys(context, active)).size > 0) return state;
-  if (dryRun) {
-    const held = await unknownVersions(provider, state.versions);
-    const wouldBe = held.map((_id) => ({ _id, state: "staged", provider: provider.name, wraps: 0 }) as VersionDoc);
-    return { ...state, versions: [...state.versions, ...wouldBe] };
-  }
-  const staged = await stageUnknown(store, auditor, provider, install.install_id, state.versions);
-  return staged ? await readState(store) : state;
-}
-
 /** The refusal is an audit event too. */
 async function refuse(
   { store, auditor }: Context,
@@ -147,6 +83,8 @@ async function refuse(
   problems: Problem[],
 ): Promise<KekError> {
   const listed = problems.map((problem) => problem.message).slice(0, 50);
-  if (!dryRun) await note(store, auditor, "rotation.refused", { to: wanted.to, problems: listed });
+  // Under another audit secret nothing can be written to the log, not even this.
+  if (!dryRun && !problems.some(({ code }) => code === "audit"))
+    await note(store, auditor, "rotation.refused", { to: wanted.to, problems: listed });
   return refusal(problems);
 }

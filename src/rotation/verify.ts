@@ -1,23 +1,26 @@
 import { KekError } from "../errors/errors.ts";
-import { unfencedCollections } from "../fleet/fence_keeper.ts";
 import { loadProved } from "../fleet/keystore.ts";
 import { fleetProblems, type Problem } from "../fleet/readiness.ts";
 import { stanceOf } from "../fleet/stance.ts";
-import { wrapProblems, wrapWarnings, writable } from "../fleet/wrap_limit.ts";
+import { wrapWarnings, writable } from "../fleet/wrap_limit.ts";
 import type { Capability } from "../providers/provider.ts";
-import { driftProblems, unledRotation } from "../status/health.ts";
-import { strayProblems } from "../status/strays.ts";
-import { waysOn } from "../status/ways_on.ts";
+import { isLed } from "../status/health.ts";
+import { readFacts } from "../status/read_status.ts";
+import { findingsOf } from "../status/reasons.ts";
+import { ways } from "../status/ways_on.ts";
 import { audited } from "../store/audit_log.ts";
 import { type CensusRow, takeCensus } from "../store/census.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
+import { readFieldFacts } from "../store/field_facts.ts";
 import { readFields } from "../store/fields.ts";
 import { type Member, readRoster } from "../store/heartbeats.ts";
 import { type KekState, readState } from "../store/state.ts";
 import { isOpen } from "../store/state_rules.ts";
 import { serverNow } from "../store/store.ts";
 import { markBackupVerified } from "../store/versions.ts";
+import { assessRotation } from "./assessment.ts";
 import type { Context } from "./context.ts";
+import type { Plan } from "./plan.ts";
 
 /** `kek verify`: reads everything, changes nothing (but the mark that a backup was proved). */
 
@@ -36,103 +39,63 @@ export interface Verification {
   capabilities: Capability[];
 }
 
-/** Is every process ready for the target? */
-export async function verifyTarget(context: Context, target: number): Promise<Verification> {
+export interface TargetQuestion {
+  target: number;
+  /** `--from-version`, as it would be given to `kek rotate`. */
+  from: number | undefined;
+  requireBackup: boolean;
+}
+
+/** Would `kek rotate --to-version=<target>` begin now? Decided by the very function that it asks. */
+export async function verifyTarget(
+  context: Context,
+  { target, from, requireBackup }: TargetQuestion,
+): Promise<Verification> {
   const { store, config, provider } = context;
-  const [state, roster] = await Promise.all([readState(store), readRoster(store)]);
+  const wanted = { to: target, from };
+  const assessed = await assessRotation(context, { wanted, requireBackup, evict: [], dryRun: true });
+  const { plan, state, roster } = assessed;
   const active = activeOf(state);
-  const doc = state.versions.find((version) => version._id === target);
-  const problems: Problem[] = [];
-  if (doc === undefined) {
-    problems.push({
-      code: "target",
-      message: `KEK version ${target} is not known: no process of the fleet holds it`,
-      hint: `${provider.howToGive(target)}; then verify again`,
-    });
-  } else if (state.rotation !== undefined && isOpen(state.rotation) && state.rotation.to !== target) {
-    const { from, to, phase } = state.rotation;
-    problems.push({
-      code: "rotation",
-      message: `a rotation ${from} → ${to} is open (phase ${phase})`,
-      hint: waysOn(state.rotation),
-    });
-  } else if (doc.state === "destroyed") {
-    problems.push({
-      code: "target",
-      message: `KEK version ${target} was destroyed`,
-      hint: "use a new number: none is ever used again",
-    });
-  }
-  const wanted = doc === undefined ? [] : [doc];
-  // Who shares the token with the fleet sees by it whether a rotation could begin, or a copy of it be relied on.
-  if (provider.staging === "by_init" && doc !== undefined && doc.state !== "destroyed")
-    problems.push(...(await canaryProblems(context, state, [...new Set([...keysInUse(state), doc])])));
-  problems.push(
-    ...fleetProblems(roster, { provider: provider.name, active, target, declaredMatters: true, times: config.fleet }),
-    ...wrapProblems(wanted),
-  );
+  const problems = [...assessed.problems];
+  // A plan that is refused says nothing of the fleet, and whoever prepares it wants to know all that is lacking.
+  if (plan.kind === "refuse")
+    problems.push(
+      ...fleetProblems(roster, { provider: provider.name, active, target, declaredMatters: true, times: config.fleet }),
+    );
+  else problems.push(...(await ledByAnother(context, plan)));
+  const wanting = state.versions.filter(({ _id }) => _id === target);
   return {
     ready: problems.length === 0,
     target,
     active,
-    processes: roster,
+    processes: await readRoster(store),
     census: [],
     problems,
-    warnings: wrapWarnings(wanted),
+    warnings: wrapWarnings(wanting),
     rotation: openOf(state),
     capabilities: await provider.probe(),
   };
 }
 
-/** The whole install's health: canaries, census, strays, drift, fences. */
+/** The whole install's health: what `kek status` finds, and what takes this host's keys to find out. */
 export async function verifyInstall(context: Context): Promise<Verification> {
-  const { store, config, provider } = context;
-  const [state, roster, fields] = await Promise.all([readState(store), readRoster(store), readFields(store)]);
-  const census = await takeCensus(store, fields);
-  const stance = stanceOf(state.versions, state.rotation);
-  const problems: Problem[] = [
-    ...(await canaryProblems(context, state, keysInUse(state))),
-    ...fleetProblems(roster, {
-      provider: provider.name,
-      active: stance?.write,
-      target: undefined,
-      declaredMatters: false,
-      times: config.fleet,
-    }),
-    ...driftProblems(roster, state),
-    ...wrapProblems(writable(state.versions, state.rotation)),
-  ];
-  if (stance === undefined) {
-    problems.push({
-      code: "target",
-      message: "no KEK version is active",
-      hint: "start the service: its first process activates the first version",
-    });
-  } else {
-    const { rotation } = state;
-    const open = rotation !== undefined && isOpen(rotation);
-    const [from, to] = open ? [rotation.from, rotation.to] : [stance.write, stance.write];
-    problems.push(...strayProblems(census, state.versions, from, to));
-    problems.push(...unledRotation(rotation, await serverNow(store)));
-  }
-  for (const version of state.rotation?.fence.versions ?? []) {
-    for (const collection of await unfencedCollections(store, fields, version)) {
-      if (state.rotation?.fence.unfenced?.includes(collection)) continue;
-      problems.push({
-        code: "fence",
-        message: `${collection} is not fenced against KEK version ${version}`,
-        hint: "a running process sets it again by itself within its lease; look at its log if it does not",
-      });
-    }
-  }
+  const { store, install, config, provider } = context;
+  const facts = await readFacts(store, install, config, async (_, now) => {
+    const fields = await readFields(store);
+    const [rows, facts] = await Promise.all([takeCensus(store, fields), readFieldFacts(store, fields)]);
+    return { rows, fields: facts, at: now };
+  });
+  const { state, roster, census } = facts;
+  const { urgent, due } = findingsOf(facts);
+  const problems = [...(await canaryProblems(context, state, keysInUse(state))), ...urgent];
   return {
     ready: problems.length === 0,
     target: undefined,
     active: activeOf(state),
     processes: roster,
-    census,
+    census: census.rows,
     problems,
-    warnings: wrapWarnings(writable(state.versions, state.rotation)),
+    warnings: due,
     rotation: openOf(state),
     capabilities: await provider.probe(),
   };
@@ -168,6 +131,21 @@ export async function verifyBackup(context: Context, file: string): Promise<numb
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+/** A coordinator that lives is left alone by another command. */
+async function ledByAnother({ store }: Context, plan: Exclude<Plan, { kind: "refuse" }>): Promise<Problem[]> {
+  const open = plan.kind === "resume" ? plan.rotation : plan.kind === "reverse" ? plan.replaces : undefined;
+  if (open === undefined || !isLed(open, await serverNow(store))) return [];
+  const message = `the rotation ${open.from} → ${open.to} is run by ${open.lease?.owner}`;
+  return [{ code: "rotation", message, hint: nextSteps(open) }];
+}
+
+function nextSteps(open: RotationDoc): string {
+  return [
+    "follow it: certautopilot kek status --watch",
+    ...ways(open, true).map(({ does, command }) => `${does}: ${command}`),
+  ].join("  or ");
+}
 
 function notInCopy(file: string, version: number): KekError {
   return new KekError(

@@ -54,7 +54,7 @@ const SAVE_MS = 1000;
 const REPORT_MS = 500;
 const COLLECT_MS = 4000;
 /** A position older than this is not gone on with: what lies before it was read too long ago. */
-const STALE_MS = 24 * 60 * 60 * 1000;
+export const STALE_MS = 24 * 60 * 60 * 1000;
 
 /** @throws KekError `key_missing`, `key_mismatch` when this command lacks the key of a version that records are at. */
 export async function verifyRecords(
@@ -90,7 +90,7 @@ export async function verifyRecords(
   } finally {
     await lanes.close();
   }
-  await dropVerification(store);
+  await dropVerification(store, "records");
   const { records, opened, failed, bad } = tally.doc;
   const resumed = earlier === undefined ? null : rfc3339(earlier.started_at);
   return { records, opened, failed, bad, ...(await namedStrays(context, fields)), resumed };
@@ -203,7 +203,7 @@ async function goOn(
   basis: string,
   reporter: RecordsReporter,
 ): Promise<VerificationDoc | undefined> {
-  const doc = await readVerification(store);
+  const doc = await readVerification(store, "records");
   if (doc === undefined) return undefined;
   const began = `an interrupted verification of ${rfc3339(doc.started_at)} is not gone on with`;
   if (doc.basis !== basis) reporter.note(`${began}: a rotation has moved records, or versions have changed, since`);
@@ -219,7 +219,7 @@ async function fresh({ store }: Context, basis: string): Promise<VerificationDoc
 }
 
 /** With another one, records before a position may be at keys that the earlier run never tried. */
-function basisOf({ versions, rotation }: KekState): string {
+export function basisOf({ versions, rotation }: KekState): string {
   const states = versions.map((doc) => `${doc._id} ${doc.state}`).join(", ");
   return `epoch ${rotation?.epoch ?? 0}; versions ${states}`;
 }

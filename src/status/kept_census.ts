@@ -1,9 +1,14 @@
 import type { CensusRow } from "../store/census.ts";
+import type { FieldFacts } from "../store/field_facts.ts";
 
 /** The last count of all records, kept for a while: many look, and counting takes a part of a second for each million records. */
 
-export interface Census {
+export interface Counts {
   rows: CensusRow[];
+  fields: FieldFacts;
+}
+
+export interface Census extends Counts {
   at: Date;
 }
 
@@ -20,12 +25,12 @@ const REST_AFTER_COUNT = 20;
 const PATIENCE_MS = 1000;
 
 export class KeptCensus {
-  readonly #count: () => Promise<CensusRow[]>;
+  readonly #count: () => Promise<Counts>;
   #last: Counted | undefined;
   /** Shared by readers that gave up waiting for it: a long count is not begun anew each time. */
   #counting: Promise<Counted> | undefined;
 
-  constructor(count: () => Promise<CensusRow[]>) {
+  constructor(count: () => Promise<Counts>) {
     this.#count = count;
   }
 
@@ -44,9 +49,9 @@ export class KeptCensus {
 
   async #countNow(epoch: number, at: Date): Promise<Counted> {
     const began = performance.now();
-    const rows = await this.#count();
+    const counts = await this.#count();
     const takenAt = performance.now();
-    this.#last = { rows, at, epoch, takenAt, tookMs: takenAt - began };
+    this.#last = { ...counts, at, epoch, takenAt, tookMs: takenAt - began };
     return this.#last;
   }
 }

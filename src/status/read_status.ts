@@ -2,14 +2,15 @@ import type { Config } from "../config/config.ts";
 import { auditTail } from "../store/audit_tail.ts";
 import { countVersions } from "../store/census.ts";
 import type { InstallDoc } from "../store/documents.ts";
+import { readFieldFacts } from "../store/field_facts.ts";
 import { readFields } from "../store/fields.ts";
 import { readRoster } from "../store/heartbeats.ts";
 import { rotationHistory } from "../store/rotations.ts";
 import { readState } from "../store/state.ts";
 import { type Store, serverNow } from "../store/store.ts";
-import { KeptCensus } from "./kept_census.ts";
+import { type Census, KeptCensus } from "./kept_census.ts";
 import type { StatusView } from "./status_view.ts";
-import { viewOf } from "./view.ts";
+import { type Facts, viewOf } from "./view.ts";
 
 const HISTORY = 50;
 const AUDIT_EVENTS = 12;
@@ -25,30 +26,39 @@ export class StatusReader {
     this.#store = store;
     this.#install = install;
     this.#config = config;
-    this.#census = new KeptCensus(async () => await countVersions(store, await readFields(store)));
+    this.#census = new KeptCensus(async () => {
+      const fields = await readFields(store);
+      const [rows, facts] = await Promise.all([countVersions(store, fields), readFieldFacts(store, fields)]);
+      return { rows, fields: facts };
+    });
   }
 
   /** @throws KekError `mongodb_…`, `document_invalid`, `document_newer`. */
   async read(): Promise<StatusView> {
-    const store = this.#store;
-    const { audit, fleet, rotationPeriodMs } = this.#config;
-    const [state, roster, history, tail, now] = await Promise.all([
-      readState(store),
-      readRoster(store),
-      rotationHistory(store, HISTORY),
-      auditTail(store, audit.secret, AUDIT_EVENTS),
-      serverNow(store),
-    ]);
-    return viewOf({
-      now,
-      install: this.#install,
-      state,
-      roster,
-      census: await this.#census.of(state.rotation?.epoch ?? 0, now),
-      history,
-      audit: tail,
-      times: fleet,
-      rotationPeriodMs,
-    });
+    return viewOf(
+      await readFacts(this.#store, this.#install, this.#config, (epoch, now) => this.#census.of(epoch, now)),
+    );
   }
+}
+
+/**
+ * Everything that findings are made from, as `kek status` and `kek verify` both have them.
+ * @param count the version counts, and how the fields stand, in the state of an epoch.
+ * @throws KekError `mongodb_…`, `document_invalid`, `document_newer`.
+ */
+export async function readFacts(
+  store: Store,
+  install: InstallDoc,
+  { audit, fleet, rotationPeriodMs }: Pick<Config, "audit" | "fleet" | "rotationPeriodMs">,
+  count: (epoch: number, now: Date) => Promise<Census>,
+): Promise<Facts> {
+  const [state, roster, history, tail, now] = await Promise.all([
+    readState(store),
+    readRoster(store),
+    rotationHistory(store, HISTORY),
+    auditTail(store, audit.secret, AUDIT_EVENTS),
+    serverNow(store),
+  ]);
+  const { fields, ...census } = await count(state.rotation?.epoch ?? 0, now);
+  return { now, install, state, roster, census, fields, history, audit: tail, times: fleet, rotationPeriodMs };
 }

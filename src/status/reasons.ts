@@ -1,68 +1,83 @@
-import { leaseMsOf, type Problem, seconds } from "../fleet/readiness.ts";
-import type { Stance } from "../fleet/stance.ts";
+import { fleetProblems, leaseMsOf, type Problem, seconds } from "../fleet/readiness.ts";
+import { type Stance, stanceOf } from "../fleet/stance.ts";
 import { wrapProblems, wrapWarnings, writable } from "../fleet/wrap_limit.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
 import { type Member, memberName } from "../store/heartbeats.ts";
-import { isLed, unledRotation } from "./health.ts";
-import type { Reason, RotationView, StatusView, VersionView } from "./status_view.ts";
+import { isOpen } from "../store/state_rules.ts";
+import { emptiedFields, fieldProblems, rejectingProblems, unfencedProblems } from "./field_problems.ts";
+import { driftProblems, idleProblems, isLed, unledRotation } from "./health.ts";
+import type { Reason } from "./status_view.ts";
 import { strayProblems } from "./strays.ts";
 import type { Facts } from "./view.ts";
 
 /** What somebody must see to, and how soon: pure. */
 
-export interface Grounds {
-  facts: Facts;
-  stance: Stance | undefined;
-  /** The open rotation. */
-  open: RotationDoc | undefined;
-  /** Of the fleet. */
-  problems: Problem[];
-  drift: Problem[];
-  view: Pick<StatusView, "rotation" | "versions">;
+/** What is wrong, or will be, with an install as it stands. One set for `kek verify`, `kek status`, the page and the metrics. */
+export interface Findings {
+  /** Somebody must act now. The most urgent first. */
+  urgent: Problem[];
+  /** Somebody must act soon. */
+  due: Problem[];
 }
 
-type Found = Pick<Problem, "code" | "message" | "hint">;
-
-/** The most urgent first; more than a few of one kind are counted. */
-export function reasonsOf(grounds: Grounds): { reasons: Reason[]; urgent: number; due: number } {
-  const { facts, stance, open, problems, drift, view } = grounds;
-  const { state, roster, census, audit, now } = facts;
+export function findingsOf(facts: Facts): Findings {
+  const { state, roster, census, fields, audit, now, times, install } = facts;
+  const stance = stanceOf(state.versions, state.rotation);
+  const open = state.rotation !== undefined && isOpen(state.rotation) ? state.rotation : undefined;
   const written = writable(state.versions, open);
   const unled = unledRotation(open, now);
   const joining = roster.filter((member) => isJoining(member, facts));
   const urgentOf = (problem: Problem) => isUrgent(problem, joining);
   const led = open !== undefined && isLed(open, now);
   const [from, to] = [open?.from ?? stance?.write, open?.to ?? stance?.write];
-  const urgent: Found[] = [
-    ...noVersion(stance),
-    ...(roster.length === 0 && stance !== undefined ? [NO_PROCESS] : []),
-    ...wrapProblems(written),
-    ...(open?.state === "cancelled" ? [] : unled),
-    ...failedRecords(view.rotation),
-    ...problems
-      .filter(urgentOf)
-      .map((problem) => (led && problem.code === "silent" ? evictedSoon(problem, facts) : problem)),
-    ...drift.filter(({ code }) => code === "write_version"),
-    ...(from === undefined || to === undefined ? [] : strayProblems(census.rows, state.versions, from, to)),
-    ...(audit.chain.state === "broken" ? [brokenChain(audit.chain.fault)] : []),
-  ];
-  const due: Found[] = [
-    ...(open?.state === "cancelled" ? unled : []),
-    ...problems.filter((problem) => !urgentOf(problem)),
-    ...otherDeclarations(grounds),
-    ...notFenced(state.rotation),
-    ...wrapWarnings(written),
-    ...view.versions.filter(({ overdue, version }) => overdue && version !== open?.from).map(wasDue),
-    ...state.versions.filter((doc) => nobodyHolds(doc, grounds)).map(stagedForNobody),
+  const drift = driftProblems(roster, state);
+  const problems = [
+    ...fleetProblems(roster, {
+      provider: install.provider,
+      active: stance?.write,
+      target: stance?.readable.find((version) => version !== stance.write && version !== stance.leaving),
+      declaredMatters: false,
+      times,
+      ...(open === undefined ? {} : { rotatesTo: open.to }),
+    }),
+    ...idleProblems(roster, state, now, times),
   ];
   return {
-    reasons: [
-      ...gathered(urgent).map((found) => ({ ...found, urgent: true })),
-      ...gathered(due).map((found) => ({ ...found, urgent: false })),
+    urgent: [
+      ...noVersion(stance),
+      ...(roster.length === 0 && stance !== undefined ? [NO_PROCESS] : []),
+      ...wrapProblems(written),
+      ...(open?.state === "cancelled" ? [] : unled),
+      ...failedRecords(open),
+      ...problems
+        .filter(urgentOf)
+        .map((problem) => (led && problem.code === "silent" ? evictedSoon(problem, facts) : problem)),
+      ...drift.filter(({ code }) => code === "write_version"),
+      ...(from === undefined || to === undefined ? [] : strayProblems(census.rows, state.versions, from, to)),
+      ...fieldProblems(fields),
+      ...rejectingProblems(fields, stance?.write),
+      ...(open === undefined ? unfencedProblems(fields, state.rotation) : []),
+      ...(audit.chain.state === "broken" ? [brokenChain(audit.chain.fault)] : []),
     ],
-    urgent: urgent.length,
-    due: due.length,
+    due: [
+      ...(open?.state === "cancelled" ? unled : []),
+      ...problems.filter((problem) => !urgentOf(problem)),
+      ...otherDeclarations(facts, stance, drift),
+      ...notFenced(state.rotation),
+      ...(open === undefined ? emptiedFields(fields, census.rows, state.rotation) : []),
+      ...wrapWarnings(written),
+      ...state.versions.filter((doc) => doc._id !== open?.from).flatMap((doc) => wasDue(doc, facts)),
+      ...state.versions.filter((doc) => nobodyHolds(doc, facts, open)).map(stagedForNobody),
+    ],
   };
+}
+
+/** Findings for people on one screen: more than a few of one kind are counted. */
+export function reasonsOf({ urgent, due }: Findings): Reason[] {
+  return [
+    ...gathered(urgent).map((found) => ({ ...found, urgent: true })),
+    ...gathered(due).map((found) => ({ ...found, urgent: false })),
+  ];
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -70,7 +85,7 @@ export function reasonsOf(grounds: Grounds): { reasons: Reason[]; urgent: number
 const SHOWN = 3;
 
 /** A fleet of hundreds may have one and the same trouble hundreds of times. */
-function gathered(found: Found[]): Pick<Reason, "message" | "hint">[] {
+function gathered(found: Problem[]): Pick<Reason, "message" | "hint">[] {
   const codes = [...new Set(found.map(({ code }) => code))];
   return codes.flatMap((code) => {
     const alike = found.filter((each) => each.code === code).map(({ message, hint }) => ({ message, hint }));
@@ -101,33 +116,34 @@ function evictedSoon(problem: Problem, { times }: Facts): Problem {
   return { ...problem, hint };
 }
 
-const NO_PROCESS: Found = {
+const NO_PROCESS: Problem = {
   code: "silent",
   message: "no process is in the fleet",
   hint: "start the service: certautopilot serve",
 };
 
-function noVersion(stance: Stance | undefined): Found[] {
+function noVersion(stance: Stance | undefined): Problem[] {
   if (stance !== undefined) return [];
   const hint = "start the service: its first process activates the first version";
   return [{ code: "target", message: "no KEK version is active", hint }];
 }
 
-function failedRecords(rotation: RotationView | null): Found[] {
-  const [first] = rotation?.failed ?? [];
-  if (rotation === null || first === undefined) return [];
-  const count = rotation.failed_count <= 1 ? "1 record" : `${rotation.failed_count} records`;
+function failedRecords(open: RotationDoc | undefined): Problem[] {
+  const [first] = open?.failed ?? [];
+  if (open === undefined || first === undefined) return [];
+  const failed = open.fields.reduce((total, field) => total + field.failed, 0);
+  const count = failed <= 1 ? "1 record" : `${failed} records`;
   return [
     {
       code: "canary",
       message: `${count} cannot be rewrapped; the first: ${first.id} of ${first.field}: ${first.reason}`,
-      hint: `mend what is listed, then run: certautopilot kek rotate --to-version=${rotation.to}`,
+      hint: `mend what is listed, then run: certautopilot kek rotate --to-version=${open.to}`,
     },
   ];
 }
 
 /** Before a rotation every process is restarted with the version to come: that is as it should be, and a command is left to do. */
-function otherDeclarations({ facts, stance, drift }: Grounds): Found[] {
+function otherDeclarations(facts: Facts, stance: Stance | undefined, drift: Problem[]): Problem[] {
   const ids = new Set(drift.filter(({ code }) => code === "declares_other").map(({ process }) => process));
   const other = facts.roster.filter((member) => ids.has(member._id));
   return [...new Set(other.map((member) => member.current_version))].map((version) => {
@@ -146,7 +162,7 @@ function otherDeclarations({ facts, stance, drift }: Grounds): Found[] {
 }
 
 /** A process that was cut off could still store values there under the version that was left. */
-function notFenced(newest: RotationDoc | undefined): Found[] {
+function notFenced(newest: RotationDoc | undefined): Problem[] {
   const names = newest?.fence.unfenced ?? [];
   if (names.length === 0) return [];
   const some = names.slice(0, SHOWN).join(", ") + (names.length > SHOWN ? ` and ${names.length - SHOWN} more` : "");
@@ -159,22 +175,38 @@ function notFenced(newest: RotationDoc | undefined): Found[] {
   ];
 }
 
-function wasDue({ version, due_at }: VersionView): Found {
-  return {
-    code: "target",
-    message: `KEK version ${version} was due to be rotated on ${due_at?.slice(0, 10)}`,
-    hint: "give every process a key of a new version N, then run: certautopilot kek rotate --to-version=N",
-  };
+function wasDue(doc: VersionDoc, { now, rotationPeriodMs }: Facts): Problem[] {
+  const due = dueAt(doc, rotationPeriodMs);
+  if (due === null || due >= now) return [];
+  return [
+    {
+      code: "target",
+      message: `KEK version ${doc._id} was due to be rotated on ${due.toISOString().slice(0, 10)}`,
+      hint: "give every process a key of a new version N, then run: certautopilot kek rotate --to-version=N",
+    },
+  ];
 }
 
-function nobodyHolds({ _id, state, staged_at }: VersionDoc, { facts, open, view }: Grounds): boolean {
+/** When policy says that a version is to be rotated, counted from its first use; null for all but the active one. */
+export function dueAt(doc: VersionDoc, rotationPeriodMs: number): Date | null {
+  if (doc.state !== "active") return null;
+  const firstUsed = doc.first_activated_at ?? doc.activated_at ?? doc.staged_at;
+  return new Date(firstUsed.getTime() + rotationPeriodMs);
+}
+
+function nobodyHolds({ _id, state, staged_at }: VersionDoc, facts: Facts, open: RotationDoc | undefined): boolean {
   const { now, roster, times } = facts;
   if (state !== "staged" || open !== undefined || roster.length === 0) return false;
   if (now.getTime() - staged_at.getTime() <= times.leaseMs) return false;
-  return view.versions.some(({ version, canary }) => version === _id && canary.proved_by === 0);
+  return !roster.some((member) => holds(member, _id));
 }
 
-function stagedForNobody({ _id }: VersionDoc): Found {
+/** Whether a process has opened a version's canary: it holds the key, or could load it. */
+export function holds({ loaded, available }: Member, version: number): boolean {
+  return loaded.includes(version) || (available ?? []).includes(version);
+}
+
+function stagedForNobody({ _id }: VersionDoc): Problem {
   return {
     code: "lacks_version",
     message: `KEK version ${_id} is staged, and no process holds its key`,
@@ -182,9 +214,9 @@ function stagedForNobody({ _id }: VersionDoc): Found {
   };
 }
 
-function brokenChain(fault: string | null): Found {
+function brokenChain(fault: string | null): Problem {
   return {
-    code: "canary",
+    code: "audit",
     message: `the audit chain is broken: ${fault}`,
     hint: "is CERTAUTOPILOT_AUDIT_SECRET the fleet's here? If it is, the log was changed: certautopilot audit verify",
   };

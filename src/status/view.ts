@@ -5,11 +5,12 @@ import { wrapProblems, wrapsPercent, wrapWarnings, writable } from "../fleet/wra
 import type { AuditTail } from "../store/audit_tail.ts";
 import type { CensusRow } from "../store/census.ts";
 import type { InstallDoc, RotationDoc, VersionDoc } from "../store/documents.ts";
+import type { FieldFacts } from "../store/field_facts.ts";
 import { type Member, memberName } from "../store/heartbeats.ts";
 import type { KekState } from "../store/state.ts";
 import { isOpen } from "../store/state_rules.ts";
 import { driftProblems, idleProblems } from "./health.ts";
-import { reasonsOf } from "./reasons.ts";
+import { dueAt, findingsOf, holds, reasonsOf } from "./reasons.ts";
 import { follows, rotationView } from "./rotation_view.ts";
 import type { ProcessView, StatusView, VersionView } from "./status_view.ts";
 import { verdictOf } from "./verdict.ts";
@@ -21,6 +22,7 @@ export interface Facts {
   state: KekState;
   roster: Member[];
   census: { rows: CensusRow[]; at: Date };
+  fields: FieldFacts;
   /** Newest first. */
   history: RotationDoc[];
   audit: AuditTail;
@@ -43,6 +45,7 @@ export function viewOf(facts: Facts): StatusView {
   });
   const problems = [...ready, ...idleProblems(roster, state, now, times)];
   const drift = driftProblems(roster, state);
+  const findings = findingsOf(facts);
   const written = writable(state.versions, open);
   const rotation = open === undefined ? null : rotationView(open, now, roster);
   const versions = state.versions.map((doc) => versionView(doc, facts));
@@ -54,7 +57,9 @@ export function viewOf(facts: Facts): StatusView {
       joining: roster.filter(({ acked }) => acked === null).length,
       rotation,
       left: versions.find(({ version }) => version === open?.from)?.records ?? 0,
-      ...reasonsOf({ facts, stance, open, problems, drift, view: { rotation, versions } }),
+      reasons: reasonsOf(findings),
+      urgent: findings.urgent.length,
+      due: findings.due.length,
     }),
     install: {
       provider: install.provider,
@@ -89,16 +94,14 @@ export function viewOf(facts: Facts): StatusView {
 // ---------------------------------------------------------------------------------------------------------------------
 
 function versionView(doc: VersionDoc, { now, roster, census, rotationPeriodMs }: Facts): VersionView {
-  const holds = (member: Member) => member.loaded.includes(doc._id) || (member.available ?? []).includes(doc._id);
   const wrong = (member: Member) =>
     (member.problems ?? []).some(({ version, reason }) => version === doc._id && reason === "wrong_key");
-  const firstUsed = doc.first_activated_at ?? doc.activated_at ?? doc.staged_at;
-  const due = doc.state === "active" ? new Date(firstUsed.getTime() + rotationPeriodMs) : null;
+  const due = dueAt(doc, rotationPeriodMs);
   return {
     version: doc._id,
     state: doc.state,
     canary: {
-      proved_by: roster.filter(holds).length,
+      proved_by: roster.filter((member) => holds(member, doc._id)).length,
       of: roster.length,
       wrong_key: roster.filter(wrong).map(memberName),
     },

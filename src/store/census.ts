@@ -1,10 +1,14 @@
 import { EJSON } from "bson";
 import type { Document } from "mongodb";
 import type { FieldName } from "../config/config.ts";
-import { byIndex, fieldId, versionKey } from "./fields.ts";
+import { fieldId } from "./fields.ts";
 import type { Store } from "./store.ts";
+import { byIndex, versionKey } from "./version_index.ts";
 
-/** The census: envelopes by field and version, from the index, with majority read concern. */
+/**
+ * Version counts: envelopes by field and version, with majority read concern. By aggregation, for the `count` command may count
+ * documents that a sharded cluster has moved away (MongoDB manual, "Count: Behavior").
+ */
 
 export interface CensusRow {
   /** `<collection>:<path>` */
@@ -14,20 +18,32 @@ export interface CensusRow {
   count: number;
 }
 
-/** How many envelopes of one field are at one version. */
+/** How many envelopes of one field are at one version, whatever type of number says so. */
 export async function countAt(store: Store, field: FieldName, version: number): Promise<number> {
   return await countWith(store, field, { [versionKey(field.path)]: version });
+}
+
+/** How many envelopes a field has, at whatever version. */
+export async function countEnvelopes(store: Store, field: FieldName): Promise<number> {
+  return await countWith(store, field, { [versionKey(field.path)]: { $gte: 1 } });
 }
 
 /** What stands for envelopes that name no version at all. */
 export const NO_VERSION = "none";
 
 /**
- * Every field at every version that occurs. What is no number is shown as JSON, so that the text "1" never passes for
- * version 1; envelopes without a version are looked for too.
+ * Every field at every version that occurs. What is no int32 is shown as JSON with its type, so that the text "1" or the double
+ * 1.0 never passes for version 1; values without a version are looked for too.
  */
 export async function takeCensus(store: Store, fields: FieldName[]): Promise<CensusRow[]> {
-  const rows = await countVersions(store, fields);
+  const rows: CensusRow[] = [];
+  for (const field of fields) {
+    const key = versionKey(field.path);
+    const group = { _id: { version: `$${key}`, type: { $type: `$${key}` } }, count: { $sum: 1 } };
+    const found = await aggregate<{ _id: Version; count: number }>(store, field, [{ $group: group }]);
+    for (const { _id, count } of found.filter(({ _id }) => !NOTHING.includes(_id.type)).toSorted(byVersion))
+      rows.push({ field: fieldId(field), version: labelOf(_id), count });
+  }
   for (const field of fields) {
     const query = { [field.path]: { $exists: true, $ne: null }, [versionKey(field.path)]: null };
     const count = await countWith(store, field, query);
@@ -36,22 +52,25 @@ export async function takeCensus(store: Store, fields: FieldName[]): Promise<Cen
   return rows;
 }
 
-/** The same from the index alone: cheap enough to be asked every second. */
+/** The versions alone, of whatever type: cheap enough to be asked every second. */
 export async function countVersions(store: Store, fields: FieldName[]): Promise<CensusRow[]> {
   const rows: CensusRow[] = [];
   for (const field of fields) {
     const key = versionKey(field.path);
-    for (const version of await store.db.collection(field.collection).distinct(key)) {
+    // Nothing but the group's key: MongoDB jumps from one version to the next in the index.
+    const versions = await aggregate<{ _id: unknown }>(store, field, [{ $group: { _id: `$${key}` } }, BY_ID]);
+    for (const { _id: version } of versions) {
       if (version === null || version === undefined) continue;
       const count = await countWith(store, field, { [key]: version });
       const label = typeof version === "number" ? String(version) : EJSON.stringify(version, { relaxed: false });
-      rows.push({ field: fieldId(field), version: label, count });
+      // One that was moved away between the two looks.
+      if (count > 0) rows.push({ field: fieldId(field), version: label, count });
     }
   }
   return rows;
 }
 
-/** Whether a row of the census is at a version, as opposed to something that only looks like one. */
+/** Whether a row of the version counts is at a version, as opposed to something that only looks like one. */
 export function isVersion(row: CensusRow): boolean {
   return /^[1-9]\d*$/.test(row.version);
 }
@@ -59,7 +78,35 @@ export function isVersion(row: CensusRow): boolean {
 // ---------------------------------------------------------------------------------------------------------------------
 
 async function countWith(store: Store, field: FieldName, query: Document): Promise<number> {
-  const counted = { count: field.collection, query, readConcern: { level: "majority" } };
-  const reply = await byIndex(field, (index) => store.db.command({ ...counted, ...index }));
-  return Number(reply["n"]);
+  const [row] = await aggregate<{ n: number }>(store, field, [{ $match: query }, { $count: "n" }]);
+  return row?.n ?? 0;
+}
+
+async function aggregate<T extends Document>(store: Store, field: FieldName, stages: Document[]): Promise<T[]> {
+  const options = { readConcern: { level: "majority" }, collation: { locale: "simple" }, allowDiskUse: true } as const;
+  return await byIndex(store, field, (how) =>
+    store.db
+      .collection(field.collection)
+      .aggregate<T>(stages, { ...options, ...how } as never)
+      .toArray(),
+  );
+}
+
+const BY_ID = { $sort: { _id: 1 } };
+const NOTHING = ["missing", "null", "undefined"];
+
+interface Version {
+  version: unknown;
+  type: string;
+}
+
+function labelOf({ version, type }: Version): string {
+  if (type === "int") return String(version);
+  // A number that is equal to a version, and is none: readers of format 1 refuse it.
+  if (["long", "double", "decimal"].includes(type)) return `${Number(String(version))} (${type})`;
+  return EJSON.stringify(version, { relaxed: false });
+}
+
+function byVersion(a: { _id: Version }, b: { _id: Version }): number {
+  return Number(String(a._id.version)) - Number(String(b._id.version)) || a._id.type.localeCompare(b._id.type);
 }

@@ -63,6 +63,8 @@ export interface FieldCount {
   done: number;
   remaining: number;
   failed: number;
+  /** The collection's own identity when it was first counted: another one of its name holds other records. */
+  uuid?: string;
 }
 
 export interface FailedRecord {

@@ -15,3 +15,8 @@ export function fieldFault({ collection, path }: FieldName): string | undefined 
   if (names[0] === "_id") return "its path is the record's _id, which never changes";
   return undefined;
 }
+
+/** A name in a path that MongoDB takes for a position in an array; undefined when there is none. Pure. */
+export function positionIn(path: string): string | undefined {
+  return path.split(".").find((name) => /^\d+$/.test(name));
+}

@@ -1,10 +1,12 @@
 import type { FieldName } from "../config/config.ts";
-import { KekError, messageOf } from "../errors/errors.ts";
+import { KekError } from "../errors/errors.ts";
+import { collectionFault, readCollections } from "./collections.ts";
 import type { FieldDoc } from "./documents.ts";
 import { serverCode } from "./failures.ts";
-import { fieldFault } from "./field_names.ts";
+import { fieldFault, positionIn } from "./field_names.ts";
 import { fieldOf } from "./shapes.ts";
 import type { Session, Store } from "./store.ts";
+import { indexError, isInArray, makeIndex, versionIndexName } from "./version_index.ts";
 
 /** `kek_fields`: every field that holds envelopes, and its index. A field that is not here would be missed. */
 
@@ -12,30 +14,36 @@ export function fieldId(field: FieldName): string {
   return `${field.collection}:${field.path}`;
 }
 
-export function versionKey(path: string): string {
-  return `${path}.kek_version`;
-}
-
 /**
- * Registers a field and makes its index. Done before the first envelope of the field is written.
- * @throws KekError `usage` for a name that no field can have: one that is registered is there for every process.
+ * Registers a field and makes its index. Done before the first envelope of the field is written. A field that is in the list
+ * already is not judged again: its envelopes are there, and refusing it would make them unreadable.
+ * @throws KekError `usage` for what can hold no envelopes: a name, a path through arrays, a view, a time series or a capped
+ * collection. `index_unusable` where another index stands in the way.
  */
 export async function registerField(store: Store, field: FieldName, registeredBy: string): Promise<void> {
   const fault = fieldFault(field);
-  if (fault !== undefined) {
-    throw new KekError(
-      "usage",
-      `${JSON.stringify(fieldId(field))} cannot hold envelopes: ${fault}`,
-      "name a collection of the application's, and the path of a field in it",
-    );
-  }
+  if (fault !== undefined)
+    throw unfit(field, fault, "name a collection of the application's, and the path of a field in it");
+  const known = (await missingFields(store, [field])).length === 0;
+  if (!known) await refuseUnfit(store, field);
   // The index first: a field that MongoDB makes none for must not stand in the list, where every rotation would meet it.
-  try {
-    await ensureIndex(store, field);
-  } catch (thrown) {
-    throw unfit(field, thrown) ?? thrown;
+  const index = await makeIndex(store, field).catch((thrown) => {
+    throw refusedIndex(field, thrown) ?? thrown;
+  });
+  if (index.state === "unusable") {
+    if (!known) throw indexError(field, index);
+    return;
+  }
+  if (!known && index.state === "whole" && (await isInArray(store, field, index.name))) {
+    await store.db.collection(field.collection).dropIndex(versionIndexName(field.path));
+    throw unfit(field, "records of its collection have an array on this path", NO_ARRAYS);
   }
   await listField(store, field, registeredBy);
+}
+
+/** @returns whether it was in the list. Its index goes with it; the records stay as they are. */
+export async function unlistField(store: Store, field: FieldName, session: Session): Promise<boolean> {
+  return (await fields(store).deleteOne({ _id: fieldId(field) }, { session })).deletedCount === 1;
 }
 
 /** The list alone: what a rotation goes by. */
@@ -45,25 +53,6 @@ export async function listField(store: Store, field: FieldName, registeredBy: st
     { $setOnInsert: { collection: field.collection, path: field.path, registered_by: registeredBy } },
     { upsert: true },
   );
-}
-
-/** Making an index that is there does nothing; on a collection that is not, it creates the collection. */
-export async function ensureIndex(store: Store, field: FieldName): Promise<void> {
-  await store.db.collection(field.collection).createIndex({ [versionKey(field.path)]: 1, _id: 1 });
-}
-
-/**
- * A query by the field's index; where somebody has dropped that, without it: slower, and as right. A rotation makes it anew.
- * @param query is given what to add to its options.
- */
-export async function byIndex<T>({ path }: FieldName, query: (index: { hint?: IndexKey }) => Promise<T>): Promise<T> {
-  try {
-    return await query({ hint: { [versionKey(path)]: 1, _id: 1 } });
-  } catch (thrown) {
-    const BAD_VALUE = 2;
-    if (serverCode(thrown) !== BAD_VALUE || !/hint/.test(messageOf(thrown))) throw thrown;
-    return await query({});
-  }
 }
 
 /** Which of them are not in the list. */
@@ -85,22 +74,32 @@ export async function readFields(store: Store, session?: Session): Promise<Field
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-type IndexKey = Record<string, 1>;
-
 const CANNOT_CREATE_INDEX = 67;
 const INVALID_NAMESPACE = 73;
+const NO_ARRAYS =
+  "store each secret at a path without arrays: in a record of its own, or under a name instead of a position";
+
+function unfit(field: FieldName, why: string, hint: string, cause?: unknown): KekError {
+  return new KekError("usage", `${JSON.stringify(fieldId(field))} cannot hold envelopes: ${why}`, hint, { cause });
+}
+
+async function refuseUnfit(store: Store, field: FieldName): Promise<void> {
+  const position = positionIn(field.path);
+  if (position !== undefined)
+    throw unfit(field, `MongoDB reads ${JSON.stringify(position)} in its path as a position in an array`, NO_ARRAYS);
+  const [collection] = await readCollections(store, [field.collection]);
+  const fault = collection && collectionFault(collection);
+  if (fault !== undefined) throw unfit(field, fault, "keep encrypted records in an ordinary collection");
+}
 
 /** @returns undefined when it is not the field's name, or its collection, that MongoDB refuses. */
-function unfit(field: FieldName, thrown: unknown): KekError | undefined {
+function refusedIndex(field: FieldName, thrown: unknown): KekError | undefined {
   const code = serverCode(thrown);
   if (code !== CANNOT_CREATE_INDEX && code !== INVALID_NAMESPACE) return undefined;
   const why = code === INVALID_NAMESPACE ? "its collection's name is too long" : "its index cannot be made";
-  return new KekError(
-    "usage",
-    `${JSON.stringify(fieldId(field))} cannot hold envelopes: ${why}`,
-    "a collection takes 64 indexes, one of them for each field with envelopes; its full name has at most 255 bytes",
-    { cause: thrown },
-  );
+  const hint =
+    "a collection takes 64 indexes, one of them for each field with envelopes; its full name has at most 255 bytes";
+  return unfit(field, why, hint, thrown);
 }
 
 function fields(store: Store) {

@@ -1,11 +1,11 @@
 import { DocumentSequence } from "mongodb/lib/cmap/commands.js";
 import type { FieldName } from "../config/config.ts";
 import { DOCUMENT_VALIDATION_FAILURE } from "./failures.ts";
-import { byIndex, versionKey } from "./fields.ts";
 import type { LeaseEnd } from "./lease_end.ts";
 import { byMajority } from "./majority.ts";
 import { type Rewrap, rewrapStatements } from "./rewrap_statement.ts";
 import type { Store } from "./store.ts";
+import { byIndex, readIndexState, versionKey } from "./version_index.ts";
 
 /** Reads and rewrites the wraps of records. Nothing else of a record is ever read for a rewrap, or written. */
 
@@ -19,7 +19,8 @@ export interface Portion {
 
 /**
  * Every record of a field at one version, a portion at a time.
- * A cursor over the index: records that a rewrap moves away from the version are behind it, never seen twice.
+ * By the index, records that a rewrap moves away from the version are behind the cursor, never seen twice; an update leaves a
+ * record where it lies, so the same is true of a read of the whole collection.
  * @param batchSize records that MongoDB is asked for at once. @param portion how many of them are wanted next, at most.
  */
 export async function* wrapsAt(
@@ -31,16 +32,15 @@ export async function* wrapsAt(
 ): AsyncGenerator<Portion> {
   const { path } = field;
   const key = versionKey(path);
-  const cursor = store.db.collection(field.collection).find(
-    { [key]: version },
-    {
-      projection: { _id: 1, [`${path}.provider`]: 1, [key]: 1, [`${path}.wrapped_dek`]: 1 },
-      hint: { [key]: 1, _id: 1 },
-      sort: { _id: 1 },
-      batchSize,
-      raw: true,
-    },
-  );
+  const index = await readIndexState(store, field);
+  const order = index.state === "whole" ? { hint: index.name, sort: { _id: 1 } } : { hint: { $natural: 1 } };
+  const cursor = store.db.collection(field.collection).find({ [key]: version }, {
+    projection: { _id: 1, [`${path}.provider`]: 1, [key]: 1, [`${path}.wrapped_dek`]: 1 },
+    collation: { locale: "simple" },
+    batchSize,
+    raw: true,
+    ...order,
+  } as never);
   yield* portions(cursor as never, portion);
 }
 
@@ -59,8 +59,10 @@ export async function* envelopesOf(
     { [field.path]: { $exists: true }, ...beyond },
     {
       projection: { _id: 1, [field.path]: 1 },
-      hint: { _id: 1 },
+      // Not in the order of a collation that the collection may have: positions are compared without one.
+      collation: { locale: "simple" },
       sort: { _id: 1 },
+      allowDiskUse: true,
       batchSize,
       raw: true,
     },
@@ -72,10 +74,10 @@ export async function* envelopesOf(
 export async function idsAt(store: Store, field: FieldName, version: number, limit: number): Promise<Uint8Array[]> {
   const key = versionKey(field.path);
   const wanted = { projection: { _id: 1 }, sort: { _id: 1 }, limit, raw: true } as const;
-  const found = await byIndex(field, (index) =>
+  const found = await byIndex(store, field, (how) =>
     store.db
       .collection(field.collection)
-      .find({ [key]: version }, { ...wanted, ...index })
+      .find({ [key]: version }, { ...wanted, ...how } as never)
       .toArray(),
   );
   return found as unknown as Uint8Array[];

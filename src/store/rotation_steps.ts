@@ -2,7 +2,7 @@ import type { Binary } from "mongodb";
 import type { AuditData, AuditEvent } from "../audit/chain.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { type Auditor, audited } from "./audit_log.ts";
-import type { Phase, RotationDoc } from "./documents.ts";
+import type { FieldCount, Phase, RotationDoc } from "./documents.ts";
 import { isDuplicateKey } from "./failures.ts";
 import { type Held, leaseFree, newestRotation, rotations, stillHeld } from "./rotations.ts";
 import { rotationOf } from "./shapes.ts";
@@ -33,6 +33,8 @@ export interface NewRotation {
    * every process goes on writing what it wrote.
    */
   mends?: boolean;
+  /** What there is at the version to leave, so that it is noticed when a field loses its envelopes on the way. */
+  fields: FieldCount[];
 }
 
 /** @returns undefined when another rotation was first, or what was read has changed since. */
@@ -60,7 +62,7 @@ export async function startRotation(
         started_at: now,
         started_by: auditor.actor,
         phase_times: { [String(phase)]: now },
-        fields: [],
+        fields: wanted.fields,
         failed: [],
         fence: last?.fence ?? { versions: [], collections: [] },
         ...(wanted.replaces === undefined ? {} : { reverses: wanted.replaces._id }),

@@ -193,7 +193,9 @@ const ROTATION = v.pipe(
     started_by: text,
     phase_times: v.record(text, time, "is not a subdocument"),
     ended_at: v.optional(time),
-    fields: list(document({ field: text, done: whole(0), remaining: whole(0), failed: whole(0) })),
+    fields: list(
+      document({ field: text, done: whole(0), remaining: whole(0), failed: whole(0), uuid: v.optional(text) }),
+    ),
     failed: list(document({ field: text, id: text, reason: text })),
     pace: v.optional(list(document({ at: time, done: whole(0) }))),
     fence: document({

@@ -11,14 +11,18 @@ export async function readValidators(store: Store, collections: string[]): Promi
   const found = new Map<string, ValidatorOptions>();
   const listed = store.db.listCollections({ name: { $in: collections } }, { nameOnly: false });
   for await (const entry of listed) {
-    const options = (entry as { options?: ValidatorOptions }).options ?? {};
-    found.set(entry.name, {
-      ...(options.validator === undefined ? {} : { validator: options.validator }),
-      ...(options.validationLevel === undefined ? {} : { validationLevel: options.validationLevel }),
-      ...(options.validationAction === undefined ? {} : { validationAction: options.validationAction }),
-    });
+    found.set(entry.name, validatorIn((entry as { options?: ValidatorOptions }).options));
   }
   return found;
+}
+
+/** Of a collection's options, those that are about its validator. Pure. */
+export function validatorIn(options: ValidatorOptions = {}): ValidatorOptions {
+  return {
+    ...(options.validator === undefined ? {} : { validator: options.validator }),
+    ...(options.validationLevel === undefined ? {} : { validationLevel: options.validationLevel }),
+    ...(options.validationAction === undefined ? {} : { validationAction: options.validationAction }),
+  };
 }
 
 /**

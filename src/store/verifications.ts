@@ -1,8 +1,8 @@
-import type { Binary } from "mongodb";
+import type { Binary, Long } from "mongodb";
 import { serverCode } from "./failures.ts";
 import type { Store } from "./store.ts";
 
-/** `kek_verifications`: how far a `kek verify --records` has come, so that one that was interrupted can be gone on with. */
+/** `kek_verifications`: how far a long read of the records has come, so that one that was interrupted can be resumed. */
 
 export interface BadRecord {
   collection: string;
@@ -27,17 +27,59 @@ export interface VerificationDoc {
   bad: BadRecord[];
 }
 
-export async function readVerification(store: Store): Promise<VerificationDoc | undefined> {
-  return (await verifications(store).findOne({ _id: "records" })) ?? undefined;
+/** An unfinished search of the whole database for envelopes. */
+export interface ScanDoc {
+  _id: "scan";
+  started_at: Date;
+  /** As above. */
+  basis: string;
+  /** What was read of each collection so far, by the collection's own identity. */
+  collections: ScannedCollection[];
+}
+
+export interface ScannedCollection {
+  /** `CollectionInfo.uuid`; the name where there is none. */
+  identity: string;
+  name: string;
+  done: boolean;
+  /** Behind the last record that was read. */
+  position: Long | null;
+  records: number;
+  bytes: number;
+  /** Envelopes up to the position. */
+  places: { path: string; version: string; number: number; count: number }[];
+}
+
+interface Docs {
+  records: VerificationDoc;
+  scan: ScanDoc;
+}
+
+export async function readVerification<K extends keyof Docs>(store: Store, kind: K): Promise<Docs[K] | undefined> {
+  // Positions are int64, and a double would not name the same record.
+  const found = await verifications(store).findOne({ _id: kind }, { promoteLongs: false });
+  return (found ?? undefined) as Docs[K] | undefined;
 }
 
 /**
  * Whole and at once: counts and findings are those up to the position. Two that run beside each other overwrite one another
  * with as good a position. @returns false when MongoDB does not permit it: reading the records needs less.
  */
-export async function saveVerification(store: Store, doc: VerificationDoc): Promise<boolean> {
+export async function saveVerification(store: Store, doc: VerificationDoc | ScanDoc): Promise<boolean> {
+  return await permitted(verifications(store).replaceOne({ _id: doc._id }, doc, { upsert: true }));
+}
+
+export async function dropVerification(store: Store, kind: keyof Docs): Promise<boolean> {
+  return await permitted(verifications(store).deleteOne({ _id: kind }));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+const UNAUTHORIZED = 13;
+
+async function permitted(work: Promise<unknown>): Promise<boolean> {
   try {
-    await verifications(store).replaceOne({ _id: "records" }, doc, { upsert: true });
+    await work;
     return true;
   } catch (thrown) {
     if (serverCode(thrown) === UNAUTHORIZED) return false;
@@ -45,14 +87,6 @@ export async function saveVerification(store: Store, doc: VerificationDoc): Prom
   }
 }
 
-export async function dropVerification(store: Store): Promise<void> {
-  await verifications(store).deleteOne({ _id: "records" });
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-
-const UNAUTHORIZED = 13;
-
 function verifications(store: Store) {
-  return store.db.collection<VerificationDoc>("kek_verifications");
+  return store.db.collection<VerificationDoc | ScanDoc>("kek_verifications");
 }

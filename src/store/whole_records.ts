@@ -36,6 +36,23 @@ export async function aboutCount(store: Store, collection: string): Promise<numb
   return await store.db.collection(collection).estimatedDocumentCount();
 }
 
+/** About how many bytes the records of these collections have, before compression: from their metadata, at once. */
+export async function bytesIn(store: Store, collections: string[]): Promise<number> {
+  const sizes = await Promise.all(
+    collections.map(async (name) => {
+      const stages = [{ $collStats: { storageStats: {} } }, { $project: { size: "$storageStats.size" } }];
+      // It is told to people only: without the right to ask, or of a collection that is gone, nothing is.
+      const rows = await store.db
+        .collection(name)
+        .aggregate<{ size?: number }>(stages)
+        .toArray()
+        .catch(() => []);
+      return rows.reduce((total, { size }) => total + Number(size ?? 0), 0);
+    }),
+  );
+  return sizes.reduce((total, size) => total + size, 0);
+}
+
 export async function isEmpty(store: Store, collection: string): Promise<boolean> {
   return (await store.db.collection(collection).findOne({}, { projection: { _id: 1 } })) === null;
 }

@@ -2,6 +2,7 @@ import { Binary } from "mongodb";
 import type { FleetTimes } from "../../src/config/config.ts";
 import type { Facts } from "../../src/status/view.ts";
 import type { Phase, RotationDoc, VersionDoc } from "../../src/store/documents.ts";
+import { NO_FIELDS } from "../../src/store/field_facts.ts";
 import type { Member } from "../../src/store/heartbeats.ts";
 
 /** Facts about an install, made up: healthy unless told otherwise. */
@@ -102,6 +103,7 @@ export function facts(over: Partial<Facts> = {}): Facts {
     state: { versions: [version(1, "active"), version(2, "staged")], rotation: undefined },
     roster: [steady(1), steady(2), steady(3)],
     census: { rows: [{ field: "secrets:value", version: "1", count: 100 }], at: NOW },
+    fields: NO_FIELDS,
     history: [],
     audit: { entries: [], chain: { state: "whole", checked: 0, fault: null } },
     times: TIMES,

@@ -17,7 +17,7 @@ import { freshDatabase } from "../harness/mongo.ts";
 const AUDITOR: Auditor = { secret: "s", actor: "test", sinks: [] };
 
 async function start(store: Store, from: number, to: number): Promise<RotationDoc> {
-  const wanted = { from, to, owner: "me", leaseMs: 60_000, graceMs: 0, replaces: undefined };
+  const wanted = { from, to, owner: "me", leaseMs: 60_000, graceMs: 0, replaces: undefined, fields: [] };
   return there(await startRotation(store, AUDITOR, wanted));
 }
 

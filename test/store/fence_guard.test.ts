@@ -17,7 +17,7 @@ const AUDITOR: Auditor = { secret: "s", actor: "test", sinks: [] };
 const SILENT = { info: () => undefined, warn: () => undefined };
 
 async function started(store: Store, from: number, to: number): Promise<RotationDoc> {
-  const terms = { owner: "me", leaseMs: 60_000, graceMs: 1000, replaces: undefined };
+  const terms = { owner: "me", leaseMs: 60_000, graceMs: 1000, replaces: undefined, fields: [] };
   const doc = await startRotation(store, AUDITOR, { from, to, ...terms });
   if (doc === undefined) throw new Error("not started");
   return doc;

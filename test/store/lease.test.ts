@@ -16,7 +16,7 @@ async function rotationWithLease(leaseMs: number) {
   const versions = { 1: "active", 2: "staged" };
   const documents = Object.entries(versions).map(([version, state]) => ({ _id: Number(version) as never, state }));
   await db.collection("kek_versions").insertMany(documents);
-  const wanted = { from: 1, to: 2, owner: "me", leaseMs, graceMs: 0, replaces: undefined };
+  const wanted = { from: 1, to: 2, owner: "me", leaseMs, graceMs: 0, replaces: undefined, fields: [] };
   const doc = await startRotation(store, AUDITOR, wanted);
   if (doc === undefined) throw new Error("not started");
   return { store, doc };

@@ -4,10 +4,10 @@ import { Binary, Int32 } from "mongodb";
 import { KekError } from "../../src/errors/errors.ts";
 import type { Provider } from "../../src/providers/provider.ts";
 import { rewrapBatch } from "../../src/rotation/rewrap_batch.ts";
-import { ensureIndex } from "../../src/store/fields.ts";
 import { LeaseEnd } from "../../src/store/lease_end.ts";
 import { applyRewraps, wrapsAt } from "../../src/store/records.ts";
 import { closeStore, openStore, serverNow } from "../../src/store/store.ts";
+import { makeIndex } from "../../src/store/version_index.ts";
 import { freshDatabase } from "../harness/mongo.ts";
 import { ownReplicaSet } from "../harness/other_mongod.ts";
 import { versionsOf } from "../harness/records.ts";
@@ -32,7 +32,7 @@ test("a batch that the token leaves unfinished counts what it moved", async () =
   const { uri, name, db } = await freshDatabase();
   const store = await openStore({ uri, name }, { appName: "test" });
   const secrets = db.collection<{ _id: number; value: object }>("secrets");
-  await ensureIndex(store, FIELD);
+  await makeIndex(store, FIELD);
   await secrets.insertMany(Array.from({ length: 10 }, (_, id) => ({ _id: id, value: envelope(id) })));
   const [batch] = await Array.fromAsync(wrapsAt(store, FIELD, 1, 100));
   const job = jobOf(batch?.bytes as Uint8Array);
@@ -59,7 +59,7 @@ test("a batch that the token leaves unfinished counts what it moved", async () =
 test("what a lane sends after the lease is over moves nothing, however late its thread or its token is", async () => {
   const { uri, name, db } = await freshDatabase();
   const store = await openStore({ uri, name }, { appName: "test" });
-  await ensureIndex(store, FIELD);
+  await makeIndex(store, FIELD);
   const secrets = db.collection<{ _id: number; value: object }>("secrets");
   await secrets.insertMany(Array.from({ length: 10 }, (_, id) => ({ _id: id, value: envelope(id) })));
   const before = await secrets.find().sort({ _id: 1 }).toArray();

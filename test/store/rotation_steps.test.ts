@@ -26,7 +26,7 @@ async function install(states: Record<number, string>): Promise<Store> {
 }
 
 const start = (store: Store, from: number, to: number, replaces?: { _id: number; epoch: number }) =>
-  startRotation(store, AUDITOR, { from, to, owner: "me", leaseMs: 60_000, graceMs: GRACE, replaces });
+  startRotation(store, AUDITOR, { from, to, owner: "me", leaseMs: 60_000, graceMs: GRACE, replaces, fields: [] });
 const held = (doc: { _id: number; epoch: number; lease: { token: number } | null }): Held => ({
   rotation: doc._id,
   epoch: doc.epoch,

@@ -1,13 +1,15 @@
 import { expect, test } from "bun:test";
 import { KeptCensus } from "../../src/status/kept_census.ts";
+import { NO_FIELDS } from "../../src/store/field_facts.ts";
 
 /** Counting for those who look once a second, when it takes long. */
 
 const row = (count: number) => [{ field: "secrets:value", version: "1", count }];
+const counts = (count: number) => ({ rows: row(count), fields: NO_FIELDS });
 
 test("the last count is shown while a new one takes long, unless the state is another", async () => {
   const waiting: ((count: number) => void)[] = [];
-  const census = new KeptCensus(async () => row(await new Promise<number>((resolve) => waiting.push(resolve))));
+  const census = new KeptCensus(async () => counts(await new Promise<number>((resolve) => waiting.push(resolve))));
   const first = census.of(1, new Date(1));
   const also = census.of(1, new Date(2));
   waiting[0]?.(100);
@@ -39,7 +41,7 @@ test("a count that fails is told, and the next look counts anew", async () => {
   let fails = true;
   const census = new KeptCensus(async () => {
     if (fails) throw new Error("away");
-    return row(1);
+    return counts(1);
   });
   expect(census.of(1, new Date())).rejects.toThrow("away");
   await Bun.sleep(1);

@@ -69,6 +69,7 @@ describe("preflight", () => {
     ],
     roster: [member()],
     census: [{ field: "a:b", version: "1", count: 5 }],
+    fieldProblems: [],
     ownKeys: new Map(),
     declared: 2,
     explicitFrom: false,

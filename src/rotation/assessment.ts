@@ -1,0 +1,116 @@
+import { KekError } from "../errors/errors.ts";
+import { loadProved, stageUnknown, unknownVersions } from "../fleet/keystore.ts";
+import type { Problem } from "../fleet/readiness.ts";
+import { fieldProblems } from "../status/field_problems.ts";
+import { checkSecret } from "../store/audit_log.ts";
+import { type CensusRow, takeCensus } from "../store/census.ts";
+import type { VersionDoc } from "../store/documents.ts";
+import { type FieldFacts, readFieldFacts } from "../store/field_facts.ts";
+import { readFields } from "../store/fields.ts";
+import { type Member, readRoster } from "../store/heartbeats.ts";
+import { type KekState, readState } from "../store/state.ts";
+import type { Context } from "./context.ts";
+import { type NamedEvictions, namedEvictions } from "./named_evictions.ts";
+import { type Plan, planRotation, type Wanted } from "./plan.ts";
+import { preflight } from "./preflight.ts";
+
+/** What `kek rotate` would do in the state as it is, and everything that stands against it: for itself and for `kek verify --target`. */
+
+export interface RotationRequest {
+  wanted: Wanted;
+  requireBackup: boolean;
+  /** Processes to take off the roster first, by heartbeat id or instance name. */
+  evict: string[];
+  /** Change nothing: not even versions are made known. */
+  dryRun: boolean;
+}
+
+export interface Assessment {
+  plan: Plan;
+  state: KekState;
+  /** Without those that are to be evicted. */
+  roster: Member[];
+  named: NamedEvictions;
+  fields: FieldFacts;
+  census: CensusRow[];
+  /** Of a plan that refuses, its reason alone. */
+  problems: Problem[];
+}
+
+export async function assessRotation(context: Context, request: RotationRequest): Promise<Assessment> {
+  const { store, config, provider } = context;
+  const { wanted, requireBackup, evict } = request;
+  const everybody = await readRoster(store);
+  const named = namedEvictions(everybody, evict, config.fleet);
+  const roster = everybody.filter((member) => !named.silent.includes(member));
+  const state = await stateOfFleet(context, roster, request);
+  const registered = await readFields(store);
+  const [census, fields] = await Promise.all([takeCensus(store, registered), readFieldFacts(store, registered)]);
+  const plan = planRotation(state.versions, state.rotation, wanted, provider, census);
+  const found = { plan, state, roster, named, fields, census };
+  if (plan.kind === "refuse") return { ...found, problems: [plan.problem] };
+  const keys = state.versions.filter(({ _id }) => _id === plan.from || _id === plan.to);
+  const problems = preflight({
+    plan,
+    provider: provider.name,
+    versions: state.versions,
+    roster,
+    census,
+    fieldProblems: fieldProblems(fields),
+    ownKeys: await proveOwnKeys(context, keys),
+    declared: config.encryption.currentVersion,
+    explicitFrom: wanted.from !== undefined,
+    times: config.fleet,
+    requireBackup,
+    howToBackUp: provider.howToBackUp(),
+  });
+  return { ...found, problems: [...(await auditProblems(context)), ...problems] };
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** Without the fleet's audit secret this command could change nothing. */
+async function auditProblems({ store, auditor }: Context): Promise<Problem[]> {
+  try {
+    await checkSecret(store, auditor);
+    return [];
+  } catch (thrown) {
+    if (!(thrown instanceof KekError) || thrown.code !== "audit_secret") throw thrown;
+    return [{ code: "audit", message: thrown.message, hint: thrown.hint }];
+  }
+}
+
+/** Why keys could not be loaded and proved here, by version. */
+async function proveOwnKeys(context: Context, wanted: VersionDoc[]): Promise<Map<number, KekError>> {
+  const failed = new Map<number, KekError>();
+  for (const doc of wanted) {
+    try {
+      // One that a dry run would make known has no canary yet.
+      if (doc.canary === undefined) await context.provider.load(doc._id);
+      else await loadProved(context.provider, context.install.install_id, doc);
+    } catch (thrown) {
+      if (!(thrown instanceof KekError)) throw thrown;
+      failed.set(doc._id, thrown);
+    }
+  }
+  return failed;
+}
+
+/**
+ * With a fleet at work, its processes make versions known. Without one, this command is the first that holds them: it makes
+ * them known after it has proved the version in use, and in a dry run only says that it would.
+ */
+async function stateOfFleet(context: Context, roster: Member[], { dryRun }: RotationRequest): Promise<KekState> {
+  const { store, auditor, provider, install } = context;
+  const state = await readState(store);
+  if (roster.length > 0) return state;
+  const active = state.versions.filter((version) => version.state === "active");
+  if ((await proveOwnKeys(context, active)).size > 0) return state;
+  if (dryRun) {
+    const held = await unknownVersions(provider, state.versions);
+    const wouldBe = held.map((_id) => ({ _id, state: "staged", provider: provider.name, wraps: 0 }) as VersionDoc);
+    return { ...state, versions: [...state.versions, ...wouldBe] };
+  }
+  const staged = await stageUnknown(store, auditor, provider, install.install_id, state.versions);
+  return staged ? await readState(store) : state;
+}

@@ -1,0 +1,59 @@
+import type { FieldName } from "../config/config.ts";
+import { crashPoint } from "../errors/crash_point.ts";
+import { KekError } from "../errors/errors.ts";
+import { audited } from "../store/audit_log.ts";
+import { countEnvelopes, NO_VERSION, takeCensus } from "../store/census.ts";
+import { fieldId, missingFields, registerField, unlistField } from "../store/fields.ts";
+import { newestRotation } from "../store/rotations.ts";
+import { isOpen } from "../store/state_rules.ts";
+import { dropIndex } from "../store/version_index.ts";
+import type { Context } from "./context.ts";
+
+/** `kek field add` and `kek field remove`: what an operator does where no process of the fleet registers a field. */
+
+/** @throws KekError as `registerField`. */
+export async function addField(
+  { store, auditor }: Context,
+  field: FieldName,
+): Promise<{ added: boolean; envelopes: number }> {
+  const added = (await missingFields(store, [field])).length > 0;
+  await registerField(store, field, auditor.actor);
+  crashPoint("field.registered");
+  if (added)
+    await audited(store, auditor, async () => [
+      { event: "field.added", data: { field: fieldId(field) }, result: true },
+    ]);
+  return { added, envelopes: await countEnvelopes(store, field) };
+}
+
+/**
+ * Counted by reading the collection where the index cannot be relied on.
+ * @throws KekError `refused` while the field holds anything, or a rotation is open; `usage` for one that is not registered.
+ */
+export async function removeField({ store, auditor }: Context, field: FieldName): Promise<void> {
+  const id = fieldId(field);
+  const open = await newestRotation(store);
+  if (open !== undefined && isOpen(open))
+    throw new KekError(
+      "refused",
+      `the rotation ${open.from} → ${open.to} is open, and counts ${id}`,
+      "finish it first",
+    );
+  const rows = (await takeCensus(store, [{ ...field }])).filter(({ version }) => version !== NO_VERSION);
+  const count = rows.reduce((total, row) => total + row.count, 0);
+  if (count > 0)
+    throw new KekError(
+      "refused",
+      `${id} holds ${count} envelopes: unregistered, no rotation would rewrap them, and they would be lost with their key`,
+      `remove the values first, or leave it registered: certautopilot kek field list`,
+    );
+  const removed = await audited(store, auditor, async (session) => {
+    if (!(await unlistField(store, field, session))) return undefined;
+    return [{ event: "field.removed", data: { field: id }, result: true }];
+  });
+  if (removed === undefined)
+    throw new KekError("usage", `${id} is not registered`, "certautopilot kek field list  shows those that are");
+  crashPoint("field.unlisted");
+  // Its index without it would look like a field that was lost from the list.
+  await dropIndex(store, field);
+}

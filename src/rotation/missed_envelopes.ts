@@ -1,0 +1,94 @@
+import { KekError } from "../errors/errors.ts";
+import { countAt, countEnvelopes } from "../store/census.ts";
+import { readCollections } from "../store/collections.ts";
+import type { FieldCount } from "../store/documents.ts";
+import { readFieldFacts } from "../store/field_facts.ts";
+import { fieldId, readFields } from "../store/fields.ts";
+import type { Context, Reporter } from "./context.ts";
+import { type EnvelopePlace, scanDatabase } from "./database_scan.ts";
+import type { LeaseKeeper } from "./lease.ts";
+import { placesText } from "./places_text.ts";
+
+/**
+ * Before processes give a version up: whether the zero count is of the records that there were. A collection that was renamed or
+ * replaced, or a field that lost its envelopes on the way, counts as zero as well.
+ */
+
+/** A field whose records went another way than by being rewrapped. */
+export interface LostField {
+  field: string;
+  why: string;
+}
+
+/**
+ * Pure.
+ * @param before the rotation's counts when this coordinator began. @param after the counts at the end.
+ * @param total how many envelopes each field has by now, by `<collection>:<path>`.
+ * @param uuids the collections there are now, by name.
+ */
+export function lostFields(
+  before: FieldCount[],
+  after: FieldCount[],
+  total: ReadonlyMap<string, number>,
+  uuids: ReadonlyMap<string, string | undefined>,
+): LostField[] {
+  return after.flatMap(({ field, done, uuid }) => {
+    const had = before.find((row) => row.field === field);
+    const seen = Math.max(done, (had?.done ?? 0) + (had?.remaining ?? 0));
+    if (seen === 0) return [];
+    const collection = field.slice(0, field.indexOf(":"));
+    if (!uuids.has(collection)) return [{ field, why: `${collection} is gone` }];
+    const now = uuids.get(collection);
+    if (uuid !== undefined && now !== undefined && uuid !== now)
+      return [{ field, why: `${collection} is another collection now` }];
+    return (total.get(field) ?? 0) === 0 ? [{ field, why: "it holds no envelope any more" }] : [];
+  });
+}
+
+/**
+ * Looks where the zero count did not. Where a field was lost, the whole database is read.
+ * @throws KekError `incomplete` naming each place with envelopes of the version. @throws as `LeaseKeeper.check`.
+ */
+export async function refuseMissed(
+  context: Context,
+  lease: LeaseKeeper,
+  from: number,
+  before: FieldCount[],
+  after: FieldCount[],
+  reporter: Reporter,
+): Promise<void> {
+  const { store } = context;
+  const fields = await readFields(store);
+  const { unregistered } = await readFieldFacts(store, fields);
+  const missed: Pick<EnvelopePlace, "collection" | "path" | "count">[] = [];
+  for (const field of unregistered) {
+    const count = await countAt(store, field, from);
+    if (count > 0) missed.push({ ...field, count });
+  }
+  if (missed.length > 0) throw incomplete(from, missed);
+  const uuids = new Map((await readCollections(store)).map(({ name, uuid }) => [name, uuid]));
+  const total = new Map<string, number>();
+  for (const field of fields) total.set(fieldId(field), await countEnvelopes(store, field));
+  const lost = lostFields(before, after, total, uuids);
+  if (lost.length === 0) return;
+  for (const { field, why } of lost) reporter.note(`${field} had envelopes in this rotation, and ${why}`);
+  reporter.note(`reading every collection for envelopes of version ${from} before it is left`);
+  const { places } = await scanDatabase(context, true, {
+    note: reporter.note,
+    progress: () => lease.check(),
+  });
+  lease.check();
+  const left = places.filter(({ number }) => number === from);
+  if (left.length > 0) throw incomplete(from, left);
+  reporter.note(`no envelope of version ${from} is left in any collection`);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function incomplete(from: number, places: Pick<EnvelopePlace, "collection" | "path" | "count">[]): KekError {
+  return new KekError(
+    "incomplete",
+    `version ${from} is not retired: ${placesText(places)} ${places.length === 1 ? "is" : "are"} under it and not registered`,
+    "if a collection was renamed, rename it back; certautopilot kek verify --discover  names each place and what to do; then run the same command again",
+  );
+}

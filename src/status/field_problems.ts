@@ -1,0 +1,115 @@
+import { fences } from "../fleet/fence.ts";
+import type { Problem } from "../fleet/readiness.ts";
+import type { CensusRow } from "../store/census.ts";
+import { collectionFault } from "../store/collections.ts";
+import type { FieldCount, RotationDoc } from "../store/documents.ts";
+import type { FieldFact, FieldFacts } from "../store/field_facts.ts";
+import { positionIn } from "../store/field_names.ts";
+import { fieldId } from "../store/fields.ts";
+
+/** What stands between a rotation and every envelope of every field: pure. */
+
+/** What no rotation can do its work with: a count that could be too small, records that it could not rewrap. */
+export function fieldProblems({ fields, unregistered }: FieldFacts): Problem[] {
+  return [...fields.flatMap(problemsOf), ...unregistered.map(unregisteredProblem)];
+}
+
+/**
+ * Fields that had envelopes in the newest rotation and have none: renamed, dropped, or emptied by the application. No record says
+ * which, so it is told to people; before a rotation settles, and before a key is destroyed, the whole database is read.
+ */
+export function emptiedFields(facts: FieldFacts, census: CensusRow[], newest: RotationDoc | undefined): Problem[] {
+  return facts.fields.flatMap(({ field, collection }) => {
+    const id = fieldId(field);
+    const before = newest?.fields.find((row) => row.field === id);
+    const had = before === undefined ? 0 : before.done + before.remaining;
+    if (had === 0 || census.some((row) => row.field === id && row.count > 0)) return [];
+    const gone = collection === undefined;
+    return [
+      {
+        code: "field" as const,
+        message: `${id} had ${had} envelopes in rotation ${newest?._id}, and has none${gone ? ": there is no such collection" : ""}`,
+        hint: gone
+          ? `if ${field.collection} was renamed, rename it back; if it was dropped on purpose: certautopilot kek field remove ${id}`
+          : "if the application did not remove them: certautopilot kek verify --discover  finds envelopes that were moved",
+      },
+    ];
+  });
+}
+
+/** Collections whose live validators reject what processes write now: `kek_…` was restored without them, or they were changed. */
+export function rejectingProblems(facts: FieldFacts, version: number | undefined): Problem[] {
+  if (version === undefined) return [];
+  const names = new Set(
+    facts.fields
+      .filter(({ field, validator }) => fences(validator, [field.path], version))
+      .map(({ field }) => field.collection),
+  );
+  return [...names].map((name) => ({
+    code: "fence",
+    message: `MongoDB rejects envelopes of KEK version ${version} in ${name}, and that is the version that processes write`,
+    hint: `its write fence is of another state than kek_versions: were the kek_ collections restored without ${name}? Restore both from one backup, or see docs/recover.md`,
+  }));
+}
+
+/** Collections in which MongoDB would accept an envelope of a version that was left, though the rotation fenced it. */
+export function unfencedProblems(facts: FieldFacts, newest: RotationDoc | undefined): Problem[] {
+  const { versions = [], unfenced = [] } = newest?.fence ?? {};
+  return versions.flatMap((version) => {
+    const names = new Set(
+      facts.fields
+        .filter(
+          ({ field, validator, collection }) => collection !== undefined && !fences(validator, [field.path], version),
+        )
+        .map(({ field }) => field.collection),
+    );
+    return [...names]
+      .filter((name) => !unfenced.includes(name))
+      .map((name) => ({
+        code: "fence" as const,
+        message: `${name} is not fenced against KEK version ${version}`,
+        hint: "a running process sets it again by itself within its lease; look at its log if it does not",
+      }));
+  });
+}
+
+/** The rows that a rotation begins with: what was there, so that what is gone at its end is noticed. */
+export function firstCounts({ fields }: FieldFacts, census: CensusRow[], version: number): FieldCount[] {
+  return fields.map(({ field: name, collection }) => {
+    const field = fieldId(name);
+    const row = census.find((each) => each.field === field && each.version === String(version));
+    const counts = { field, done: 0, remaining: row?.count ?? 0, failed: 0 };
+    return collection?.uuid === undefined ? counts : { ...counts, uuid: collection.uuid };
+  });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function problemsOf({ field, collection, index, inArray }: FieldFact): Problem[] {
+  const id = fieldId(field);
+  const unregister = `certautopilot kek field remove ${id}`;
+  const fault = collection && collectionFault(collection);
+  if (fault !== undefined)
+    return [{ code: "field", message: `${id} cannot hold envelopes: ${fault}`, hint: unregister }];
+  if (index.state === "unusable")
+    return [
+      { code: "index", message: `the index ${index.name} of ${field.collection} ${index.why}`, hint: index.remedy },
+    ];
+  if (inArray || positionIn(field.path) !== undefined)
+    return [
+      {
+        code: "field",
+        message: `${id} leads through an array: a rotation cannot rewrap an envelope in it`,
+        hint: `store each of these secrets at a path without arrays; once none is left in an array, drop the index ${index.state === "whole" ? index.name : ""} and make it anew: certautopilot kek field add ${id}`,
+      },
+    ];
+  return [];
+}
+
+function unregisteredProblem({ collection, path }: { collection: string; path: string }): Problem {
+  return {
+    code: "unregistered_field",
+    message: `${collection}:${path} has an index over KEK versions and is not registered: no rotation sees its envelopes`,
+    hint: `if ${collection} was renamed, rename it back; else register it: certautopilot kek field add ${collection}:${path}; if it holds no envelopes, drop the index ${path}.kek_version_1__id_1`,
+  };
+}

@@ -1,0 +1,67 @@
+import type { FieldName } from "../config/config.ts";
+import { type CollectionInfo, readCollections } from "./collections.ts";
+import type { FieldDoc, ValidatorOptions } from "./documents.ts";
+import { serverCode } from "./failures.ts";
+import type { Store } from "./store.ts";
+import { type IndexState, isInArray, judgeIndexes, listIndexes, pathOfIndex } from "./version_index.ts";
+
+/** How registered fields stand in the database, and what looks like a field and is not registered: read without their records. */
+
+export interface FieldFact {
+  field: FieldName;
+  /** Undefined when there is no such collection. */
+  collection: CollectionInfo | undefined;
+  index: IndexState;
+  /** Whether a record has an array on the path. */
+  inArray: boolean;
+  validator: ValidatorOptions | undefined;
+}
+
+export interface FieldFacts {
+  fields: FieldFact[];
+  /** Places with an index of ours that are not registered: the collection was renamed, or `kek_fields` was lost. */
+  unregistered: FieldName[];
+}
+
+export const NO_FIELDS: FieldFacts = { fields: [], unregistered: [] };
+
+export async function readFieldFacts(store: Store, fields: FieldDoc[]): Promise<FieldFacts> {
+  const collections = await readCollections(store);
+  const indexes = new Map(
+    await Promise.all(
+      collections
+        .filter(({ type }) => type === "collection")
+        .map(async ({ name }) => [name, (await listIndexes(store, name)) ?? []] as const),
+    ),
+  );
+  const facts = fields.map(async (doc): Promise<FieldFact> => {
+    const field = { collection: doc.collection, path: doc.path };
+    const collection = collections.find(({ name }) => name === field.collection);
+    const index: IndexState =
+      collection === undefined
+        ? { state: "no collection" }
+        : judgeIndexes(field.collection, field.path, indexes.get(field.collection) ?? []);
+    const inArray = index.state === "whole" && (await mayBeInArray(store, field, index.name));
+    return { field, collection, index, inArray, validator: collection?.validator };
+  });
+  const registered = new Set(fields.map(({ collection, path }) => `${collection}:${path}`));
+  const unregistered = [...indexes].flatMap(([collection, all]) =>
+    all.flatMap(({ name }) => {
+      const path = pathOfIndex(name);
+      return path === undefined || registered.has(`${collection}:${path}`) ? [] : [{ collection, path }];
+    }),
+  );
+  return { fields: await Promise.all(facts), unregistered };
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** The index, or the collection, may be gone by now: then the next look tells. */
+async function mayBeInArray(store: Store, field: FieldName, index: string): Promise<boolean> {
+  try {
+    return await isInArray(store, field, index);
+  } catch (thrown) {
+    if (serverCode(thrown) === undefined) throw thrown;
+    return false;
+  }
+}
