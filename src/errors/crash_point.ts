@@ -46,8 +46,8 @@ export const CRASH_POINTS = [
   "cancel.done",
   "reverse.closed",
   // A version removed, and its line in the secrets file
-  "field.registered",
-  "field.unlisted",
+  "field.prepared",
+  "field.unindexed",
   "remove.searched",
   "remove.unreachable",
   "remove.marking",

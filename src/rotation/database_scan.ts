@@ -292,7 +292,12 @@ function identityOf({ uuid, name }: CollectionInfo): string {
 }
 
 function byPlace(a: EnvelopePlace, b: EnvelopePlace): number {
-  return a.collection.localeCompare(b.collection) || a.path.localeCompare(b.path) || a.number - b.number;
+  return (
+    a.collection.localeCompare(b.collection) ||
+    a.path.localeCompare(b.path) ||
+    a.number - b.number ||
+    a.version.localeCompare(b.version)
+  );
 }
 
 function sum(collections: ScannedCollection[], key: "records" | "bytes"): number {

@@ -3,7 +3,7 @@ import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
 import { audited } from "../store/audit_log.ts";
 import { countEnvelopes, NO_VERSION, takeCensus } from "../store/census.ts";
-import { fieldId, missingFields, registerField, unlistField } from "../store/fields.ts";
+import { fieldId, listField, missingFields, prepareField, unlistField } from "../store/fields.ts";
 import { newestRotation } from "../store/rotations.ts";
 import { isOpen } from "../store/state_rules.ts";
 import { dropIndex } from "../store/version_index.ts";
@@ -11,19 +11,18 @@ import type { Context } from "./context.ts";
 
 /** `kek field add` and `kek field remove`: what an operator does where no process of the fleet registers a field. */
 
-/** @throws KekError as `registerField`. */
+/** @throws KekError as `prepareField`. */
 export async function addField(
   { store, auditor }: Context,
   field: FieldName,
 ): Promise<{ added: boolean; envelopes: number }> {
-  const added = (await missingFields(store, [field])).length > 0;
-  await registerField(store, field, auditor.actor);
-  crashPoint("field.registered");
-  if (added)
-    await audited(store, auditor, async () => [
-      { event: "field.added", data: { field: fieldId(field) }, result: true },
-    ]);
-  return { added, envelopes: await countEnvelopes(store, field) };
+  await prepareField(store, field);
+  crashPoint("field.prepared");
+  const added = await audited(store, auditor, async (session) => {
+    if (!(await listField(store, field, auditor.actor, session))) return undefined;
+    return [{ event: "field.added", data: { field: fieldId(field) }, result: true }];
+  });
+  return { added: added !== undefined, envelopes: await countEnvelopes(store, field) };
 }
 
 /**
@@ -47,13 +46,13 @@ export async function removeField({ store, auditor }: Context, field: FieldName)
       `${id} holds ${count} envelopes: unregistered, no rotation would rewrap them, and they would be lost with their key`,
       `remove the values first, or leave it registered: certautopilot kek field list`,
     );
-  const removed = await audited(store, auditor, async (session) => {
+  if ((await missingFields(store, [field])).length > 0)
+    throw new KekError("usage", `${id} is not registered`, "certautopilot kek field list  shows those that are");
+  // Before the list: an index without a field in the list looks like a field that was lost from it.
+  await dropIndex(store, field);
+  crashPoint("field.unindexed");
+  await audited(store, auditor, async (session) => {
     if (!(await unlistField(store, field, session))) return undefined;
     return [{ event: "field.removed", data: { field: id }, result: true }];
   });
-  if (removed === undefined)
-    throw new KekError("usage", `${id} is not registered`, "certautopilot kek field list  shows those that are");
-  crashPoint("field.unlisted");
-  // Its index without it would look like a field that was lost from the list.
-  await dropIndex(store, field);
 }

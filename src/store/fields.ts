@@ -6,7 +6,7 @@ import { serverCode } from "./failures.ts";
 import { fieldFault, positionIn } from "./field_names.ts";
 import { fieldOf } from "./shapes.ts";
 import type { Session, Store } from "./store.ts";
-import { indexError, isInArray, makeIndex, versionIndexName } from "./version_index.ts";
+import { dropIndex, indexError, isInArray, makeIndex } from "./version_index.ts";
 
 /** `kek_fields`: every field that holds envelopes, and its index. A field that is not here would be missed. */
 
@@ -15,44 +15,56 @@ export function fieldId(field: FieldName): string {
 }
 
 /**
- * Registers a field and makes its index. Done before the first envelope of the field is written. A field that is in the list
- * already is not judged again: its envelopes are there, and refusing it would make them unreadable.
+ * Registers a field and makes its index. Done before the first envelope of the field is written.
+ * @throws KekError as `prepareField`.
+ */
+export async function registerField(store: Store, field: FieldName, registeredBy: string): Promise<void> {
+  await prepareField(store, field);
+  await listField(store, field, registeredBy);
+}
+
+/**
+ * Everything but the list: the index comes first, for a field that MongoDB makes none for must not stand in the list, where every
+ * rotation would meet it. A field that is in the list already is not judged again: its envelopes are there, and refusing it
+ * would make them unreadable.
  * @throws KekError `usage` for what can hold no envelopes: a name, a path through arrays, a view, a time series or a capped
  * collection. `index_unusable` where another index stands in the way.
  */
-export async function registerField(store: Store, field: FieldName, registeredBy: string): Promise<void> {
+export async function prepareField(store: Store, field: FieldName): Promise<void> {
   const fault = fieldFault(field);
   if (fault !== undefined)
     throw unfit(field, fault, "name a collection of the application's, and the path of a field in it");
   const known = (await missingFields(store, [field])).length === 0;
   if (!known) await refuseUnfit(store, field);
-  // The index first: a field that MongoDB makes none for must not stand in the list, where every rotation would meet it.
   const index = await makeIndex(store, field).catch((thrown) => {
     throw refusedIndex(field, thrown) ?? thrown;
   });
-  if (index.state === "unusable") {
-    if (!known) throw indexError(field, index);
-    return;
-  }
-  if (!known && index.state === "whole" && (await isInArray(store, field, index.name))) {
-    await store.db.collection(field.collection).dropIndex(versionIndexName(field.path));
+  if (known) return;
+  if (index.state === "unusable") throw indexError(field, index);
+  if (index.state === "whole" && (await isInArray(store, field, index.name))) {
+    await dropIndex(store, field);
     throw unfit(field, "records of its collection have an array on this path", NO_ARRAYS);
   }
-  await listField(store, field, registeredBy);
 }
 
-/** @returns whether it was in the list. Its index goes with it; the records stay as they are. */
+/** @returns whether it was in the list. */
 export async function unlistField(store: Store, field: FieldName, session: Session): Promise<boolean> {
   return (await fields(store).deleteOne({ _id: fieldId(field) }, { session })).deletedCount === 1;
 }
 
-/** The list alone: what a rotation goes by. */
-export async function listField(store: Store, field: FieldName, registeredBy: string): Promise<void> {
-  await fields(store).updateOne(
+/** The list alone: what a rotation goes by. @returns whether it was not in it. */
+export async function listField(
+  store: Store,
+  field: FieldName,
+  registeredBy: string,
+  session?: Session,
+): Promise<boolean> {
+  const listed = await fields(store).updateOne(
     { _id: fieldId(field) },
     { $setOnInsert: { collection: field.collection, path: field.path, registered_by: registeredBy } },
-    { upsert: true },
+    { upsert: true, ...(session === undefined ? {} : { session }) },
   );
+  return listed.upsertedCount === 1;
 }
 
 /** Which of them are not in the list. */

@@ -36,6 +36,7 @@ function secretsFile(install: TestInstall, versions: number[]) {
 
 const REMOVE = ["kek", "remove", "--version=1", "--yes", "--json"];
 const REMOVED: [Armed, Armed][] = [
+  ["remove.searched", "remove.unreachable"],
   ["remove.unreachable", "remove.marking"],
   ["remove.marked", "secrets.created"],
   ["secrets.written", "secrets.written"],
@@ -101,6 +102,28 @@ test("kek remove of a staged version: forgotten once", async () => {
   expect(await versionStates(install)).toEqual({ "1": "retired", "2": "active" });
   expect(await events(install, "version.forgotten")).toEqual([{ version: 3 }]);
   await settledAt(install, 2, payloads);
+  await install.member.close();
+});
+
+test("kek field add and remove: registered once and unregistered once, with an event each", async () => {
+  const install = await crashInstall();
+  const ADD = ["kek", "field", "add", "later:value", "--json"];
+  const DROP = ["kek", "field", "remove", "later:value", "--yes", "--json"];
+  const listed = () => install.db.collection<{ _id: string }>("kek_fields").countDocuments({ _id: "later:value" });
+  await takeAll(install, [
+    { words: ADD, dies: "field.prepared" },
+    { words: ADD, dies: "audit.appended" },
+    { words: ADD },
+  ]);
+  expect(await listed()).toBe(1);
+  await takeAll(install, [
+    { words: DROP, dies: "field.unindexed" },
+    { words: DROP, dies: "audit.appended" },
+    { words: DROP },
+  ]);
+  expect(await listed()).toBe(0);
+  for (const event of ["field.added", "field.removed"])
+    expect(await events(install, event)).toEqual([{ field: "later:value" }]);
   await install.member.close();
 });
 
