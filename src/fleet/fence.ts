@@ -9,7 +9,7 @@ const MARK = "certautopilot fence";
 
 export type Clause = Record<string, unknown>;
 
-export function fenceClause(paths: string[], versions: number[]): Clause {
+export function fenceClause(paths: readonly string[], versions: readonly number[]): Clause {
   return { $comment: MARK, $nor: paths.map((path) => ({ [versionKey(path)]: { $in: versions } })) };
 }
 
@@ -38,7 +38,7 @@ export function fenceDrifted(live: ValidatorOptions, expected: ValidatorOptions)
 }
 
 /** Whether a live validator rejects a version at every one of these paths. */
-export function fences(options: ValidatorOptions | undefined, paths: string[], version: number): boolean {
+export function fences(options: ValidatorOptions | undefined, paths: readonly string[], version: number): boolean {
   if (options?.validator === undefined) return false;
   if (!isEnforced(options)) return false;
   const clause = clauseOf(options.validator);

@@ -39,7 +39,7 @@ export async function setFence(
   ];
   const live = await readValidators(store, names);
   const outcome: FenceOutcome = { unfenced: [], refused: [] };
-  const collections: FencedCollection[] = [];
+  const wanted: FencedCollection[] = [];
   for (const name of names) {
     const options = live.get(name);
     if (options === undefined) continue;
@@ -52,11 +52,11 @@ export async function setFence(
     const expected = clause === undefined ? own : await merged(store, name, own, clause);
     if (expected === undefined)
       outcome.unfenced.push({ collection: name, reason: "documents break its moderate validator" });
-    collections.push({ collection: name, own: freezeOptions(own), expected: freezeOptions(expected ?? own) });
+    wanted.push({ collection: name, own: freezeOptions(own), expected: freezeOptions(expected ?? own) });
   }
-  if (!(await recorder.record({ versions, collections, ...unfencedNames(outcome) }))) return undefined;
+  if (!(await recorder.record({ versions, collections: wanted, ...unfencedNames(outcome) }))) return undefined;
   crashPoint("fence.recorded");
-  for (const entry of collections) {
+  for (const entry of wanted) {
     const expected = thawOptions(entry.expected);
     if (sameOptions(live.get(entry.collection) ?? {}, expected)) continue;
     const answer = await setValidator(store, entry.collection, expected, { may: () => recorder.stands(), tell });
@@ -65,13 +65,15 @@ export async function setFence(
     if (answer === "set") continue;
     outcome.unfenced.push({ collection: entry.collection, reason: "MongoDB does not permit collMod" });
     outcome.refused.push(entry.collection);
-    entry.expected = entry.own;
   }
-  // What MongoDB refused is known only now, and nobody is to expect it.
-  if (outcome.refused.length > 0) {
-    if (!(await recorder.record({ versions, collections, ...unfencedNames(outcome) }))) return undefined;
-  }
-  return outcome;
+  if (outcome.refused.length === 0) return outcome;
+  // What MongoDB refused is known only now. Nobody is to expect anything there but what the collection has.
+  const collections = wanted.map((entry) =>
+    outcome.refused.includes(entry.collection)
+      ? { ...entry, expected: freezeOptions(live.get(entry.collection) ?? {}) }
+      : entry,
+  );
+  return (await recorder.record({ versions, collections, ...unfencedNames(outcome) })) ? outcome : undefined;
 }
 
 /** Collections in which MongoDB rejects an envelope of this version, whatever was asked of it: a look at the live validators. */
