@@ -1,10 +1,10 @@
 import { KekError } from "../errors/errors.ts";
-import { type FenceOutcome, fencedCollections, setFence } from "../fleet/fence_keeper.ts";
+import { type FenceOutcome, rejectedWriteVersion, setFence } from "../fleet/fence_keeper.ts";
 import { CANCEL_COMMAND } from "../status/ways_on.ts";
-import type { FenceRecord } from "../store/documents.ts";
+import type { FenceRecord, RotationDoc } from "../store/documents.ts";
 import { readFields } from "../store/fields.ts";
 import { heldFenceRecorder } from "../store/rotation_records.ts";
-import { readRotation } from "../store/rotations.ts";
+import { hasLifted, readRotation } from "../store/rotations.ts";
 import type { Context, Reporter } from "./context.ts";
 import type { LeaseKeeper } from "./lease.ts";
 
@@ -22,12 +22,14 @@ export class RotationFence {
 
   /**
    * Before a version is written again. Also when the record says that it is lifted: whoever lifted it may have died before it
-   * told the collections.
+   * told the collections, or the record may be an older copy that was restored without them.
    * @throws KekError `mongodb_refused` when MongoDB would go on to reject it; the record is as it was then.
    */
   async lift(version: number): Promise<void> {
+    const { store } = this.#context;
     const { collections, versions } = await this.#recorded();
-    if (collections.length > 0) {
+    const rejecting = await rejectedWriteVersion(store, await readFields(store), version);
+    if (collections.length > 0 || rejecting.length > 0) {
       const { refused } = await this.lower(version);
       await this.#mustBeLifted(version, refused);
     }
@@ -63,10 +65,12 @@ export class RotationFence {
   /** What the next step writes MongoDB must accept: a fence that stands stands, whatever the record says. */
   async #mustBeLifted(version: number, refused: string[]): Promise<void> {
     const { store } = this.#context;
-    const standing = await fencedCollections(store, await readFields(store), version);
-    if (standing.length === 0) return;
-    // As it was before, so that this rotation can be cancelled.
-    await this.#set(({ versions }) => [...new Set([...versions, version])].sort((a, b) => a - b));
+    const rejecting = await rejectedWriteVersion(store, await readFields(store), version);
+    if (rejecting.length === 0) return;
+    const standing = rejecting.map(({ collection }) => collection);
+    // As it was before, so that this rotation can be cancelled. A fence that no rotation recorded was not lifted by this one.
+    if (await hasLifted(store, await this.#rotation(), version))
+      await this.#set(({ versions }) => [...new Set([...versions, version])].sort((a, b) => a - b));
     const [why, hint] = standing.some((name) => refused.includes(name))
       ? ["MongoDB does not permit collMod to this command's user", "grant it dbAdmin on the install's database"]
       : ["it was set again meanwhile, or in another form", `look at the validator of ${standing[0]}`];
@@ -92,7 +96,10 @@ export class RotationFence {
   }
 
   async #recorded(): Promise<FenceRecord> {
-    const doc = await readRotation(this.#context.store, this.#lease.held.rotation);
-    return doc === undefined ? await this.#lease.refused() : doc.fence;
+    return (await this.#rotation()).fence;
+  }
+
+  async #rotation(): Promise<RotationDoc> {
+    return (await readRotation(this.#context.store, this.#lease.held.rotation)) ?? (await this.#lease.refused());
   }
 }
