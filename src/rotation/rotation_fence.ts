@@ -1,8 +1,8 @@
 import { KekError } from "../errors/errors.ts";
-import { type FenceOutcome, rejectedWriteVersion, setFence } from "../fleet/fence_keeper.ts";
+import { type FenceOutcome, rejectedWriteVersion, setFence, unfencedCollections } from "../fleet/fence_keeper.ts";
 import { CANCEL_COMMAND } from "../status/ways_on.ts";
 import type { FenceRecord, RotationDoc } from "../store/documents.ts";
-import { readFields } from "../store/fields.ts";
+import { ensureIndex, readFields } from "../store/fields.ts";
 import { heldFenceRecorder } from "../store/rotation_records.ts";
 import { hasLifted, readRotation } from "../store/rotations.ts";
 import type { Context, Reporter } from "./context.ts";
@@ -42,15 +42,28 @@ export class RotationFence {
     return await this.#set(({ versions }) => versions.filter((entry) => entry !== version));
   }
 
+  /** Whether a version is rejected, by the record or by a live validator that the record does not explain. */
   async stands(version: number): Promise<boolean> {
-    return (await this.#recorded()).versions.includes(version);
+    const { store } = this.#context;
+    if ((await this.#recorded()).versions.includes(version)) return true;
+    return (await rejectedWriteVersion(store, await readFields(store), version)).length > 0;
   }
 
-  /** @returns whether MongoDB rejects envelopes of `from` in every collection. */
+  /**
+   * Neither the record nor MongoDB's answers decide, but the live validators: a collection may have been dropped, or a `collMod`
+   * that was sent long ago may have arrived.
+   * @returns whether MongoDB rejects envelopes of `from` in every collection.
+   */
   async raise(from: number, to: number): Promise<boolean> {
-    const { unfenced } = await this.#set(({ versions }) =>
-      [...new Set([...versions, from])].filter((version) => version !== to).sort((a, b) => a - b),
-    );
+    const wanted = ({ versions }: FenceRecord) =>
+      [...new Set([...versions, from])].filter((version) => version !== to).sort((a, b) => a - b);
+    let unfenced = await this.#unfencedAfter(await this.#set(wanted), from);
+    if (unfenced.some(({ reason }) => reason === ACCEPTED)) {
+      const { store } = this.#context;
+      // A collection that does not exist has no validator. Making the field's index creates it.
+      for (const field of await readFields(store)) await ensureIndex(store, field);
+      unfenced = await this.#unfencedAfter(await this.#set(wanted), from);
+    }
     const list = unfenced.map(({ collection, reason }) => `${collection} (${reason})`).join(", ");
     this.#reporter.note(
       unfenced.length === 0
@@ -61,6 +74,15 @@ export class RotationFence {
   }
 
   // -------------------------------------------------------------------------------------------------------------------
+
+  /** What could not be fenced, and what is not fenced now. */
+  async #unfencedAfter({ unfenced }: FenceOutcome, version: number): Promise<FenceOutcome["unfenced"]> {
+    const { store } = this.#context;
+    const live = await unfencedCollections(store, await readFields(store), version);
+    const named = new Set(unfenced.map(({ collection }) => collection));
+    const others = live.filter((collection) => !named.has(collection));
+    return [...unfenced, ...others.map((collection) => ({ collection, reason: ACCEPTED }))];
+  }
 
   /** What the next step writes MongoDB must accept: a fence that stands stands, whatever the record says. */
   async #mustBeLifted(version: number, refused: string[]): Promise<void> {
@@ -103,3 +125,7 @@ export class RotationFence {
     return (await readRotation(this.#context.store, this.#lease.held.rotation)) ?? (await this.#lease.refused());
   }
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+const ACCEPTED = "MongoDB accepts the version there";

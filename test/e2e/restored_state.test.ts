@@ -8,6 +8,8 @@ import { events, newestRotation, proveAll, rotating, seededInstall, serveAll } f
 
 /** The kek_ collections restored alone, from a copy older than the validators, which reject the version that is active again. */
 
+/** Processes look at validators once in a lease: long enough for a busy machine, and no longer. */
+const UNHURRIED = { leaseMs: 4000, evictionMs: 8000 };
 const KEPT = ["kek_install", "kek_versions", "kek_fields", "kek_rotations"];
 
 async function copyOf(install: TestInstall, names: string[]): Promise<Map<string, Document[]>> {
@@ -42,7 +44,7 @@ const validatorOf = async (install: TestInstall, name: string) =>
 
 for (const records of ["are restored too", "stay at version 2"]) {
   test(`restored to before the first rotation, records ${records}: named with the command that helps, nothing is changed`, async () => {
-    const install = await seededInstall(20);
+    const install = await seededInstall(20, UNHURRIED);
     const own = { value: { $exists: true }, note: { $ne: 'a "quoted" word' } };
     await install.db.command({ collMod: "secrets", validator: own });
     const copy = await copyOf(install, [...KEPT, ...(records === "are restored too" ? ["secrets"] : [])]);
@@ -77,7 +79,7 @@ for (const records of ["are restored too", "stay at version 2"]) {
 }
 
 test("restored to before the last rotation: a process brings every validator in line with the record", async () => {
-  const install = await seededInstall(20);
+  const install = await seededInstall(20, UNHURRIED);
   const rotate = async (...argv: string[]) => expect((await rotating(install, ...argv).exited).code).toBe(0);
   await rotate("--to-version=2");
   await rotate("--to-version=1", "--from-version=2");
@@ -107,7 +109,7 @@ test("restored to before the last rotation: a process brings every validator in 
 });
 
 test("a rotation to a version that only the validators reject, and no record names, lifts that fence first", async () => {
-  const install = await seededInstall(20);
+  const install = await seededInstall(20, UNHURRIED);
   const copy = await copyOf(install, KEPT);
   expect((await rotating(install, "--to-version=2").exited).code).toBe(0);
   expect((await rotating(install, "--to-version=1", "--from-version=2").exited).code).toBe(0);
