@@ -14,6 +14,32 @@ export const TYPE_NULL = 0x0a;
 export const TYPE_INT32 = 0x10;
 export const TYPE_INT64 = 0x12;
 
+/** How a value of each type is named to people. */
+const TYPE_NAMES: Readonly<Record<number, string>> = {
+  1: "a double",
+  [TYPE_STRING]: "a string",
+  [TYPE_DOCUMENT]: "a subdocument",
+  [TYPE_ARRAY]: "an array",
+  [TYPE_BINARY]: "BinData",
+  [TYPE_UNDEFINED]: "undefined",
+  [TYPE_OBJECT_ID]: "an ObjectId",
+  8: "a boolean",
+  9: "a date",
+  [TYPE_NULL]: "null",
+  11: "a regular expression",
+  13: "JavaScript",
+  14: "a symbol",
+  [TYPE_INT32]: "an int32",
+  17: "a timestamp",
+  [TYPE_INT64]: "an int64",
+  19: "a decimal128",
+};
+
+/** @param type BSON's type byte. */
+export function typeName(type: number): string {
+  return TYPE_NAMES[type] ?? `of BSON type ${type}`;
+}
+
 /** Of a document before its first element. */
 export const LENGTH_BYTES = 4;
 /** The name `_id` with its zero. */

@@ -17,6 +17,7 @@ import {
   TYPE_INT64,
   TYPE_OBJECT_ID,
   TYPE_STRING,
+  typeName,
 } from "./raw_elements.ts";
 
 /**
@@ -94,21 +95,24 @@ export function idText(id: unknown): string {
 export function readWrap(raw: Uint8Array, path: string): RawWrap {
   let at = 0;
   for (const name of path.split(".")) {
-    const element = elements(raw, at).find((candidate) => nameOf(raw, candidate) === name);
+    const [element, twin] = elements(raw, at).filter((candidate) => nameOf(raw, candidate) === name);
     if (element === undefined) throw bad(`there is nothing at ${path}`);
+    // MongoDB's index may have found the other one.
+    if (twin !== undefined) throw bad(`${name} of ${path} is there twice`);
     if (element[0] !== TYPE_DOCUMENT) throw bad(`${path} is not a subdocument`);
     at = element[3];
   }
   let provider: string | undefined;
   let version: number | undefined;
   let wrappedDek: Uint8Array | undefined;
-  const seen = new Set<string>();
+  /** Name → what is there, for people. */
+  const seen = new Map<string, string>();
   for (const element of elements(raw, at)) {
     const [type, , , offset] = element;
     const name = nameOf(raw, element);
     // Of two members of one name, who can say which one MongoDB would change?
     if (seen.has(name)) throw bad(`it has ${name} twice`);
-    seen.add(name);
+    seen.set(name, type === TYPE_BINARY ? `BinData of subtype ${raw[offset + 4]}` : typeName(type));
     switch (name) {
       case "provider":
         if (type === TYPE_STRING) provider = decodeText(raw, offset + 4, readInt32(raw, offset) - 1);
@@ -122,9 +126,14 @@ export function readWrap(raw: Uint8Array, path: string): RawWrap {
         break;
     }
   }
-  if (provider === undefined) throw bad("its provider is not a string");
-  if (version === undefined) throw bad("its kek_version is not an int32");
-  if (wrappedDek === undefined) throw bad("its wrapped_dek is not BinData of subtype 0");
+  const not = (wanted: string, name: string) => {
+    const found = seen.get(name);
+    return bad(found === undefined ? `it has no ${name}` : `its ${name} is ${found}, not ${wanted}`);
+  };
+  if (provider === undefined) throw not("a string", "provider");
+  // MongoDB finds a double, an int64 and a decimal128 of the same value as well.
+  if (version === undefined) throw not("an int32", "kek_version");
+  if (wrappedDek === undefined) throw not("BinData of subtype 0", "wrapped_dek");
   if (wrappedDek.length !== WRAP_BYTES) throw bad(`its wrapped_dek has ${wrappedDek.length} bytes, not ${WRAP_BYTES}`);
   return { provider, version, wrappedDek };
 }

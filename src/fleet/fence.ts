@@ -9,7 +9,7 @@ const MARK = "certautopilot fence";
 
 export type Clause = Record<string, unknown>;
 
-export function fenceClause(paths: string[], versions: number[]): Clause {
+export function fenceClause(paths: readonly string[], versions: readonly number[]): Clause {
   return { $comment: MARK, $nor: paths.map((path) => ({ [versionKey(path)]: { $in: versions } })) };
 }
 
@@ -37,18 +37,38 @@ export function fenceDrifted(live: ValidatorOptions, expected: ValidatorOptions)
   return !isEnforced(live) || EJSON.stringify(have ?? null) !== EJSON.stringify(want);
 }
 
+/**
+ * Whether our clause in a live validator rejects a version at a path, for some writes at least: rules at level moderate let
+ * only documents through that break them already.
+ */
+export function rejects(options: ValidatorOptions | undefined, path: string, version: number): boolean {
+  if (options === undefined || options.validationLevel === "off" || options.validationAction === "warn") return false;
+  return rejectedVersions(options.validator, path).includes(version);
+}
+
+/** Whether our clause in a live validator names a version besides these, at whatever path. */
+export function namesOthers({ validator }: ValidatorOptions, versions: readonly number[]): boolean {
+  return rejectedVersions(validator).some((version) => !versions.includes(version));
+}
+
+/**
+ * The mongosh command that takes our clause out of a collection's validator.
+ * @param own the collection's own rules, which it keeps.
+ */
+export function removalCommand(database: string, collection: string, own: ValidatorOptions): string {
+  const { validator = {}, validationLevel = "strict", validationAction = "error" } = own;
+  // A validator may hold types that JavaScript has no literal for.
+  const rules = Object.keys(validator).length === 0 ? "{}" : `EJSON.parse(${quoted(validator)}, { relaxed: false })`;
+  const levels = `validationLevel: ${JSON.stringify(validationLevel)}, validationAction: ${JSON.stringify(validationAction)}`;
+  const command = `{ collMod: ${JSON.stringify(collection)}, validator: ${rules}, ${levels} }`;
+  return `db.getSiblingDB(${JSON.stringify(database)}).runCommand(${command})`;
+}
+
 /** Whether a live validator rejects a version at every one of these paths. */
-export function fences(options: ValidatorOptions | undefined, paths: string[], version: number): boolean {
+export function fences(options: ValidatorOptions | undefined, paths: readonly string[], version: number): boolean {
   if (options?.validator === undefined) return false;
   if (!isEnforced(options)) return false;
-  const clause = clauseOf(options.validator);
-  const rules = clause?.["$nor"];
-  if (!Array.isArray(rules)) return false;
-  return paths.every((path) =>
-    rules.some((rule: Record<string, { $in?: unknown[] }>) =>
-      rule[versionKey(path)]?.$in?.some((entry) => Number(entry) === version),
-    ),
-  );
+  return paths.every((path) => rejectedVersions(options.validator, path).includes(version));
 }
 
 /**
@@ -75,6 +95,19 @@ export function mergeFence(own: ValidatorOptions, clause: Clause, violations: nu
 
 function isEnforced({ validationLevel, validationAction }: ValidatorOptions): boolean {
   return (validationLevel ?? "strict") === "strict" && (validationAction ?? "error") === "error";
+}
+
+/** The versions that our clause in a validator names, at one path or at all. */
+function rejectedVersions(validator: Clause | undefined, path?: string): number[] {
+  const rules = clauseOf(validator)?.["$nor"];
+  if (!Array.isArray(rules)) return [];
+  return rules.flatMap((rule: Record<string, { $in?: unknown[] } | undefined>) =>
+    (path === undefined ? Object.values(rule) : [rule[versionKey(path)]]).flatMap((at) => (at?.$in ?? []).map(Number)),
+  );
+}
+
+function quoted(validator: Clause): string {
+  return JSON.stringify(EJSON.stringify(validator, { relaxed: false }));
 }
 
 function isFence(part: unknown): boolean {

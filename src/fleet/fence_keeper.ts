@@ -1,3 +1,4 @@
+import type { FieldName } from "../config/config.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import type { FencedCollection, FenceRecord, FieldDoc, ValidatorOptions } from "../store/documents.ts";
 import type { FenceRecorder } from "../store/rotation_records.ts";
@@ -10,7 +11,16 @@ import {
   setValidator,
   thawOptions,
 } from "../store/validators.ts";
-import { type Clause, clauseOf, fenceClause, fences, mergeFence, stripFence } from "./fence.ts";
+import {
+  type Clause,
+  clauseOf,
+  fenceClause,
+  fences,
+  mergeFence,
+  rejects,
+  removalCommand,
+  stripFence,
+} from "./fence.ts";
 
 /** Sets and lifts the fence: first the record of what is to be, then the collections, then a look at what is. */
 
@@ -19,6 +29,8 @@ export interface FenceOutcome {
   unfenced: { collection: string; reason: string }[];
   /** Those of them where MongoDB does not permit it to this user. */
   refused: string[];
+  /** Collections whose validator was changed by this call. */
+  changed: string[];
 }
 
 /**
@@ -38,8 +50,8 @@ export async function setFence(
     ...new Set([...fields.map((field) => field.collection), ...before.collections.map((entry) => entry.collection)]),
   ];
   const live = await readValidators(store, names);
-  const outcome: FenceOutcome = { unfenced: [], refused: [] };
-  const collections: FencedCollection[] = [];
+  const outcome: FenceOutcome = { unfenced: [], refused: [], changed: [] };
+  const wanted: FencedCollection[] = [];
   for (const name of names) {
     const options = live.get(name);
     if (options === undefined) continue;
@@ -52,33 +64,96 @@ export async function setFence(
     const expected = clause === undefined ? own : await merged(store, name, own, clause);
     if (expected === undefined)
       outcome.unfenced.push({ collection: name, reason: "documents break its moderate validator" });
-    collections.push({ collection: name, own: freezeOptions(own), expected: freezeOptions(expected ?? own) });
+    wanted.push({ collection: name, own: freezeOptions(own), expected: freezeOptions(expected ?? own) });
   }
-  if (!(await recorder.record({ versions, collections, ...unfencedNames(outcome) }))) return undefined;
+  if (!(await recorder.record({ versions, collections: wanted, ...unfencedNames(outcome) }))) return undefined;
   crashPoint("fence.recorded");
-  for (const entry of collections) {
+  for (const entry of wanted) {
     const expected = thawOptions(entry.expected);
     if (sameOptions(live.get(entry.collection) ?? {}, expected)) continue;
     const answer = await setValidator(store, entry.collection, expected, { may: () => recorder.stands(), tell });
     crashPoint("fence.collection");
     if (answer === "given up") return undefined;
-    if (answer === "set") continue;
+    if (answer === "set") {
+      outcome.changed.push(entry.collection);
+      continue;
+    }
     outcome.unfenced.push({ collection: entry.collection, reason: "MongoDB does not permit collMod" });
     outcome.refused.push(entry.collection);
-    entry.expected = entry.own;
   }
-  // What MongoDB refused is known only now, and nobody is to expect it.
-  if (outcome.refused.length > 0) {
-    if (!(await recorder.record({ versions, collections, ...unfencedNames(outcome) }))) return undefined;
-  }
-  return outcome;
+  if (outcome.refused.length === 0) return outcome;
+  // What MongoDB refused is known only now. Nobody is to expect anything there but what the collection has.
+  const collections = wanted.map((entry) =>
+    outcome.refused.includes(entry.collection)
+      ? { ...entry, expected: freezeOptions(live.get(entry.collection) ?? {}) }
+      : entry,
+  );
+  return (await recorder.record({ versions, collections, ...unfencedNames(outcome) })) ? outcome : undefined;
 }
 
-/** Collections in which MongoDB rejects an envelope of this version, whatever was asked of it: a look at the live validators. */
-export async function fencedCollections(store: Store, fields: FieldDoc[], version: number): Promise<string[]> {
+/** A collection whose live validator rejects a version at fields that are registered. */
+export interface RejectingCollection {
+  collection: string;
+  paths: string[];
+  /** The mongosh command that removes the write fence from it and keeps the collection's own rules. */
+  remedy: string;
+}
+
+/**
+ * Which collections' live validators reject a version, whatever the newest rotation's record says. When it is the version that
+ * is written now, no service can store a secret there: the `kek_` collections were restored from a copy that is older than the
+ * validators, or somebody changed a validator. `rejectionText` puts it into words.
+ * @param record of the newest rotation, where there is one: it knows rules of the collection's own that the fence laid aside.
+ */
+export async function rejectedWriteVersion(
+  store: Store,
+  fields: FieldDoc[],
+  version: number,
+  record?: FenceRecord,
+): Promise<RejectingCollection[]> {
   const live = await readValidators(store, [...new Set(fields.map((field) => field.collection))]);
-  const fenced = fields.filter((field) => fences(live.get(field.collection), [field.path], version));
-  return [...new Set(fenced.map((field) => field.collection))];
+  return rejectingCollections(store.db.databaseName, live, fields, version, record);
+}
+
+/** The same of validators that were read: pure. */
+export function rejectingCollections(
+  database: string,
+  live: ReadonlyMap<string, ValidatorOptions>,
+  fields: FieldName[],
+  version: number,
+  record?: FenceRecord,
+): RejectingCollection[] {
+  return [...live].flatMap(([collection, options]) => {
+    const paths = fields
+      .filter((field) => field.collection === collection && rejects(options, field.path, version))
+      .map((field) => field.path);
+    if (paths.length === 0) return [];
+    const own = ownOptions(
+      options,
+      record?.collections.find((entry) => entry.collection === collection),
+    );
+    return [{ collection, paths, remedy: removalCommand(database, collection, own) }];
+  });
+}
+
+/**
+ * That MongoDB rejects the version that is written now, in words: pure.
+ * @param rejecting at least one.
+ * @param recorded whether there is a rotation, whose record processes bring the validators in line with.
+ */
+export function rejectionText(
+  version: number,
+  rejecting: RejectingCollection[],
+  recorded: boolean,
+): { message: string; hint: string } {
+  const names = rejecting.map(({ collection }) => collection).join(", ");
+  const commands = rejecting.map(({ remedy }) => remedy).join("; ");
+  return {
+    message: `MongoDB rejects KEK version ${version} in ${names}, and that is the version that is written now: an older write fence is still in the validator`,
+    hint: recorded
+      ? `a running process whose MongoDB user has dbAdmin removes it within two leases; if none does, run in mongosh: ${commands}`
+      : `the kek_ collections were restored without the rotation that set it, so no process may remove it: check that no newer copy of them is left, then run in mongosh: ${commands}`,
+  };
 }
 
 /** Fields that the recorded fence does not cover: registered since it was set. Pure. */

@@ -5,12 +5,16 @@ import { newDek, openField, sealField } from "../envelope/field_cipher.ts";
 import { KekError } from "../errors/errors.ts";
 import type { Awaitable } from "../providers/provider.ts";
 import { type Auditor, closeAuditor } from "../store/audit_log.ts";
+import { readFields } from "../store/fields.ts";
+import { readState } from "../store/state.ts";
 import { closeStore, type Store } from "../store/store.ts";
-import { isFenceRejection } from "./fence_rejection.ts";
+import { rejectedWriteVersion, rejectionText } from "./fence_keeper.ts";
+import { isFenceRejection, versionsRejected } from "./fence_rejection.ts";
 import type { FieldRegistry } from "./field_registry.ts";
 import type { Keyring } from "./keyring.ts";
 import type { Member } from "./member.ts";
 import { type Observe, observed } from "./observe.ts";
+import { stanceOf } from "./stance.ts";
 import { WrapBudget } from "./wrap_budget.ts";
 
 /** Where a secret lives: an envelope opens only there. */
@@ -39,7 +43,8 @@ export interface Kek {
   /**
    * Runs a write that encrypts and stores, and runs it again when MongoDB's fence rejects it (code 121): the envelope was
    * made before a rotation and arrived after it. The second time it is encrypted under the new version.
-   * @throws KekError `write_rejected` when it is rejected time after time; anything else as it was thrown.
+   * @throws KekError `write_rejected` when it is rejected time after time, and says so when MongoDB rejects the version that is
+   * written now; anything else as it was thrown.
    */
   write<T>(work: () => Promise<T>): Promise<T>;
   /** Why this process is not ready to encrypt, or undefined. */
@@ -150,14 +155,7 @@ export class FleetKek implements Kek {
         return await work();
       } catch (thrown) {
         if (!isFenceRejection(thrown)) throw thrown;
-        if (attempt === TRIES) {
-          throw new KekError(
-            "write_rejected",
-            `MongoDB's fence rejected the write ${TRIES} times: it holds an envelope of a KEK version that was left`,
-            "encrypt inside the function given to write(), so that each try makes a new envelope",
-            { cause: thrown },
-          );
-        }
+        if (attempt === TRIES) throw (await this.#rejectedNow(thrown)) ?? leftVersion(TRIES, thrown);
         await this.#member.sync();
       }
     }
@@ -170,6 +168,27 @@ export class FleetKek implements Kek {
       // Also when MongoDB is away, and nobody can be told: what is left open would keep the process alive.
       await closeStore(this.#store);
       await closeAuditor(this.#auditor);
+    }
+  }
+
+  /**
+   * Where MongoDB rejects the very version that is written now, no new envelope helps.
+   * @returns undefined when that is not so, or cannot be seen.
+   */
+  async #rejectedNow(cause: unknown): Promise<KekError | undefined> {
+    try {
+      const { versions, rotation } = await readState(this.#store);
+      const version = stanceOf(versions, rotation)?.write;
+      const rejected = versionsRejected(cause);
+      if (version === undefined || (rejected.length > 0 && !rejected.includes(version))) return undefined;
+      const fields = await readFields(this.#store);
+      const rejecting = await rejectedWriteVersion(this.#store, fields, version, rotation?.fence);
+      if (rejecting.length === 0) return undefined;
+      const { message, hint } = rejectionText(version, rejecting, rotation !== undefined);
+      return new KekError("write_rejected", message, hint, { cause });
+    } catch {
+      // The user may lack the right to list collections, or MongoDB is unavailable: the rejection is what the caller must know.
+      return undefined;
     }
   }
 
@@ -199,6 +218,15 @@ export class FleetKek implements Kek {
       if (!later) dek.fill(0);
     }
   }
+}
+
+function leftVersion(tries: number, cause: unknown): KekError {
+  return new KekError(
+    "write_rejected",
+    `MongoDB's fence rejected the write ${tries} times: it holds an envelope of a KEK version that was left`,
+    "encrypt inside the function given to write(), so that each try makes a new envelope",
+    { cause },
+  );
 }
 
 function unlessGivenUp(thrown: unknown): undefined {

@@ -1,7 +1,9 @@
 import type { Config } from "../config/config.ts";
+import { leaseMsOf } from "../fleet/readiness.ts";
 import type { Provider } from "../providers/provider.ts";
 import type { Auditor } from "../store/audit_log.ts";
 import type { FieldCount, InstallDoc, Phase } from "../store/documents.ts";
+import { readRoster } from "../store/heartbeats.ts";
 import type { Store } from "../store/store.ts";
 
 /** What every command of a rotation works with. */
@@ -36,4 +38,14 @@ export interface Reporter {
 /** How long MongoDB may take over one batch: part of what a successor waits out. */
 export function batchLimitMs(config: Config): number {
   return Math.min(10_000, Math.max(1000, Math.round(config.fleet.leaseMs / 3)));
+}
+
+/**
+ * How long a write may be on its way that its process began before it fenced itself, in milliseconds: the longest lease that any
+ * process of the fleet announces, or this command has, and a batch's time. Two zero counts are at least so far apart.
+ */
+export async function lateWriteMs({ store, config }: Pick<Context, "store" | "config">): Promise<number> {
+  const leases = (await readRoster(store)).map((member) => leaseMsOf(member, config.fleet));
+  const leaseMs = Math.max(config.fleet.leaseMs, ...leases);
+  return leaseMs + batchLimitMs({ ...config, fleet: { ...config.fleet, leaseMs } });
 }

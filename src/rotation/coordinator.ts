@@ -8,7 +8,7 @@ import { advancePhase, completeRotation } from "../store/rotation_steps.ts";
 import { readRotation } from "../store/rotations.ts";
 import { canaryOf, readVersions } from "../store/versions.ts";
 import { awaitAcknowledgements } from "./acknowledgements.ts";
-import { batchLimitMs, type Context, type Reporter } from "./context.ts";
+import { type Context, lateWriteMs, type Reporter } from "./context.ts";
 import { type LaneKey, Lanes } from "./lanes.ts";
 import { LeaseKeeper } from "./lease.ts";
 import { refuseMissed } from "./missed_envelopes.ts";
@@ -162,8 +162,7 @@ export class Coordinator {
 
   /** Without a fence: two zero censuses, further apart than the lease plus the longest write. */
   async #waitUnfenced(): Promise<void> {
-    const { config } = this.#context;
-    const apart = config.fleet.leaseMs + batchLimitMs(config);
+    const apart = await lateWriteMs(this.#context);
     this.#reporter.note(`no fence: waiting ${seconds(apart)} before the second census`);
     const until = performance.now() + apart;
     while (performance.now() < until) {

@@ -3,7 +3,7 @@ import { KekError, rfc3339 } from "../errors/errors.ts";
 import { setFence, unfencedCollections } from "../fleet/fence_keeper.ts";
 import { proofOf } from "../providers/canary.ts";
 import { audited } from "../store/audit_log.ts";
-import { countAt, isVersion, takeCensus } from "../store/census.ts";
+import { countAt, countAtIn, isVersion, takeCensus } from "../store/census.ts";
 import type { FieldDoc, RotationDoc, VersionDoc } from "../store/documents.ts";
 import { fieldId, readFields } from "../store/fields.ts";
 import { memberName, readRoster } from "../store/heartbeats.ts";
@@ -12,8 +12,9 @@ import { newestRotation } from "../store/rotations.ts";
 import { type KekState, readState } from "../store/state.ts";
 import { isOpen } from "../store/state_rules.ts";
 import type { Session } from "../store/store.ts";
+import { type IndexHint, indexHint } from "../store/version_index.ts";
 import { canaryOf, forgetStaged, markDestroyed } from "../store/versions.ts";
-import { batchLimitMs, type Context } from "./context.ts";
+import { type Context, lateWriteMs } from "./context.ts";
 import { type ScanReport, type ScanReporter, scanDatabase } from "./database_scan.ts";
 import { placesText } from "./places_text.ts";
 
@@ -139,8 +140,15 @@ export async function remove(context: Context, options: RemoveOptions, reporter:
   if (doc.state === "retired") {
     await proveUnreachable(context, version, reporter.note);
     crashPoint("remove.unreachable");
+    const hints = new Map<string, IndexHint>();
+    for (const field of await readFields(store)) hints.set(fieldId(field), await indexHint(store, field));
     const destroyed = await audited(store, auditor, async (session) => {
       if (await rotationHolds(context, version, session)) return undefined;
+      // In the very moment of the mark, and of the list as it is then: a primary that was replaced since the last count knew less.
+      for (const field of await readFields(store, session)) {
+        const hint = hints.get(fieldId(field)) ?? { hint: { $natural: 1 } };
+        if ((await countAtIn(store, session, field, version, hint)) > 0) return undefined;
+      }
       if (!(await markDestroyed(store, session, version))) return undefined;
       crashPoint("remove.marking");
       return [{ event: "version.destroyed", data: { version }, result: true }];
@@ -209,17 +217,17 @@ async function refuseWhileUsed(context: Context, doc: VersionDoc, { versions }: 
 
 /** Last, with nothing between it and the mark: MongoDB rejects the version, and then there is no envelope of it. */
 async function proveUnreachable(context: Context, version: number, wait: (message: string) => void): Promise<void> {
-  const { store, config } = context;
+  const { store } = context;
   const fields = await readFields(store);
   let unfenced = await unfencedCollections(store, fields, version);
   if (unfenced.length > 0) unfenced = await fenceAgain(context, fields, version, wait);
   if (unfenced.length > 0) {
-    const apart = config.fleet.leaseMs + batchLimitMs(config);
+    const apart = await lateWriteMs(context);
     wait(`no fence on ${unfenced.join(", ")}: the census is taken twice, ${Math.round(apart / 1000)} s apart`);
     await refuseIfCounted(context, fields, version);
     await new Promise((resolve) => setTimeout(resolve, apart));
   }
-  await refuseIfCounted(context, fields, version);
+  await refuseIfCounted(context, await readFields(store), version);
 }
 
 async function fenceAgain(

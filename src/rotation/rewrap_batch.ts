@@ -56,7 +56,7 @@ export async function rewrapBatch(
   const rewrapOne = async (raw: Uint8Array) => {
     try {
       const { version, idBson, wrappedDek: oldWrap } = ofProvider(read(raw), provider.name);
-      if (version !== from) return;
+      if (version !== from) throw otherVersion(version, from);
       const under = (version: number, aad: typeof fromAad) => ({ version, aad: aad(idBson) });
       const newWrap = await provider.rewrap(oldWrap, under(from, fromAad), under(to, toAad));
       rewraps.push({ idBson, oldWrap, newWrap });
@@ -87,6 +87,12 @@ export function batchFault(thrown: unknown): BatchFault {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+/** What is left out without a word would be found by each pass again, for ever. */
+function otherVersion(version: number, from: number): KekError {
+  const hint = "restore this field from a backup";
+  return new KekError("envelope_invalid", `its kek_version is ${version}, and MongoDB found it under ${from}`, hint);
+}
 
 /** @throws KekError `envelope_invalid` when the record is another provider's. */
 function ofProvider(wrap: ProjectedWrap, provider: string): ProjectedWrap {

@@ -1,10 +1,11 @@
 import { KekError } from "../errors/errors.ts";
-import { type FenceOutcome, fencedCollections, setFence } from "../fleet/fence_keeper.ts";
+import { type FenceOutcome, rejectedWriteVersion, setFence, unfencedCollections } from "../fleet/fence_keeper.ts";
 import { CANCEL_COMMAND } from "../status/ways_on.ts";
-import type { FenceRecord } from "../store/documents.ts";
+import { readCollections } from "../store/collections.ts";
+import type { FenceRecord, RotationDoc } from "../store/documents.ts";
 import { readFields } from "../store/fields.ts";
 import { heldFenceRecorder } from "../store/rotation_records.ts";
-import { readRotation } from "../store/rotations.ts";
+import { hasLifted, readRotation } from "../store/rotations.ts";
 import type { Context, Reporter } from "./context.ts";
 import type { LeaseKeeper } from "./lease.ts";
 
@@ -22,12 +23,14 @@ export class RotationFence {
 
   /**
    * Before a version is written again. Also when the record says that it is lifted: whoever lifted it may have died before it
-   * told the collections.
+   * told the collections, or the record may be an older copy that was restored without them.
    * @throws KekError `mongodb_refused` when MongoDB would go on to reject it; the record is as it was then.
    */
   async lift(version: number): Promise<void> {
+    const { store } = this.#context;
     const { collections, versions } = await this.#recorded();
-    if (collections.length > 0) {
+    const rejecting = await rejectedWriteVersion(store, await readFields(store), version);
+    if (collections.length > 0 || rejecting.length > 0) {
       const { refused } = await this.lower(version);
       await this.#mustBeLifted(version, refused);
     }
@@ -40,15 +43,22 @@ export class RotationFence {
     return await this.#set(({ versions }) => versions.filter((entry) => entry !== version));
   }
 
+  /** Whether a version is rejected, by the record or by a live validator that the record does not explain. */
   async stands(version: number): Promise<boolean> {
-    return (await this.#recorded()).versions.includes(version);
+    const { store } = this.#context;
+    if ((await this.#recorded()).versions.includes(version)) return true;
+    return (await rejectedWriteVersion(store, await readFields(store), version)).length > 0;
   }
 
-  /** @returns whether MongoDB rejects envelopes of `from` in every collection. */
+  /**
+   * Neither the record nor MongoDB's answers decide, but the live validators: a collection may have been dropped, or a `collMod`
+   * that was sent long ago may have arrived.
+   * @returns whether MongoDB rejects envelopes of `from` in every collection.
+   */
   async raise(from: number, to: number): Promise<boolean> {
-    const { unfenced } = await this.#set(({ versions }) =>
-      [...new Set([...versions, from])].filter((version) => version !== to).sort((a, b) => a - b),
-    );
+    const wanted = ({ versions }: FenceRecord) =>
+      [...new Set([...versions, from])].filter((version) => version !== to).sort((a, b) => a - b);
+    const unfenced = await this.#unfencedAfter(await this.#set(wanted), from);
     const list = unfenced.map(({ collection, reason }) => `${collection} (${reason})`).join(", ");
     this.#reporter.note(
       unfenced.length === 0
@@ -60,13 +70,27 @@ export class RotationFence {
 
   // -------------------------------------------------------------------------------------------------------------------
 
+  /** What could not be fenced, and what is not fenced now. */
+  async #unfencedAfter({ unfenced }: FenceOutcome, version: number): Promise<FenceOutcome["unfenced"]> {
+    const { store } = this.#context;
+    const live = await unfencedCollections(store, await readFields(store), version);
+    const named = new Set(unfenced.map(({ collection }) => collection));
+    const there = new Set((await readCollections(store, live)).map(({ name }) => name));
+    const others = live.filter((collection) => !named.has(collection));
+    // A collection that does not exist has no validator, and making it would keep one that was renamed from being renamed back.
+    const reasonOf = (collection: string) => (there.has(collection) ? ACCEPTED : "there is no such collection");
+    return [...unfenced, ...others.map((collection) => ({ collection, reason: reasonOf(collection) }))];
+  }
+
   /** What the next step writes MongoDB must accept: a fence that stands stands, whatever the record says. */
   async #mustBeLifted(version: number, refused: string[]): Promise<void> {
     const { store } = this.#context;
-    const standing = await fencedCollections(store, await readFields(store), version);
-    if (standing.length === 0) return;
-    // As it was before, so that this rotation can be cancelled.
-    await this.#set(({ versions }) => [...new Set([...versions, version])].sort((a, b) => a - b));
+    const rejecting = await rejectedWriteVersion(store, await readFields(store), version);
+    if (rejecting.length === 0) return;
+    const standing = rejecting.map(({ collection }) => collection);
+    // As it was before, so that this rotation can be cancelled. A fence that no rotation recorded was not lifted by this one.
+    if (await hasLifted(store, await this.#rotation(), version))
+      await this.#set(({ versions }) => [...new Set([...versions, version])].sort((a, b) => a - b));
     const [why, hint] = standing.some((name) => refused.includes(name))
       ? ["MongoDB does not permit collMod to this command's user", "grant it dbAdmin on the install's database"]
       : ["it was set again meanwhile, or in another form", `look at the validator of ${standing[0]}`];
@@ -92,7 +116,14 @@ export class RotationFence {
   }
 
   async #recorded(): Promise<FenceRecord> {
-    const doc = await readRotation(this.#context.store, this.#lease.held.rotation);
-    return doc === undefined ? await this.#lease.refused() : doc.fence;
+    return (await this.#rotation()).fence;
+  }
+
+  async #rotation(): Promise<RotationDoc> {
+    return (await readRotation(this.#context.store, this.#lease.held.rotation)) ?? (await this.#lease.refused());
   }
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+const ACCEPTED = "MongoDB accepts the version there";

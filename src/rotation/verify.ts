@@ -108,7 +108,7 @@ export async function verifyInstall(context: Context): Promise<Verification> {
 export async function verifyBackup(context: Context, file: string): Promise<number[]> {
   const { store, provider, install, auditor } = context;
   const copy = provider.overCopy(file);
-  const proved: number[] = [];
+  const proved: VersionDoc[] = [];
   try {
     const { versions, rotation } = await readState(store);
     const held = await copy.available();
@@ -118,16 +118,18 @@ export async function verifyBackup(context: Context, file: string): Promise<numb
       if (!held.includes(doc._id) && !needed.includes(doc)) continue;
       if (!held.includes(doc._id)) throw notInCopy(file, doc._id);
       await loadProved(copy, install.install_id, doc);
-      proved.push(doc._id);
+      proved.push(doc);
     }
   } finally {
     await copy.close();
   }
-  await audited(store, auditor, async (session) => {
-    for (const version of proved) await markBackupVerified(store, session, version);
-    return [{ event: "version.backup_verified", data: { versions: proved }, result: undefined }];
+  const versions = proved.map(({ _id }) => _id);
+  const marked = await audited(store, auditor, async (session) => {
+    for (const doc of proved) if (!(await markBackupVerified(store, session, doc))) return undefined;
+    return [{ event: "version.backup_verified", data: { versions }, result: true }];
   });
-  return proved;
+  if (marked !== undefined) return versions;
+  throw new KekError("refused", "a version was removed or made again while the copy was tried", "run it again");
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

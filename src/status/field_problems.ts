@@ -1,4 +1,5 @@
 import { fences } from "../fleet/fence.ts";
+import { rejectingCollections, rejectionText } from "../fleet/fence_keeper.ts";
 import type { Problem } from "../fleet/readiness.ts";
 import type { CensusRow } from "../store/census.ts";
 import { collectionFault } from "../store/collections.ts";
@@ -38,18 +39,18 @@ export function emptiedFields(facts: FieldFacts, census: CensusRow[], newest: Ro
 }
 
 /** Collections whose live validators reject what processes write now: `kek_…` was restored without them, or they were changed. */
-export function rejectingProblems(facts: FieldFacts, version: number | undefined): Problem[] {
+export function rejectingProblems(
+  facts: FieldFacts,
+  version: number | undefined,
+  newest: RotationDoc | undefined,
+): Problem[] {
   if (version === undefined) return [];
-  const names = new Set(
-    facts.fields
-      .filter(({ field, validator }) => fences(validator, [field.path], version))
-      .map(({ field }) => field.collection),
+  const live = new Map(
+    facts.fields.flatMap(({ field, validator }) => (validator === undefined ? [] : [[field.collection, validator]])),
   );
-  return [...names].map((name) => ({
-    code: "fence",
-    message: `MongoDB rejects envelopes of KEK version ${version} in ${name}, and that is the version that processes write`,
-    hint: `its write fence is of another state than kek_versions: were the kek_ collections restored without ${name}? Restore both from one backup, or see docs/recover.md`,
-  }));
+  const fields = facts.fields.map(({ field }) => field);
+  const rejecting = rejectingCollections(facts.database, live, fields, version, newest?.fence);
+  return rejecting.length === 0 ? [] : [{ code: "fence", ...rejectionText(version, rejecting, newest !== undefined) }];
 }
 
 /** Collections in which MongoDB would accept an envelope of a version that was left, though the rotation fenced it. */

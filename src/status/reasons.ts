@@ -55,7 +55,7 @@ export function findingsOf(facts: Facts): Findings {
       ...drift.filter(({ code }) => code === "write_version"),
       ...(from === undefined || to === undefined ? [] : strayProblems(census.rows, state.versions, from, to)),
       ...fieldProblems(fields),
-      ...rejectingProblems(fields, stance?.write),
+      ...rejectingProblems(fields, stance?.write, state.rotation),
       ...(open === undefined ? unfencedProblems(fields, state.rotation) : []),
       ...(audit.chain.state === "broken" ? [brokenChain(audit.chain.fault)] : []),
     ],

@@ -2,8 +2,8 @@ import { EJSON } from "bson";
 import type { Document } from "mongodb";
 import type { FieldName } from "../config/config.ts";
 import { fieldId } from "./fields.ts";
-import type { Store } from "./store.ts";
-import { byIndex, versionKey } from "./version_index.ts";
+import type { Session, Store } from "./store.ts";
+import { byIndex, type IndexHint, versionKey } from "./version_index.ts";
 
 /**
  * Version counts: envelopes by field and version, with majority read concern. By aggregation, for the `count` command may count
@@ -21,6 +21,23 @@ export interface CensusRow {
 /** How many envelopes of one field are at one version, whatever type of number says so. */
 export async function countAt(store: Store, field: FieldName, version: number): Promise<number> {
   return await countWith(store, field, { [versionKey(field.path)]: version });
+}
+
+/**
+ * The same inside a transaction, in which MongoDB lists no indexes.
+ * @param how of `indexHint`, from before the transaction.
+ */
+export async function countAtIn(
+  store: Store,
+  session: Session,
+  field: FieldName,
+  version: number,
+  how: IndexHint,
+): Promise<number> {
+  const stages = [{ $match: { [versionKey(field.path)]: version } }, { $count: "n" }];
+  const options = { session, collation: { locale: "simple" }, ...how } as never;
+  const [row] = await store.db.collection(field.collection).aggregate<{ n: number }>(stages, options).toArray();
+  return row?.n ?? 0;
 }
 
 /** How many envelopes a field has, at whatever version. */

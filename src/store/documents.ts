@@ -88,19 +88,20 @@ export interface ValidatorOptions {
 }
 
 export interface FencedCollection {
-  collection: string;
+  readonly collection: string;
   /** What the collection had, restored exactly when the fence is lifted. As extended JSON: it may hold `$` keys. */
-  own: string;
+  readonly own: string;
   /** What it is to have while the fence is up. */
-  expected: string;
+  readonly expected: string;
 }
 
+/** Read only: whoever changes it compares the stored one with the object that was recorded. */
 export interface FenceRecord {
   /** The versions that MongoDB rejects. */
-  versions: number[];
-  collections: FencedCollection[];
+  readonly versions: number[];
+  readonly collections: readonly FencedCollection[];
   /** Collections that could not be fenced, as MongoDB or their own rules would have it. */
-  unfenced?: string[];
+  readonly unfenced?: string[];
 }
 
 export interface RotationDoc {

@@ -18,12 +18,14 @@ export interface FieldFact {
 }
 
 export interface FieldFacts {
+  /** The name of the install's database, for commands that are told to people. */
+  database: string;
   fields: FieldFact[];
   /** Places with an index of ours that are not registered: the collection was renamed, or `kek_fields` was lost. */
   unregistered: FieldName[];
 }
 
-export const NO_FIELDS: FieldFacts = { fields: [], unregistered: [] };
+export const NO_FIELDS: FieldFacts = { database: "", fields: [], unregistered: [] };
 
 export async function readFieldFacts(store: Store, fields: FieldDoc[]): Promise<FieldFacts> {
   const collections = await readCollections(store);
@@ -51,7 +53,7 @@ export async function readFieldFacts(store: Store, fields: FieldDoc[]): Promise<
       return path === undefined || registered.has(`${collection}:${path}`) ? [] : [{ collection, path }];
     }),
   );
-  return { fields: await Promise.all(facts), unregistered };
+  return { database: store.db.databaseName, fields: await Promise.all(facts), unregistered };
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

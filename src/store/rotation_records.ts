@@ -105,17 +105,16 @@ async function record(
     crashPoint("fence.recording");
     const lifted = changed.fence.versions.filter((version) => !fence.versions.includes(version));
     const before = new Map(changed.fence.collections.map((entry) => [entry.collection, entry.expected]));
+    const unfenced = fence.unfenced ?? [];
     const collections = fence.collections
-      .filter((entry) => before.get(entry.collection) !== entry.expected)
+      .filter((entry) => before.get(entry.collection) !== entry.expected && !unfenced.includes(entry.collection))
       .map((entry) => entry.collection);
+    const refused = unfenced.filter((name) => changed.fence.unfenced?.includes(name) !== true);
     const events: { event: AuditEvent; data: AuditData; result: true }[] = [];
     if (lifted.length > 0) events.push({ event: "fence.lifted", data: { rotation, versions: lifted }, result: true });
-    if (collections.length > 0 && fence.versions.length > 0 && lifted.length === 0) {
-      events.push({
-        event: "fence.set",
-        data: { rotation, versions: fence.versions, collections, unfenced: fence.unfenced ?? [] },
-        result: true,
-      });
+    if (collections.length + refused.length > 0 && fence.versions.length > 0 && lifted.length === 0) {
+      const data = { rotation, versions: fence.versions, collections, unfenced };
+      events.push({ event: "fence.set", data, result: true });
     }
     return events;
   });

@@ -114,26 +114,32 @@ export async function dropIndex(store: Store, { collection, path }: FieldName): 
   }
 }
 
+/** What to add to a query's options. */
+export interface IndexHint {
+  hint: string | { $natural: 1 };
+}
+
+/** By the field's index if that is whole, else by reading the collection. */
+export async function indexHint(store: Store, field: FieldName): Promise<IndexHint> {
+  const index = await readIndexState(store, field);
+  return { hint: index.state === "whole" ? index.name : { $natural: 1 } };
+}
+
 /**
  * A query by the field's index if that is whole, else by reading the collection: slower, and as right.
  * @param query is given what to add to its options.
  */
-export async function byIndex<T>(
-  store: Store,
-  field: FieldName,
-  query: (how: { hint: string | { $natural: 1 } }) => Promise<T>,
-): Promise<T> {
-  const index = await readIndexState(store, field);
-  if (index.state === "whole") {
-    try {
-      return await query({ hint: index.name });
-    } catch (thrown) {
-      // Dropped or hidden between the look and the query.
-      const BAD_VALUE = 2;
-      if (serverCode(thrown) !== BAD_VALUE || !/hint/.test(messageOf(thrown))) throw thrown;
-    }
+export async function byIndex<T>(store: Store, field: FieldName, query: (how: IndexHint) => Promise<T>): Promise<T> {
+  const how = await indexHint(store, field);
+  try {
+    return await query(how);
+  } catch (thrown) {
+    // Dropped or hidden between the look and the query.
+    const BAD_VALUE = 2;
+    if (typeof how.hint !== "string" || serverCode(thrown) !== BAD_VALUE || !/hint/.test(messageOf(thrown)))
+      throw thrown;
+    return await query({ hint: { $natural: 1 } });
   }
-  return await query({ hint: { $natural: 1 } });
 }
 
 /** Whether a record has an array on the field's path: an envelope in it could be read by nobody, nor rewrapped. */

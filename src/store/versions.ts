@@ -151,8 +151,14 @@ export async function forgetStaged(store: Store, session: Session, version: numb
   return (await versions(store).deleteOne({ _id: version, state: "staged" }, { session })).deletedCount === 1;
 }
 
-export async function markBackupVerified(store: Store, session: Session, version: number): Promise<void> {
-  await versions(store).updateOne({ _id: version }, { $currentDate: { backup_verified_at: true } }, { session });
+/** @param canary the one that the copy opened: the version may have been forgotten and made again with another key. */
+export async function markBackupVerified(
+  store: Store,
+  session: Session,
+  { _id, canary }: Pick<VersionDoc, "_id" | "canary">,
+): Promise<boolean> {
+  const marked = { $currentDate: { backup_verified_at: true as const } };
+  return (await versions(store).updateOne({ _id, canary }, marked, { session })).matchedCount === 1;
 }
 
 /**

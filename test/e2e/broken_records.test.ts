@@ -84,6 +84,9 @@ test("broken wraps: each named and skipped, exit 6, nothing settles; mended, the
     BROKEN.map((id) => ["secrets:value", `{"$numberInt":"${id}"}`]).sort(),
   );
   expect(audited.every((data) => String(data["reason"]).length > 10)).toBe(true);
+  const reasons = new Map(audited.map((data) => [data["id"], data["reason"]]));
+  expect(reasons.get('{"$numberInt":"17"}')).toContain("its kek_version is an int64, not an int32");
+  expect(reasons.get('{"$numberInt":"19"}')).toContain("its kek_version is a double, not an int32");
   const status = (await kek(install, "status")).json;
   expect(status.rotation).toMatchObject({ coordinator: null, phase: 2 });
   expect(status.rotation.failed).toHaveLength(8);

@@ -1,6 +1,7 @@
 import { expect, test } from "bun:test";
+import { fenceClause } from "../../src/fleet/fence.ts";
 import { FenceGuard } from "../../src/fleet/fence_guard.ts";
-import { setFence, unfencedCollections } from "../../src/fleet/fence_keeper.ts";
+import { rejectedWriteVersion, setFence, unfencedCollections } from "../../src/fleet/fence_keeper.ts";
 import { ensureCollections } from "../../src/fleet/install_start.ts";
 import type { Auditor } from "../../src/store/audit_log.ts";
 import type { RotationDoc } from "../../src/store/documents.ts";
@@ -9,6 +10,7 @@ import { heldFenceRecorder } from "../../src/store/rotation_records.ts";
 import { advancePhase, completeRotation, startRotation } from "../../src/store/rotation_steps.ts";
 import { type Held, newestRotation } from "../../src/store/rotations.ts";
 import { closeStore, openStore, type Store } from "../../src/store/store.ts";
+import { readValidators } from "../../src/store/validators.ts";
 import { freshDatabase } from "../harness/mongo.ts";
 
 /** The guard over validators, in a process that slept while the fleet rotated on. */
@@ -53,5 +55,34 @@ test("a process that slept through a rotation does not put an older fence in pla
   await new FenceGuard(store, AUDITOR, SILENT as never, 0).look({ versions: [], rotation: seen });
   expect(await unfencedCollections(store, await readFields(store), 2)).toEqual([]);
   await db.collection("c").insertOne({ f: { kek_version: 1 } } as never);
+  await closeStore(store);
+});
+
+test("a clause that an open rotation's record does not name is taken out of a collection that it does not name either", async () => {
+  const { uri, name, db } = await freshDatabase();
+  const store = await openStore({ uri, name }, { appName: "test" });
+  await ensureCollections(store);
+  const versions = { 1: "active", 2: "staged" };
+  const docs = Object.entries(versions).map(([version, state]) => ({ _id: Number(version) as never, state }));
+  await db.collection("kek_versions").insertMany(docs);
+  await registerField(store, { collection: "c", path: "f" }, "test");
+  await started(store, 1, 2);
+  const rules = { owner: { $exists: true } };
+  await db.command({ collMod: "c", validator: { $and: [rules, fenceClause(["f"], [1, 3])] } });
+  const fields = await readFields(store);
+  expect((await rejectedWriteVersion(store, fields, 1)).map(({ collection }) => collection)).toEqual(["c"]);
+
+  const warned: string[] = [];
+  const log = { info: () => undefined, warn: (message: string) => warned.push(message) } as never;
+  const guard = new FenceGuard(store, AUDITOR, log, 0);
+  const look = async () => guard.look({ versions: [], rotation: await newestRotation(store) });
+  await look();
+  expect(await rejectedWriteVersion(store, fields, 1)).toHaveLength(1);
+  await look();
+  expect((await readValidators(store, ["c"])).get("c")?.validator).toEqual(rules);
+  await look();
+  expect(warned).toEqual(["the validator of c had been changed: put back"]);
+  const audited = await db.collection("audit_log").find({ event: "fence.mended" }).toArray();
+  expect(audited.map(({ data }) => data)).toEqual([{ rotation: 1, collection: "c" }]);
   await closeStore(store);
 });

@@ -1,9 +1,10 @@
 import { expect, test } from "bun:test";
 import { serialize } from "bson";
-import { Binary, Int32 } from "mongodb";
+import { Binary, Decimal128, Double, Int32, Long } from "mongodb";
 import { KekError } from "../../src/errors/errors.ts";
 import type { Provider } from "../../src/providers/provider.ts";
 import { rewrapBatch } from "../../src/rotation/rewrap_batch.ts";
+import { countAt } from "../../src/store/census.ts";
 import { LeaseEnd } from "../../src/store/lease_end.ts";
 import { applyRewraps, wrapsAt } from "../../src/store/records.ts";
 import { closeStore, openStore, serverNow } from "../../src/store/store.ts";
@@ -53,6 +54,57 @@ test("a batch that the token leaves unfinished counts what it moved", async () =
   // The next pass may have been read before that: those four are somebody else's change to it.
   const rest = await rewrapBatch(store, doing(10), "install", job, HELD);
   expect(rest).toEqual({ done: 6, skipped: 4, failed: [], fault: undefined });
+  await closeStore(store);
+});
+
+test("a kek_version of another type of number is found by MongoDB, named with its type, and neither moved nor left out", async () => {
+  const { uri, name, db } = await freshDatabase();
+  const store = await openStore({ uri, name }, { appName: "test" });
+  await makeIndex(store, FIELD);
+  const secrets = db.collection<{ _id: number; value: object }>("secrets", { promoteValues: false } as never);
+  const types: Record<number, [unknown, string]> = {
+    2: [Long.fromNumber(1), "an int64"],
+    3: [new Double(1), "a double"],
+    4: [Decimal128.fromString("1"), "a decimal128"],
+    5: [Decimal128.fromString("1.00"), "a decimal128"],
+  };
+  const ids = [1, 2, 3, 4, 5, 6];
+  await secrets.insertMany(
+    ids.map((id) => ({ _id: id, value: { ...envelope(id), ...(types[id] && { kek_version: types[id][0] }) } })),
+  );
+  expect(await countAt(store, FIELD, 1)).toBe(6);
+  const [batch] = await Array.fromAsync(wrapsAt(store, FIELD, 1, 100));
+  const rewrapped: number[] = [];
+  const rewrap = async (wrap: Uint8Array) => {
+    rewrapped.push(wrap[0] as number);
+    return Buffer.alloc(60, 100 + (wrap[0] ?? 0));
+  };
+  const token = { name: "pkcs11", rewrap } as unknown as Provider;
+  const before = await secrets.find({ _id: { $in: [2, 3, 4, 5] } }).toArray();
+  const result = await rewrapBatch(store, token, "install", jobOf(batch?.bytes as Uint8Array), HELD);
+  expect(result).toMatchObject({ done: 2, skipped: 0, fault: undefined });
+  expect(rewrapped).toEqual([1, 6]);
+  expect(result.failed.sort((a, b) => a.id.localeCompare(b.id))).toEqual(
+    Object.entries(types).map(([id, [, type]]) => ({
+      id: `{"$numberInt":"${id}"}`,
+      reason: `not an envelope of format 1: its kek_version is ${type}, not an int32`,
+    })),
+  );
+  expect(await secrets.find({ _id: { $in: [2, 3, 4, 5] } }).toArray()).toEqual(before);
+  expect(await countAt(store, FIELD, 1)).toBe(4);
+  await closeStore(store);
+});
+
+test("a record that MongoDB finds under another version than the one that is read is named, not left out", async () => {
+  const { uri, name, db } = await freshDatabase();
+  const store = await openStore({ uri, name }, { appName: "test" });
+  await db.createCollection("secrets");
+  // The batch was read under version 3.
+  const bytes = serialize({ _id: 1, value: { ...envelope(1), format: undefined } }, { ignoreUndefined: true });
+  const token = { name: "pkcs11", rewrap: async () => Buffer.alloc(60) } as unknown as Provider;
+  const result = await rewrapBatch(store, token, "install", { ...jobOf(bytes), from: 3 }, HELD);
+  const reason = "its kek_version is 1, and MongoDB found it under 3";
+  expect(result).toEqual({ done: 0, skipped: 0, failed: [{ id: '{"$numberInt":"1"}', reason }], fault: undefined });
   await closeStore(store);
 });
 

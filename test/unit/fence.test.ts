@@ -1,7 +1,17 @@
 import { describe, expect, test } from "bun:test";
 import { Int32 } from "bson";
 import fc from "fast-check";
-import { fenceClause, fences, mergeFence, stripFence } from "../../src/fleet/fence.ts";
+import {
+  fenceClause,
+  fences,
+  mergeFence,
+  namesOthers,
+  rejects,
+  removalCommand,
+  stripFence,
+} from "../../src/fleet/fence.ts";
+import { rejectingCollections } from "../../src/fleet/fence_keeper.ts";
+import { versionsRejected } from "../../src/fleet/fence_rejection.ts";
 import { freezeOptions, sameOptions, thawOptions } from "../../src/store/validators.ts";
 
 const CLAUSE = fenceClause(["a.b", "c"], [1, 2]);
@@ -54,5 +64,59 @@ describe("the fence", () => {
         expect(stripFence(mergeFence({ validator: own }, CLAUSE, 0)?.validator)).toEqual(own);
       }),
     );
+  });
+
+  test("what a live validator rejects does not depend on a record, nor on every path being fenced", () => {
+    const merged = mergeFence({ validator: OWN }, CLAUSE, 0);
+    expect(rejects(merged, "c", 2)).toBe(true);
+    expect(rejects(merged, "c", 3)).toBe(false);
+    expect(rejects(merged, "d", 2)).toBe(false);
+    // Moderate rules reject a new record, though they are no fence.
+    expect(rejects({ ...merged, validationLevel: "moderate" }, "c", 2)).toBe(true);
+    expect(rejects({ ...merged, validationLevel: "off" }, "c", 2)).toBe(false);
+    expect(rejects({ ...merged, validationAction: "warn" }, "c", 2)).toBe(false);
+    expect(rejects({ validator: { "c.kek_version": { $in: [2] } } }, "c", 2)).toBe(false);
+    expect([namesOthers(merged ?? {}, [2, 1]), namesOthers(merged ?? {}, [1]), namesOthers({}, [])]).toEqual([
+      false,
+      true,
+      false,
+    ]);
+  });
+
+  test("a collection that rejects a version is named with the command that leaves it its own rules", () => {
+    const field = (collection: string, path: string) => ({ _id: `${collection}:${path}`, collection, path });
+    const fields = [field("fenced", "c"), field("fenced", "d"), field("free", "c")];
+    const own = { validator: OWN, validationAction: "warn" };
+    const live = new Map([
+      ["fenced", { validator: CLAUSE, validationLevel: "strict", validationAction: "error" }],
+      ["free", { validator: OWN }],
+    ]);
+    const strict = 'validationLevel: "strict", validationAction: "error"';
+    const command = `db.getSiblingDB("db").runCommand({ collMod: "fenced", validator: {}, ${strict} })`;
+    expect(rejectingCollections("db", live, fields, 2)).toEqual([
+      { collection: "fenced", paths: ["c"], remedy: command },
+    ]);
+    expect(rejectingCollections("db", live, fields, 3)).toEqual([]);
+    // Rules that the fence laid aside are known to the record alone.
+    const entry = { collection: "fenced", own: freezeOptions(own), expected: freezeOptions({ validator: CLAUSE }) };
+    const [found] = rejectingCollections("db", live, fields, 2, { versions: [2], collections: [entry] });
+    expect(found?.remedy).toBe(removalCommand("db", "fenced", own));
+    expect(found?.remedy).toContain('validationAction: "warn"');
+  });
+
+  test("the version that the fence rejected is read from MongoDB's answer, of one write and of several", () => {
+    const details = (version: unknown) => ({
+      operatorName: "$nor",
+      clausesSatisfied: [
+        { details: { specifiedAs: { "a.b.kek_version": { $in: [1, 2] } }, consideredValue: version } },
+      ],
+    });
+    const errInfo = { failingDocumentId: 1n, details: details(new Int32(2)) };
+    expect(versionsRejected({ code: 121, errInfo })).toEqual([2]);
+    expect(versionsRejected({ code: 121, writeErrors: [{ err: { errInfo } }] })).toEqual([2]);
+    expect(
+      versionsRejected({ code: 121, errInfo: { details: { specifiedAs: { owner: 1 }, consideredValue: 5 } } }),
+    ).toEqual([]);
+    expect(versionsRejected({ code: 11000, errInfo })).toEqual([]);
   });
 });

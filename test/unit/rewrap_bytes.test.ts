@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
-import { Binary, Double, deserialize, Int32, Long, ObjectId, serialize, UUID } from "bson";
+import { Binary, Decimal128, Double, deserialize, Int32, Long, ObjectId, serialize, UUID } from "bson";
 import { projectedWrapReader } from "../../src/envelope/projected_wrap.ts";
 import { idBsonOf, readWrap } from "../../src/envelope/raw_record.ts";
 import { rewrapStatements } from "../../src/store/rewrap_statement.ts";
@@ -95,6 +95,41 @@ test("another order, version, provider, length or member is read by the careful 
     const raw = projected(7, "value", other);
     expect(plain(quickly(projectedWrapReader("value", "env", 3), raw))).toEqual(plain(carefully(raw, "value")));
   }
+});
+
+test("a number of another type is no version, whatever its value; neither reader takes it", () => {
+  const { provider, wrapped_dek } = envelope("old");
+  const types: [unknown, string][] = [
+    [Long.fromNumber(3), "an int64"],
+    [new Double(3), "a double"],
+    [Decimal128.fromString("3"), "a decimal128"],
+    [Decimal128.fromString("3.0"), "a decimal128"],
+    ["3", "a string"],
+    [[new Int32(3)], "an array"],
+    [null, "null"],
+  ];
+  for (const path of ["value", "a.b"]) {
+    for (const id of IDS) {
+      for (const [kek_version, name] of types) {
+        const raw = projected(id, path, { provider, kek_version, wrapped_dek });
+        const said = quickly(projectedWrapReader(path, "env", 3), raw);
+        expect(said).toBe(carefully(raw, path) as string);
+        expect(said).toContain(`its kek_version is ${name}, not an int32`);
+      }
+    }
+  }
+  const none = projected(7, "value", { provider, wrapped_dek });
+  expect(carefully(none, "value")).toContain("it has no kek_version");
+});
+
+test("a field that is there twice is not read: MongoDB may mean the other one", () => {
+  const one = Buffer.from(serialize({ value: envelope("one") })).subarray(4, -1);
+  const two = Buffer.from(serialize({ value: { ...envelope("two"), kek_version: new Int32(4) } })).subarray(4, -1);
+  const id = Buffer.from(serialize({ _id: 7 })).subarray(4, -1);
+  const raw = Buffer.concat([Buffer.alloc(4), id, two, one, Buffer.alloc(1)]);
+  raw.writeInt32LE(raw.length, 0);
+  const said = quickly(projectedWrapReader("value", "env", 3), raw);
+  expect(said).toContain("value of value is there twice");
 });
 
 test("whichever byte is changed, both readers say the same", () => {
