@@ -8,6 +8,7 @@ import { type CensusRow, takeCensus } from "../store/census.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
 import { readFields } from "../store/fields.ts";
 import { type Member, readRoster } from "../store/heartbeats.ts";
+import type { WatchedLease } from "../store/rotations.ts";
 import { type KekState, readState } from "../store/state.ts";
 import { acquire, awaitFreeLease } from "./acquire.ts";
 import type { Context, Reporter } from "./context.ts";
@@ -36,6 +37,8 @@ export interface Prepared {
   /** Whom `runRotation` takes off the roster first. */
   evict: Member[];
   census: CensusRow[];
+  /** The open rotation's lease, where only the clock of this host says that it is over. */
+  watched: WatchedLease | undefined;
 }
 
 /**
@@ -52,13 +55,14 @@ export async function prepareRotation(context: Context, options: RotateOptions, 
   const census = await takeCensus(store, await readFields(store));
   const plan = planRotation(state.versions, state.rotation, options.wanted, provider, census);
   if (plan.kind === "refuse") throw await refuse(context, options, [plan.problem]);
+  let watched: WatchedLease | undefined;
   const [unmet] = named.unmet;
   if (plan.kind === "start" || plan.kind === "mend") {
     if (unmet !== undefined) throw await refuse(context, options, [notEvicted(unmet, config.fleet)]);
   } else {
     for (const each of named.unmet) reporter.note(nobodyToEvict(each));
     const open = plan.kind === "resume" ? plan.rotation : plan.replaces;
-    await awaitFreeLease(context, open, reporter);
+    watched = await awaitFreeLease(context, open, reporter);
   }
   const problems = preflight({
     plan,
@@ -77,7 +81,7 @@ export async function prepareRotation(context: Context, options: RotateOptions, 
     howToBackUp: provider.howToBackUp(),
   });
   if (problems.length > 0) throw await refuse(context, options, problems);
-  return { plan, versions: state.versions, roster, evict: named.silent, census };
+  return { plan, versions: state.versions, roster, evict: named.silent, census, watched };
 }
 
 /**
