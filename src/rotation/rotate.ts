@@ -7,13 +7,13 @@ import { note } from "../store/audit_log.ts";
 import { type CensusRow, takeCensus } from "../store/census.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
 import { readFields } from "../store/fields.ts";
-import { type Member, readRoster } from "../store/heartbeats.ts";
+import type { Member } from "../store/heartbeats.ts";
 import type { WatchedLease } from "../store/rotations.ts";
 import { type KekState, readState } from "../store/state.ts";
 import { acquire, awaitFreeLease } from "./acquire.ts";
 import type { Context, Reporter } from "./context.ts";
 import { Coordinator, type CoordinatorOptions, type RotationSummary } from "./coordinator.ts";
-import { evictNamed, namedEvictions, nobodyToEvict, notEvicted } from "./named_evictions.ts";
+import { evictNamed, namedEvictions, nobodyToEvict, notEvicted, watchNamed } from "./named_evictions.ts";
 import { type Plan, planRotation, type Wanted } from "./plan.ts";
 import { preflight } from "./preflight.ts";
 import { refusal } from "./refusal.ts";
@@ -48,7 +48,7 @@ export interface Prepared {
 export async function prepareRotation(context: Context, options: RotateOptions, reporter: Reporter): Promise<Prepared> {
   const { store, config, provider } = context;
   await ensureCollections(store);
-  const everybody = await readRoster(store);
+  const everybody = await watchNamed(context, options.evict, reporter);
   const named = namedEvictions(everybody, options.evict, config.fleet);
   const roster = everybody.filter((member) => !named.silent.includes(member));
   const state = await stateOfFleet(context, roster, options);
