@@ -68,7 +68,22 @@ export function databaseOfUri(uri: string): string | undefined {
 /** As the driver reads them: the parser of URLs drops tabs and line breaks, and the fragment is no part of the query. */
 function optionsOf(uri: string): [string, string][] {
   const query = /^[^?#]*\?([^#]*)/.exec(uri.replace(/[\t\n\r]/g, ""))?.[1] ?? "";
-  return [...new URLSearchParams(query)];
+  return query
+    .split("&")
+    .filter((option) => option !== "")
+    .map((option) => {
+      const at = option.indexOf("=");
+      return at < 0 ? [decoded(option), ""] : [decoded(option.slice(0, at)), decoded(option.slice(at + 1))];
+    });
+}
+
+/** What cannot be decoded stays as it is, as the driver has it; no option that is looked for here needs an escape. */
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text.replaceAll("+", " "));
+  } catch {
+    return text;
+  }
 }
 
 /** A password with a raw `@`, `/` or `:` would be taken for a host, looked up in DNS, and printed. */

@@ -36,11 +36,19 @@ export function isNotInitiated({ servers }: TopologyDescription): boolean {
   return answered.length > 0 && answered.every(({ type }) => type === "RSGhost");
 }
 
+const NO_CONFIGURATION = new Error("no member has a replica set configuration");
+
+/** Apart from other errors of its code: `install` initiates a replica set of its own host. */
+export function saysNotInitiated(error: KekError | undefined): boolean {
+  return error?.cause === NO_CONFIGURATION;
+}
+
 export function notInitiated(hosts: string): KekError {
   return new KekError(
     "mongodb_no_replica_set",
     `MongoDB at ${hosts} runs with --replSet, and its replica set is not initiated, or this member was removed from it`,
     "a new set: run rs.initiate() once on one member; a set that has other members: name those in CERTAUTOPILOT_DATABASE_URI, or add this one there with rs.add()",
+    { cause: NO_CONFIGURATION },
   );
 }
 
