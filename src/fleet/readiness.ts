@@ -79,6 +79,15 @@ export function memberProblems(member: Member, question: ReadinessQuestion): Pro
     );
     return problems;
   }
+  // Clocks of two primaries differ a little. A heartbeat that lies further ahead was written before a clock was set back.
+  if ((member.ahead_ms ?? 0) > evictionMsOf(member, question.times)) {
+    add(
+      "silent",
+      `may be silent: its last heartbeat lies ${seconds(member.ahead_ms ?? 0)} in the future, because MongoDB's clock was set back`,
+      `run this again: a living process sends another within seconds; if it is gone for good, evict it: certautopilot kek rotate --to-version=${question.rotatesTo ?? question.target ?? "N"} --evict=${member._id}`,
+    );
+    return problems;
+  }
   if (member.acked === null) {
     add("joining", "has not finished joining", "wait a moment; its log says what it lacks");
   }

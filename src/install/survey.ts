@@ -10,6 +10,7 @@ import { explainMongo } from "../store/failures.ts";
 import { readInstall } from "../store/install.ts";
 import { checkRights } from "../store/rights.ts";
 import { closeStore, openStore } from "../store/store.ts";
+import { saysNotInitiated } from "../store/topology.ts";
 import { readVersions } from "../store/versions.ts";
 import { findMongod, packagesOfMongodb } from "./find_mongod.ts";
 import type { Entry, Found, FoundDatabase, Installed, UnitState } from "./found.ts";
@@ -185,7 +186,8 @@ async function lookAtDatabase(
     }
   } catch (thrown) {
     const error = explainMongo(thrown, uri);
-    if (isLocal && error?.code === "mongodb_away") return { seen: false };
+    // A run that was interrupted before it initiated the replica set goes on from there.
+    if (isLocal && (error?.code === "mongodb_away" || saysNotInitiated(error))) return { seen: false };
     throw error ?? thrown;
   }
 }

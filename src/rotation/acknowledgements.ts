@@ -4,9 +4,10 @@ import { acknowledges } from "../fleet/stance.ts";
 import type { Phase } from "../store/documents.ts";
 import { evictMember } from "../store/evictions.ts";
 import { isTransient } from "../store/failures.ts";
-import { type Member, memberName, readRoster } from "../store/heartbeats.ts";
+import { type Member, memberName, readRoster, silentForMs } from "../store/heartbeats.ts";
 import type { Context, Reporter } from "./context.ts";
 import type { LeaseKeeper } from "./lease.ts";
+import { Unchanged } from "./unchanged.ts";
 
 /** The gate between two phases: every member that is not cleanly gone has acknowledged, or has been evicted by name. */
 
@@ -15,6 +16,12 @@ const POLL_SLOWLY_MS = 250;
 /** A large roster takes its time to be read: between two looks so many times that is left to the members, up to a limit. */
 const LEFT_TO_MEMBERS = 2;
 const LONGEST_PAUSE_MS = 1000;
+
+/** The roster as it was just read, with how long each heartbeat has been seen unchanged. */
+export function watchedBy(unchanged: Unchanged, roster: Member[]): Member[] {
+  unchanged.look(roster.map(({ _id, updated_at }) => [_id, updated_at.getTime()]));
+  return roster.map((member) => ({ ...member, watched_ms: unchanged.ms(member._id) }));
+}
 
 /** Members that have not acknowledged this epoch: pure. */
 export function awaited(roster: Member[], rotation: number, epoch: number, phase: Phase): Member[] {
@@ -32,14 +39,16 @@ export async function awaitAcknowledgements(
   reporter: Reporter,
 ): Promise<void> {
   const { store, config, auditor } = context;
-  const { evictionMs, drainMs } = config.fleet;
+  const { evictionMs, drainMs, leaseMs } = config.fleet;
+  // A heartbeat that was written before MongoDB's clock was set back does not age until the clock has caught up.
+  const unchanged = new Unchanged(leaseMs / 2);
   const what = `phase ${phase}`;
   const began = performance.now();
   const deadline = began + 2 * evictionMs + drainMs;
   for (;;) {
     lease.check();
     const asked = performance.now();
-    const pending = await pendingMembers(context, lease, phase);
+    const pending = await pendingMembers(context, lease, phase, unchanged);
     const now = performance.now();
     if (pending !== undefined) {
       reporter.waiting(
@@ -49,9 +58,9 @@ export async function awaitAcknowledgements(
       if (pending.length === 0) return;
       for (const member of pending) {
         const silentMs = evictionMsOf(member, config.fleet);
-        if (member.age_ms > silentMs && (await evictMember(store, auditor, lease.held, member, silentMs))) {
+        if (silentForMs(member) > silentMs && (await evictMember(store, auditor, lease.held, member, silentMs))) {
           reporter.note(
-            `evicted ${memberName(member)}: silent for ${seconds(member.age_ms)}. If it wakes it joins anew before it serves`,
+            `evicted ${memberName(member)}: silent for ${seconds(silentForMs(member))}. If it wakes it joins anew before it serves`,
           );
         }
       }
@@ -65,10 +74,15 @@ export async function awaitAcknowledgements(
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-async function pendingMembers(context: Context, lease: LeaseKeeper, phase: Phase): Promise<Member[] | undefined> {
+async function pendingMembers(
+  context: Context,
+  lease: LeaseKeeper,
+  phase: Phase,
+  unchanged: Unchanged,
+): Promise<Member[] | undefined> {
   const { rotation, epoch } = lease.held;
   try {
-    return awaited(await readRoster(context.store), rotation, epoch, phase);
+    return awaited(watchedBy(unchanged, await readRoster(context.store)), rotation, epoch, phase);
   } catch (thrown) {
     if (isTransient(thrown)) return undefined;
     throw thrown;
@@ -76,7 +90,8 @@ async function pendingMembers(context: Context, lease: LeaseKeeper, phase: Phase
 }
 
 function why(member: Member, beatMs: number): string {
-  if (member.age_ms > 3 * beatMs) return `, silent for ${seconds(member.age_ms)}`;
+  const silentMs = silentForMs(member);
+  if (silentMs > 3 * beatMs) return `, silent for ${seconds(silentMs)}`;
   const problem = member.problems?.[0];
   return problem === undefined ? "" : `, ${reasonText(problem.reason)} version ${problem.version}`;
 }

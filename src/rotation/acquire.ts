@@ -1,17 +1,20 @@
+import { isDeepStrictEqual } from "node:util";
 import { KekError } from "../errors/errors.ts";
 import { seconds } from "../fleet/readiness.ts";
 import { firstCounts } from "../status/field_problems.ts";
 import type { CensusRow } from "../store/census.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
 import type { FieldFacts } from "../store/field_facts.ts";
+import { readRoster } from "../store/heartbeats.ts";
 import { takeOver } from "../store/rotation_lease.ts";
 import { startRotation } from "../store/rotation_steps.ts";
-import { newestRotation } from "../store/rotations.ts";
+import { newestRotation, type WatchedLease } from "../store/rotations.ts";
 import { readState } from "../store/state.ts";
 import { serverNow } from "../store/store.ts";
 import { batchLimitMs, type Context, type Reporter } from "./context.ts";
 import { type Plan, planRotation, type Wanted } from "./plan.ts";
 import { refusal } from "./refusal.ts";
+import { Unchanged } from "./unchanged.ts";
 
 /** How a command becomes the coordinator: by starting a rotation, or by taking over one that nobody leads. */
 
@@ -23,7 +26,7 @@ import { refusal } from "./refusal.ts";
 export async function acquire(
   context: Context,
   wanted: Wanted,
-  { plan: checked, versions, fields, census }: Checked,
+  { plan: checked, versions, fields, census, watched: watchedBefore }: Checked,
   reporter: Reporter,
 ): Promise<RotationDoc> {
   const { store, auditor, config } = context;
@@ -33,6 +36,7 @@ export async function acquire(
   const canary = versions.find((version) => version._id === checked.to)?.canary;
   const first = firstCounts(fields, census, checked.from);
   const common = { owner, leaseMs, graceMs, fields: first, ...(canary === undefined ? {} : { canary }) };
+  let watched = watchedBefore;
   for (;;) {
     const plan = await planNow(context, wanted, checked, census);
     if (plan.kind === "start" || plan.kind === "mend") {
@@ -45,19 +49,83 @@ export async function acquire(
       continue;
     }
     const open = plan.kind === "resume" ? plan.rotation : plan.replaces;
-    await awaitFreeLease(context, open, reporter);
+    watched = await awaitFreeLease(context, open, reporter, watched);
     const fresh = await planNow(context, wanted, checked, census);
     if (fresh.kind === "resume") {
-      const doc = await takeOver(store, auditor, fresh.rotation, owner, leaseMs, graceMs);
+      const doc = await takeOver(store, auditor, fresh.rotation, owner, leaseMs, graceMs, watched);
       if (doc === undefined) continue;
       reporter.note(`going on with rotation ${doc._id} (${doc.from} → ${doc.to}), phase ${doc.phase}`);
       return doc;
     }
     if (fresh.kind === "reverse") {
       const { from, to, replaces } = fresh;
-      const doc = await startRotation(store, auditor, { from, to, ...common, replaces });
+      const doc = await startRotation(store, auditor, { from, to, ...common, replaces, watched });
       if (doc !== undefined) return doc;
     }
+  }
+}
+
+/**
+ * A coordinator that lives renews its lease, and is left alone; one that died lets it run out, and is waited out. A lease that
+ * has more left than a lease lasts was granted before MongoDB's clock was set back: then the monotonic clock of this process
+ * decides, and the lease may be taken only as it was watched.
+ * @param watched what an earlier call returned.
+ * @returns the lease that was watched for long enough, where it is not over by MongoDB's clock.
+ * @throws KekError `refused` when the rotation is in good hands.
+ */
+export async function awaitFreeLease(
+  context: Context,
+  seen: RotationDoc,
+  reporter: Reporter,
+  watched?: WatchedLease,
+): Promise<WatchedLease | undefined> {
+  const { store, config } = context;
+  const graceMs = batchLimitMs(config);
+  const unchanged = new Unchanged(config.fleet.leaseMs / 3);
+  const told = new Set<string>();
+  const tell = (what: string, message: string) => {
+    if (!told.has(what)) reporter.note(message);
+    told.add(what);
+  };
+  let last = seen.lease?.expires_at.getTime();
+  let renewals = 0;
+  for (;;) {
+    const doc = await newestRotation(store);
+    if (
+      doc === undefined ||
+      doc._id !== seen._id ||
+      doc.lease === null ||
+      doc.lease.owner === null ||
+      doc.open === undefined
+    )
+      return undefined;
+    const { owner, expires_at: expires, token } = doc.lease;
+    if (expires.getTime() !== last) renewals += 1;
+    last = expires.getTime();
+    // One renewal may be of a coordinator that died while MongoDB had it in hand.
+    if (renewals > 1 || token !== seen.lease?.token) {
+      throw new KekError(
+        "refused",
+        `the rotation ${doc.from} → ${doc.to} is already run by ${owner}`,
+        "follow it: certautopilot kek status --watch  or stop it: certautopilot kek rotate --cancel",
+      );
+    }
+    const now = { rotation: doc._id, token, expires_at: expires };
+    if (watched !== undefined && isDeepStrictEqual(now, watched)) return watched;
+    const left = expires.getTime() + graceMs - (await serverNow(store)).getTime();
+    if (left < 0) return undefined;
+    unchanged.look([[LEASE, expires.getTime()]]);
+    const longest = config.fleet.leaseMs + graceMs < left ? (await leaseMsOfFleet(context)) + graceMs : left;
+    if (left > longest) {
+      if (unchanged.ms(LEASE) > longest) return now;
+      const ahead = seconds(left - longest);
+      tell(
+        "set back",
+        `MongoDB's clock was set back by ${ahead} or more since the lease of ${owner} was renewed: waiting ${seconds(longest)} by this host's clock to see whether it lives`,
+      );
+    } else
+      tell("held", `the rotation's lease is held by ${owner}: waiting up to ${seconds(left)} to see whether it lives`);
+    await new Promise((resolve) => setTimeout(resolve, Math.min(500, left + 10)));
   }
 }
 
@@ -71,6 +139,8 @@ interface Checked {
   versions: VersionDoc[];
   fields: FieldFacts;
   census: CensusRow[];
+  /** The lease that was waited for before the question was asked: it need not be waited for again. */
+  watched?: WatchedLease | undefined;
 }
 
 /** @throws KekError `refused` when the version that was proved is not the one that is there. */
@@ -121,42 +191,10 @@ async function planNow(
   return plan;
 }
 
-/**
- * A coordinator that lives renews its lease, and is left alone; one that died lets it run out, and is waited out.
- * @throws KekError `refused` when the rotation is in good hands.
- */
-export async function awaitFreeLease(context: Context, seen: RotationDoc, reporter: Reporter): Promise<void> {
-  const { store } = context;
-  const graceMs = batchLimitMs(context.config);
-  let last = seen.lease?.expires_at.getTime();
-  let renewals = 0;
-  let told = false;
-  for (;;) {
-    const doc = await newestRotation(store);
-    if (
-      doc === undefined ||
-      doc._id !== seen._id ||
-      doc.lease === null ||
-      doc.lease.owner === null ||
-      doc.open === undefined
-    )
-      return;
-    const { owner, expires_at: expires, token } = doc.lease;
-    if (expires.getTime() !== last) renewals += 1;
-    last = expires.getTime();
-    // One renewal may be of a coordinator that died while MongoDB had it in hand.
-    if (renewals > 1 || token !== seen.lease?.token) {
-      throw new KekError(
-        "refused",
-        `the rotation ${doc.from} → ${doc.to} is already run by ${owner}`,
-        "follow it: certautopilot kek status --watch  or stop it: certautopilot kek rotate --cancel",
-      );
-    }
-    const left = expires.getTime() + graceMs - (await serverNow(store)).getTime();
-    if (left < 0) return;
-    if (!told)
-      reporter.note(`the rotation's lease is held by ${owner}: waiting up to ${seconds(left)} to see whether it lives`);
-    told = true;
-    await new Promise((resolve) => setTimeout(resolve, Math.min(500, left + 10)));
-  }
+const LEASE = "lease";
+
+/** A resume does not compare fleet times: the lease's owner may have had the fleet's, and this command others. */
+async function leaseMsOfFleet({ store, config }: Context): Promise<number> {
+  const roster = await readRoster(store);
+  return Math.max(config.fleet.leaseMs, ...roster.map(({ fleet }) => fleet?.lease_ms ?? 0));
 }

@@ -7,10 +7,10 @@ import { type CensusRow, takeCensus } from "../store/census.ts";
 import type { VersionDoc } from "../store/documents.ts";
 import { type FieldFacts, readFieldFacts } from "../store/field_facts.ts";
 import { readFields } from "../store/fields.ts";
-import { type Member, readRoster } from "../store/heartbeats.ts";
+import type { Member } from "../store/heartbeats.ts";
 import { type KekState, readState } from "../store/state.ts";
-import type { Context } from "./context.ts";
-import { type NamedEvictions, namedEvictions } from "./named_evictions.ts";
+import type { Context, Reporter } from "./context.ts";
+import { type NamedEvictions, namedEvictions, watchNamed } from "./named_evictions.ts";
 import { type Plan, planRotation, type Wanted } from "./plan.ts";
 import { preflight } from "./preflight.ts";
 
@@ -37,10 +37,15 @@ export interface Assessment {
   problems: Problem[];
 }
 
-export async function assessRotation(context: Context, request: RotationRequest): Promise<Assessment> {
+/** @param reporter hears of what it waits for: a process that is to be evicted, and whose last heartbeat no clock can tell the age of. */
+export async function assessRotation(
+  context: Context,
+  request: RotationRequest,
+  reporter: Pick<Reporter, "note">,
+): Promise<Assessment> {
   const { store, config, provider } = context;
   const { wanted, requireBackup, evict } = request;
-  const everybody = await readRoster(store);
+  const everybody = await watchNamed(context, evict, reporter);
   const named = namedEvictions(everybody, evict, config.fleet);
   const roster = everybody.filter((member) => !named.silent.includes(member));
   const state = await stateOfFleet(context, roster, request);

@@ -1,8 +1,10 @@
 import type { FleetTimes } from "../config/config.ts";
 import { evictionMsOf, type Problem, seconds } from "../fleet/readiness.ts";
 import { evictIdle } from "../store/evictions.ts";
-import { type Member, memberName, readRoster } from "../store/heartbeats.ts";
-import type { Context } from "./context.ts";
+import { type Member, memberName, readRoster, silentForMs } from "../store/heartbeats.ts";
+import { watchedBy } from "./acknowledgements.ts";
+import type { Context, Reporter } from "./context.ts";
+import { Unchanged } from "./unchanged.ts";
 
 /** `--evict=NAME`: whom an operator takes off the roster. Found before the question, taken off after the answer. */
 
@@ -13,13 +15,45 @@ export interface NamedEvictions {
   unmet: { name: string; living: Member | undefined }[];
 }
 
+const POLL_MS = 200;
+
+/**
+ * The roster, after a watch over the named members whose last heartbeat lies in the future: MongoDB's clock was set back after
+ * it, and cannot tell whether they live. A member that sends no other for the eviction time, by this host's monotonic clock, is
+ * silent.
+ * @throws KekError as `readRoster`.
+ */
+export async function watchNamed(
+  { store, config: { fleet } }: Context,
+  names: string[],
+  reporter: Pick<Reporter, "note">,
+): Promise<Member[]> {
+  const unchanged = new Unchanged(fleet.leaseMs / 2);
+  const heartbeats = new Map<string, number>();
+  for (let first = true; ; first = false) {
+    const roster = watchedBy(unchanged, await readRoster(store));
+    for (const member of first ? roster : []) {
+      if (member.ahead_ms === undefined || !names.some((name) => isNamed(member, name))) continue;
+      heartbeats.set(member._id, member.updated_at.getTime());
+      reporter.note(
+        `the last heartbeat of ${memberName(member)} lies ${seconds(member.ahead_ms)} in the future, because MongoDB's clock was set back: watching it for ${seconds(evictionMsOf(member, fleet))}; it can be evicted if it sends no other`,
+      );
+    }
+    const undecided = roster.filter(
+      (member) => heartbeats.get(member._id) === member.updated_at.getTime() && !isSilent(member, fleet),
+    );
+    if (undecided.length === 0) return roster;
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
+}
+
 /** A name may be a dead process's and its successor's: the silent ones are meant. */
 export function namedEvictions(roster: Member[], names: string[], times: FleetTimes): NamedEvictions {
   const silent = new Set<Member>();
   const unmet: NamedEvictions["unmet"] = [];
   for (const name of names) {
-    const named = roster.filter((member) => member._id === name || member.instance_name === name);
-    const gone = named.filter((member) => member.age_ms > evictionMsOf(member, times));
+    const named = roster.filter((member) => isNamed(member, name));
+    const gone = named.filter((member) => isSilent(member, times));
     for (const member of gone) silent.add(member);
     if (gone.length === 0) unmet.push({ name, living: named[0] });
   }
@@ -60,4 +94,14 @@ export async function evictNamed({ store, auditor, config }: Context, silent: Me
     if (living !== undefined) return notEvicted({ name: member._id, living }, config.fleet);
   }
   return undefined;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function isNamed({ _id, instance_name }: Member, name: string): boolean {
+  return _id === name || instance_name === name;
+}
+
+function isSilent(member: Member, times: FleetTimes): boolean {
+  return silentForMs(member) > evictionMsOf(member, times);
 }

@@ -7,6 +7,7 @@ import type { CensusRow } from "../store/census.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
 import type { FieldFacts } from "../store/field_facts.ts";
 import type { Member } from "../store/heartbeats.ts";
+import type { WatchedLease } from "../store/rotations.ts";
 import { acquire, awaitFreeLease } from "./acquire.ts";
 import { assessRotation, type RotationRequest } from "./assessment.ts";
 import type { Context, Reporter } from "./context.ts";
@@ -28,6 +29,8 @@ export interface Prepared {
   evict: Member[];
   fields: FieldFacts;
   census: CensusRow[];
+  /** The open rotation's lease, where only the clock of this host says that it is over. */
+  watched: WatchedLease | undefined;
 }
 
 /**
@@ -37,18 +40,19 @@ export interface Prepared {
 export async function prepareRotation(context: Context, options: RotateOptions, reporter: Reporter): Promise<Prepared> {
   const { store, config } = context;
   await ensureCollections(store);
-  const { plan, state, roster, named, fields, census, problems } = await assessRotation(context, options);
+  const { plan, state, roster, named, fields, census, problems } = await assessRotation(context, options, reporter);
   if (plan.kind === "refuse") throw await refuse(context, options, problems);
+  let watched: WatchedLease | undefined;
   const [unmet] = named.unmet;
   if (plan.kind === "start" || plan.kind === "mend") {
     if (unmet !== undefined) throw await refuse(context, options, [notEvicted(unmet, config.fleet)]);
   } else {
     for (const each of named.unmet) reporter.note(nobodyToEvict(each));
     const open = plan.kind === "resume" ? plan.rotation : plan.replaces;
-    await awaitFreeLease(context, open, reporter);
+    watched = await awaitFreeLease(context, open, reporter);
   }
   if (problems.length > 0) throw await refuse(context, options, problems);
-  return { plan, versions: state.versions, roster, evict: named.silent, fields, census };
+  return { plan, versions: state.versions, roster, evict: named.silent, fields, census, watched };
 }
 
 /**

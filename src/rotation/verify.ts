@@ -53,7 +53,9 @@ export async function verifyTarget(
 ): Promise<Verification> {
   const { store, config, provider } = context;
   const wanted = { to: target, from };
-  const assessed = await assessRotation(context, { wanted, requireBackup, evict: [], dryRun: true });
+  const request = { wanted, requireBackup, evict: [], dryRun: true };
+  // Nobody is to be evicted, so nothing is waited for.
+  const assessed = await assessRotation(context, request, { note: () => undefined });
   const { plan, state, roster } = assessed;
   const active = activeOf(state);
   const problems = [...assessed.problems];

@@ -1,7 +1,7 @@
 import type { AuditData } from "../audit/chain.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { type Auditor, audited } from "./audit_log.ts";
-import { type Member, memberName, removeSilent } from "./heartbeats.ts";
+import { type Member, memberName, removeSilent, silentForMs } from "./heartbeats.ts";
 import { type Held, rotations, stillHeld } from "./rotations.ts";
 import type { Store } from "./store.ts";
 
@@ -39,5 +39,5 @@ export async function evictIdle(store: Store, auditor: Auditor, member: Member, 
 // ---------------------------------------------------------------------------------------------------------------------
 
 function evictionData(member: Member, rotation: number | null): AuditData {
-  return { process: member._id, name: memberName(member), silent_ms: Math.round(member.age_ms), rotation };
+  return { process: member._id, name: memberName(member), silent_ms: Math.round(silentForMs(member)), rotation };
 }

@@ -1,5 +1,6 @@
 import { MongoError, MongoNetworkError, MongoServerError, MongoServerSelectionError } from "mongodb";
 import { KekError } from "../errors/errors.ts";
+import { describeMembers, isNotInitiated, notInitiated } from "./topology.ts";
 
 /** Turns what the driver throws into what an operator can act on. */
 
@@ -77,11 +78,13 @@ export function explainMongo(thrown: unknown, uri: string): KekError | undefined
       { cause: thrown },
     );
   }
+  const members = thrown instanceof MongoServerSelectionError ? thrown.reason : undefined;
+  if (members !== undefined && isNotInitiated(members)) return notInitiated(hosts);
   const lookup = /^query/.test(String((thrown as { syscall?: unknown } | undefined)?.syscall));
   if (thrown instanceof MongoServerSelectionError || thrown instanceof MongoNetworkError || lookup) {
     return new KekError(
       "mongodb_away",
-      `MongoDB at ${hosts} cannot be reached, or has no primary: ${firstLine(thrown)}`,
+      `MongoDB at ${hosts} cannot be reached, or has no primary: ${[firstLine(thrown), members && describeMembers(members)].filter(Boolean).join("; ")}`,
       "check that mongod runs, that the host and port of CERTAUTOPILOT_DATABASE_URI are right, and the replicaSet name in it",
       { cause: thrown },
     );

@@ -6,7 +6,12 @@ import type { Session, Store } from "./store.ts";
 
 /** A heartbeat with its age by the server's clock, in milliseconds. */
 export interface Member extends HeartbeatDoc {
+  /** Never negative. */
   age_ms: number;
+  /** How far it lies in the future: MongoDB's clock was set back after it. */
+  ahead_ms?: number;
+  /** How long the reader has seen this very heartbeat, by its own monotonic clock; where it watches. */
+  watched_ms?: number;
 }
 
 /** A process silent for a day is no news any more: MongoDB drops its heartbeat, and it joins anew if it ever wakes. */
@@ -69,20 +74,25 @@ export async function readRoster(store: Store): Promise<Member[]> {
     .toArray();
   return found.map(({ doc, now }) => {
     const member = heartbeatOf(doc);
-    return { ...member, age_ms: now.getTime() - member.updated_at.getTime() };
+    const age = now.getTime() - member.updated_at.getTime();
+    return age < 0 ? { ...member, age_ms: 0, ahead_ms: -age } : { ...member, age_ms: age };
   });
 }
 
-/** Takes a silent member off the roster, inside a transaction: only on the very beat that was seen. */
+/** How long a member has been silent, by whichever clock says more: MongoDB's may have been set back. */
+export function silentForMs({ age_ms, watched_ms = 0 }: Member): number {
+  return Math.max(age_ms, watched_ms);
+}
+
+/**
+ * Takes a silent member off the roster, inside a transaction: only on the very beat that was seen. One that was watched for long
+ * enough need not be silent by MongoDB's clock as well.
+ */
 export async function removeSilent(store: Store, session: Session, member: Member, silentMs: number): Promise<boolean> {
-  const done = await heartbeats(store).deleteOne(
-    {
-      _id: member._id,
-      updated_at: member.updated_at,
-      $expr: { $gt: [{ $subtract: ["$$NOW", "$updated_at"] }, silentMs] },
-    },
-    { session },
-  );
+  const bySeen = { _id: member._id, updated_at: member.updated_at };
+  const byClock = { $expr: { $gt: [{ $subtract: ["$$NOW", "$updated_at"] }, silentMs] } };
+  const watched = (member.watched_ms ?? 0) > silentMs;
+  const done = await heartbeats(store).deleteOne(watched ? bySeen : { ...bySeen, ...byClock }, { session });
   return done.deletedCount === 1;
 }
 

@@ -1,7 +1,7 @@
 import { crashPoint } from "../errors/crash_point.ts";
 import { type Auditor, audited } from "./audit_log.ts";
 import type { RotationDoc } from "./documents.ts";
-import { type Held, leaseFree, rotations, stillHeld } from "./rotations.ts";
+import { type Held, leaseFree, rotations, stillHeld, type WatchedLease } from "./rotations.ts";
 import { rotationOf } from "./shapes.ts";
 import type { Store } from "./store.ts";
 
@@ -10,6 +10,7 @@ import type { Store } from "./store.ts";
 /**
  * Takes over a rotation whose lease ran out `graceMs` ago (the time limit of a batch that its owner may have in flight),
  * or was given back. A cancelled one runs again.
+ * @param watched a lease that may be taken although MongoDB's clock says that it still runs.
  * @returns undefined while the lease stands, or when what was read has changed.
  */
 export async function takeOver(
@@ -19,6 +20,7 @@ export async function takeOver(
   owner: string,
   leaseMs: number,
   graceMs: number,
+  watched?: WatchedLease,
 ): Promise<RotationDoc | undefined> {
   const taken = await audited(store, auditor, async (session) => {
     const doc = await rotations(store).findOneAndUpdate(
@@ -26,7 +28,7 @@ export async function takeOver(
         _id: seen._id,
         epoch: seen.epoch,
         open: true,
-        ...leaseFree(graceMs),
+        ...leaseFree(graceMs, watched),
       },
       [
         {

@@ -4,7 +4,7 @@ import { crashPoint } from "../errors/crash_point.ts";
 import { type Auditor, audited } from "./audit_log.ts";
 import type { FieldCount, Phase, RotationDoc } from "./documents.ts";
 import { isDuplicateKey } from "./failures.ts";
-import { type Held, leaseFree, newestRotation, rotations, stillHeld } from "./rotations.ts";
+import { type Held, leaseFree, newestRotation, rotations, stillHeld, type WatchedLease } from "./rotations.ts";
 import { rotationOf } from "./shapes.ts";
 import { type Store, serverNow } from "./store.ts";
 import { claimVersion, LIVING, switchActive } from "./versions.ts";
@@ -28,6 +28,8 @@ export interface NewRotation {
   canary?: Binary;
   /** The open rotation that this one replaces, as it was read. */
   replaces: Pick<RotationDoc, "_id" | "epoch"> | undefined;
+  /** Its lease, where that may be taken although MongoDB's clock says that it still runs. */
+  watched?: WatchedLease | undefined;
   /**
    * From a retired version to the active one: strays. It begins in phase 2, which is next to the steady state here, since
    * every process goes on writing what it wrote.
@@ -77,7 +79,7 @@ export async function startRotation(
             to: wanted.from,
             open: true,
             phase: 2,
-            ...leaseFree(wanted.graceMs),
+            ...leaseFree(wanted.graceMs, wanted.watched),
           },
           { $set: { state: "reverted" }, $unset: { open: "" }, $inc: { epoch: 1 }, $currentDate: { ended_at: true } },
           { session },

@@ -103,8 +103,26 @@ export function stillHeld(held: Held) {
   };
 }
 
-/** Nobody holds the lease: given back, or run out so long ago that no batch of its owner is in flight. */
-export function leaseFree(graceMs: number) {
+/**
+ * A lease that has not changed for longer than a lease lasts, by the monotonic clock of a process that watched it. Its owner
+ * renews no more, also where MongoDB's clock was set back and says that it still runs.
+ */
+export interface WatchedLease {
+  rotation: number;
+  token: number;
+  expires_at: Date;
+}
+
+/**
+ * Nobody holds the lease: given back, or run out so long ago that no batch of its owner is in flight.
+ * @param watched the lease to take all the same; only while it is exactly that one, since a renewal changes it.
+ */
+export function leaseFree(graceMs: number, watched?: WatchedLease) {
   const ranOut = { $lt: [{ $add: ["$lease.expires_at", graceMs] }, "$$NOW"] };
-  return { $expr: { $or: [{ $eq: ["$lease.owner", null] }, ranOut] } };
+  return { $expr: { $or: [{ $eq: ["$lease.owner", null] }, ranOut, ...(watched ? [isExactly(watched)] : [])] } };
+}
+
+function isExactly({ rotation, token, expires_at: expiresAt }: WatchedLease) {
+  const same = { $_id: rotation, "$lease.token": token, "$lease.expires_at": expiresAt };
+  return { $and: Object.entries(same).map(([path, value]) => ({ $eq: [path, value] })) };
 }

@@ -8,9 +8,12 @@ import {
   type TransactionOptions,
 } from "mongodb";
 import type { Config } from "../config/config.ts";
+import { checkUri } from "../config/database_uri.ts";
 import { KekError } from "../errors/errors.ts";
+import { clientOptions, type StoreOptions, WRITE_CONCERN } from "./client_options.ts";
 import { refuseClosedSockets } from "./closed_sockets.ts";
 import { explainMongo, hostsOf, isSnapshotGone, isTransient } from "./failures.ts";
+import { refuseUnfit } from "./topology.ts";
 
 /** The connection. Everything the protocol reads or writes is majority, writes are journaled (DESIGN.md section 3). */
 export interface Store {
@@ -20,55 +23,25 @@ export interface Store {
 
 export type Session = ClientSession;
 
-const WRITE_CONCERN = { w: "majority", journal: true } as const;
 const TRANSACTION: TransactionOptions = {
   readConcern: { level: "snapshot" },
   writeConcern: WRITE_CONCERN,
   readPreference: "primary",
 };
 
-export interface StoreOptions {
-  /** Shown by MongoDB in its logs and currentOp. */
-  appName: string;
-  /** How long to look for a primary, in milliseconds. */
-  selectionMs?: number;
-  poolSize?: number;
-  /** How long an answer may take, in milliseconds; only where every operation has a limit of its own. */
-  socketMs?: number;
-}
-
 /**
  * Connects and makes sure that MongoDB can coordinate: transactions need a replica set.
- * @throws KekError `mongodb_away`, `mongodb_refused`, `mongodb_no_replica_set`.
+ * @throws KekError `config_invalid`, `mongodb_away`, `mongodb_refused`, `mongodb_no_replica_set`.
  */
 export async function openStore(database: Config["database"], options: StoreOptions): Promise<Store> {
   const { uri } = database;
   refuseClosedSockets();
+  checkUri(uri);
   let client: MongoClient | undefined;
   try {
-    client = makeClient(uri, {
-      appName: options.appName,
-      writeConcern: WRITE_CONCERN,
-      readConcern: { level: "majority" },
-      readPreference: "primary",
-      retryWrites: true,
-      retryReads: true,
-      serverSelectionTimeoutMS: options.selectionMs ?? 5000,
-      connectTimeoutMS: 5000,
-      // For ever by default, also where no connection ever comes.
-      waitQueueTimeoutMS: 20_000,
-      ...(options.socketMs === undefined ? {} : { socketTimeoutMS: options.socketMs }),
-      ...(options.poolSize === undefined ? {} : { maxPoolSize: options.poolSize }),
-    });
+    client = makeClient(uri, clientOptions(uri, options));
     const db = client.db(database.name);
-    const hello = await db.command({ hello: 1 });
-    if (hello["setName"] === undefined && hello["msg"] !== "isdbgrid") {
-      throw new KekError(
-        "mongodb_no_replica_set",
-        `MongoDB at ${hostsOf(uri)} is not a replica set`,
-        "start mongod with --replSet rs0 and run rs.initiate() once; one member is enough",
-      );
-    }
+    refuseUnfit(await db.command({ hello: 1 }), hostsOf(uri), client.options.directConnection);
     return { client, db };
   } catch (thrown) {
     await client?.close().catch(() => undefined);

@@ -4,7 +4,7 @@ import { randomBytes } from "node:crypto";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { MongoClient } from "mongodb";
+import { type Document, MongoClient } from "mongodb";
 import { initiateReplicaSet } from "../../src/store/replica_set.ts";
 import { mongodBinary, unusedPort } from "./mongod_here.ts";
 
@@ -26,6 +26,48 @@ export async function ownReplicaSet(): Promise<string> {
   const { host } = await startMongod(["--replSet", "rs0", "--setParameter", "enableTestCommands=1"]);
   await initiateReplicaSet(host, "rs0");
   return `mongodb://${host}/?replicaSet=rs0`;
+}
+
+/** A mongod that waits for `rs.initiate()`. @returns its host and port. */
+export async function uninitiatedMongod(): Promise<string> {
+  const { host } = await startMongod(["--replSet", "rs0"]);
+  const client = await new MongoClient(`mongodb://${host}/?directConnection=true`).connect();
+  await client.close();
+  return host;
+}
+
+export interface Pair {
+  primary: string;
+  secondary: string;
+  /** On each of them alone. */
+  onPrimary: MongoClient;
+  onSecondary: MongoClient;
+}
+
+/** A replica set of two members, of which one never becomes primary. */
+export async function primaryAndSecondary(): Promise<Pair> {
+  const [one, two] = await Promise.all([startMongod(["--replSet", "rs0"]), startMongod(["--replSet", "rs0"])]);
+  const clientOf = async (host: string) => await new MongoClient(`mongodb://${host}/?directConnection=true`).connect();
+  const [onPrimary, onSecondary] = await Promise.all([clientOf(one.host), clientOf(two.host)]);
+  const members = [
+    { _id: 0, host: one.host },
+    { _id: 1, host: two.host, priority: 0, votes: 0 },
+  ];
+  await onPrimary.db("admin").command({ replSetInitiate: { _id: "rs0", members } });
+  await untilHello(onSecondary, (hello) => hello["secondary"] === true && hello["primary"] === one.host);
+  one.stops.push(() => onPrimary.close());
+  two.stops.push(() => onSecondary.close());
+  return { primary: one.host, secondary: two.host, onPrimary, onSecondary };
+}
+
+/** Waits until a member says so of itself. */
+export async function untilHello(client: MongoClient, holds: (hello: Document) => boolean): Promise<void> {
+  const began = performance.now();
+  while (!holds(await client.db("admin").command({ hello: 1 }))) {
+    if (performance.now() - began > 60_000)
+      throw new Error("a member of the replica set is not as it should be in time");
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
 }
 
 export interface GuardedMongod {

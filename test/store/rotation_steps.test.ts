@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { ensureCollections } from "../../src/fleet/install_start.ts";
 import type { Auditor } from "../../src/store/audit_log.ts";
 import { verifyChain } from "../../src/store/audit_log.ts";
-import { takeOver } from "../../src/store/rotation_lease.ts";
+import { renewLease, takeOver } from "../../src/store/rotation_lease.ts";
 import { advancePhase, cancelRotation, completeRotation, startRotation } from "../../src/store/rotation_steps.ts";
 import { type Held, newestRotation } from "../../src/store/rotations.ts";
 import { closeStore, openStore, type Store } from "../../src/store/store.ts";
@@ -84,6 +84,23 @@ test("a way back that may not begin leaves the unfinished rotation as it was", a
   // Cancelled at once, it gives the place back to the rotation it came from: records are at both versions.
   expect(await cancelRotation(store, AUDITOR, back as NonNullable<typeof doc>)).toMatchObject({ state: "cancelled" });
   expect(await newestRotation(store)).toMatchObject({ _id: 1, state: "cancelled", open: true, phase: 2 });
+  await closeStore(store);
+});
+
+test("a lease that was watched is taken over while it is exactly that one, and never once it was renewed", async () => {
+  const store = await install({ 1: "active", 2: "staged" });
+  const doc = await start(store, 1, 2);
+  if (doc?.lease == null) throw new Error("not started");
+  const { token, expires_at } = doc.lease;
+  const watched = { rotation: doc._id, token, expires_at };
+  const take = (lease: typeof watched) => takeOver(store, AUDITOR, doc, "you", 60_000, GRACE, lease);
+  const later = new Date(expires_at.getTime() + 1);
+  for (const other of [{ rotation: 2 }, { token: token + 1 }, { expires_at: later }])
+    expect(await take({ ...watched, ...other })).toBeUndefined();
+  await renewLease(store, held(doc), 120_000);
+  expect(await take(watched)).toBeUndefined();
+  const renewed = (await newestRotation(store))?.lease?.expires_at as Date;
+  expect(await take({ ...watched, expires_at: renewed })).toMatchObject({ lease: { owner: "you", token: 2 } });
   await closeStore(store);
 });
 

@@ -41,7 +41,7 @@ export const MUTANTS: Mutant[] = [
     guard: "every change is acknowledged by a majority and journaled",
     patches: [
       {
-        file: "src/store/store.ts",
+        file: "src/store/client_options.ts",
         from: '{ w: "majority", journal: true } as const',
         to: "{ w: 1, journal: false } as const",
       },
