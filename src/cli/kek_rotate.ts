@@ -21,6 +21,7 @@ const FLAGS_OF_A_ROTATION = [
   "fence",
   "remove-old",
   "require-backup",
+  "no-backup-check",
   "evict",
   "hsm-sessions",
 ] as const;
@@ -43,8 +44,9 @@ export default leaf({
     "remove-old": { type: "boolean", description: "Destroy the old version when the rotation is complete" },
     "require-backup": {
       type: "boolean",
-      description: "Refuse unless `kek verify --backup` has proved a copy of the new key",
+      description: "Refuse in every case unless `kek verify --backup` has verified a copy of the key",
     },
+    "no-backup-check": { type: "boolean", description: "Start without a verified backup of the new key" },
     evict: {
       type: "string",
       description: "Take a silent process off the roster first (id or name); may be repeated",
@@ -57,7 +59,7 @@ export default leaf({
   mayRepeat: ["evict"],
   async run({ args, argv, output }) {
     if (args.cancel === true) {
-      const extra = FLAGS_OF_A_ROTATION.find((flag) => args[flag] !== undefined);
+      const extra = FLAGS_OF_A_ROTATION.find((flag) => argv.some((word) => word.split("=")[0] === `--${flag}`));
       if (extra !== undefined)
         throw new KekError(
           "usage",
@@ -81,6 +83,14 @@ export default leaf({
     const fence = args.fence ?? "auto";
     if (fence !== "auto" && fence !== "off")
       throw new KekError("usage", `--fence=${fence} is neither auto nor off`, "give --fence=auto or --fence=off");
+    // citty reads the flag as the opposite of one called `backup-check`.
+    const noBackupCheck = argv.includes("--no-backup-check");
+    if (args["require-backup"] === true && noBackupCheck)
+      throw new KekError(
+        "usage",
+        "--require-backup and --no-backup-check contradict each other",
+        "give one of them, or neither: then a rotation that starts needs a verified backup of a new key in a file",
+      );
     const options: RotateOptions = {
       wanted: {
         to: required(version("to-version", args["to-version"]), "to-version"),
@@ -93,6 +103,7 @@ export default leaf({
       maxRate: wholeNumber("max-rate", args["max-rate"], 1, 10_000_000),
       fence,
       requireBackup: args["require-backup"] === true,
+      noBackupCheck,
       evict: repeated(argv, "evict"),
       dryRun: args["dry-run"] === true,
     };

@@ -14,14 +14,17 @@ import type { Context, Reporter } from "./context.ts";
 import { Coordinator, type CoordinatorOptions, type RotationSummary } from "./coordinator.ts";
 import { evictNamed, namedEvictions, nobodyToEvict, notEvicted } from "./named_evictions.ts";
 import { type Plan, planRotation, type Wanted } from "./plan.ts";
-import { preflight } from "./preflight.ts";
+import { type BackupCheck, preflight } from "./preflight.ts";
 import { refusal } from "./refusal.ts";
 
 /** `kek rotate`: from what the operator wants to a coordinator that runs, or a refusal that names every reason. */
 
 export interface RotateOptions extends CoordinatorOptions {
   wanted: Wanted;
+  /** Refuse in every case unless a backup of the target's key is verified. */
   requireBackup: boolean;
+  /** Start without a verified backup. */
+  noBackupCheck: boolean;
   /** Processes to take off the roster first, by heartbeat id or instance name. */
   evict: string[];
   /** Say what would be done, and change nothing. */
@@ -73,7 +76,7 @@ export async function prepareRotation(context: Context, options: RotateOptions, 
     declared: config.encryption.currentVersion,
     explicitFrom: options.wanted.from !== undefined,
     times: config.fleet,
-    requireBackup: options.requireBackup,
+    backup: backupCheck(options),
     howToBackUp: provider.howToBackUp(),
   });
   if (problems.length > 0) throw await refuse(context, options, problems);
@@ -104,6 +107,11 @@ export async function runRotation(
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+function backupCheck({ requireBackup, noBackupCheck }: RotateOptions): BackupCheck {
+  if (requireBackup) return "required";
+  return noBackupCheck ? "skipped" : "default";
+}
 
 /** Why keys could not be loaded and proved here, by version. */
 async function proveOwnKeys(context: Context, wanted: VersionDoc[]): Promise<Map<number, KekError>> {

@@ -23,7 +23,7 @@ import { scratchDirectory } from "../harness/scratch.ts";
 setDefaultTimeout(600_000);
 
 const SCRATCH = scratchDirectory();
-const ROTATE = ["kek", "rotate", "--to-version=2", "--json"];
+const ROTATE = ["kek", "rotate", "--to-version=2", "--no-backup-check", "--json"];
 const KEK = "CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V";
 
 /** The operator's secrets file, in a directory of its own: what a run that was killed leaves beside it shows there. */

@@ -160,7 +160,10 @@ test("rotate --remove-old: completes and destroys in one go", async () => {
   const install = await seededInstall(30, CALM);
   const fleet = await serveAll(install, "a", "b");
   const file = secretsFile(install, [1, 2]);
-  const ran = await run(["kek", "rotate", "--to-version=2", "--remove-old", "--json"], file.variables);
+  const ran = await run(
+    ["kek", "rotate", "--to-version=2", "--no-backup-check", "--remove-old", "--json"],
+    file.variables,
+  );
   expect(ran.code).toBe(0);
   expect(ran.json).toMatchObject({
     state: "completed",
