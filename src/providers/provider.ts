@@ -22,6 +22,9 @@ export interface Provider {
   /** Whether the thread that calls does the computing itself. Else it waits for others, and its own processor time is small. */
   readonly computes: boolean;
 
+  /** Whether keys can be copied into a file: then `overCopy` works, and a backup of them can be verified. */
+  readonly copyable: boolean;
+
   /** Tries out everything that is needed. @returns what was found. @throws KekError `hsm_unfit` naming what is missing. */
   probe(): Awaitable<Capability[]>;
 
@@ -63,8 +66,11 @@ export interface Provider {
   /** A provider over a copy of this one's secrets. @throws KekError `usage` where keys cannot be copied into a file. */
   overCopy(file: string): Provider;
 
-  /** How an operator gives a process the key of a version: the hint of many errors. */
-  howToGive(version: number): string;
+  /**
+   * How an operator gives a process the key of a version: the hint of many errors.
+   * @param known whether MongoDB has a canary of the version: its key exists, and one that is generated would be another key.
+   */
+  howToGive(version: number, known: boolean): string;
 
   /** How an operator makes sure that keys outlive this place: the hint of `--require-backup`. */
   howToBackUp(): string;

@@ -25,6 +25,8 @@ export interface PreflightFacts {
   explicitFrom: boolean;
   times: FleetTimes;
   backup: BackupCheck;
+  /** Whether keys of this provider can be copied into a file. */
+  copyable: boolean;
   /** How a copy is proved with this provider. */
   howToBackUp: string;
 }
@@ -95,9 +97,9 @@ export function preflight(facts: PreflightFacts): Problem[] {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-function needsBackup({ backup, plan, provider }: PreflightFacts): boolean {
+function needsBackup({ backup, plan, copyable }: PreflightFacts): boolean {
   if (backup !== "default") return backup === "required";
-  return provider === "env" && plan.kind === "start" && !plan.wayBack;
+  return copyable && plan.kind === "start" && !plan.wayBack;
 }
 
 /** Each record that is moved takes a wrap under the target. */

@@ -77,6 +77,7 @@ export async function prepareRotation(context: Context, options: RotateOptions, 
     explicitFrom: options.wanted.from !== undefined,
     times: config.fleet,
     backup: backupCheck(options),
+    copyable: provider.copyable,
     howToBackUp: provider.howToBackUp(),
   });
   if (problems.length > 0) throw await refuse(context, options, problems);

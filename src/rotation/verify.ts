@@ -47,7 +47,7 @@ export async function verifyTarget(context: Context, target: number): Promise<Ve
     problems.push({
       code: "target",
       message: `KEK version ${target} is not known: no process of the fleet holds it`,
-      hint: `${provider.howToGive(target)}; then verify again`,
+      hint: `${provider.howToGive(target, false)}; then verify again`,
     });
   } else if (state.rotation !== undefined && isOpen(state.rotation) && state.rotation.to !== target) {
     const { from, to, phase } = state.rotation;

@@ -35,6 +35,11 @@ describe("readiness", () => {
     }
   });
 
+  test("whoever lacks a key is told to copy it, never to generate it", () => {
+    const [problem] = fleetProblems([member({ loaded: [1] })], QUESTION);
+    expect(problem?.hint).toMatch(/never one that is generated again .*KEK_V2 from a host that has it/);
+  });
+
   test("silence is measured by the process's own lease", () => {
     const fleet = { beat_ms: 100, lease_ms: 1000, eviction_ms: 2000, drain_ms: 0 };
     const times = { beatMs: 100, leaseMs: 1000, evictionMs: 2000, drainMs: 0 };
@@ -74,6 +79,7 @@ describe("preflight", () => {
     explicitFrom: false,
     times: TIMES,
     backup: "skipped",
+    copyable: true,
     howToBackUp: "copy the secrets",
     ...over,
   });
@@ -105,7 +111,7 @@ describe("preflight", () => {
       for (const provider of ["env", "pkcs11"] as const)
         for (const backup of ["required", "default", "skipped"] as const) {
           const roster = [member({ provider, loaded: [1, 2] })];
-          const over = { plan, provider, backup, roster, explicitFrom: true };
+          const over = { plan, provider, copyable: provider === "env", backup, roster, explicitFrom: true };
           if (found(over).length > 0) {
             expect(found(over)).toEqual(["backup"]);
             asked.push(`${name}, ${provider}, ${backup}`);

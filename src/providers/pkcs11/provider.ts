@@ -23,6 +23,7 @@ export class Pkcs11Provider implements Provider {
   readonly name = "pkcs11";
   readonly staging = "by_init";
   readonly computes = false;
+  readonly copyable = false;
   readonly #settings: TokenSettings;
   readonly #pool: SessionPool;
   #tokenLimit: Promise<number | undefined> | undefined;
@@ -128,7 +129,9 @@ export class Pkcs11Provider implements Provider {
     );
   }
 
-  howToGive(version: number): string {
+  howToGive(version: number, known: boolean): string {
+    if (known)
+      return `name the token that holds the key of version ${version}, or restore it into this one as its vendor says; a version's key is never made twice`;
     return `make it in the token: certautopilot kek pkcs11-init --version=${version}`;
   }
 
