@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { deserialize, EJSON, serialize } from "bson";
 import { KekError } from "../errors/errors.ts";
 import { WRAP_BYTES } from "./gcm.ts";
+import { damagedEnvelope } from "./not_envelope.ts";
 import {
   decodeText,
   type Element,
@@ -95,8 +96,8 @@ export function readWrap(raw: Uint8Array, path: string): RawWrap {
   let at = 0;
   for (const name of path.split(".")) {
     const element = elements(raw, at).find((candidate) => nameOf(raw, candidate) === name);
-    if (element === undefined) throw bad(`there is nothing at ${path}`);
-    if (element[0] !== TYPE_DOCUMENT) throw bad(`${path} is not a subdocument`);
+    if (element === undefined) throw damagedEnvelope(`there is nothing at ${path}`);
+    if (element[0] !== TYPE_DOCUMENT) throw damagedEnvelope(`${path} is not a subdocument`);
     at = element[3];
   }
   let provider: string | undefined;
@@ -107,7 +108,7 @@ export function readWrap(raw: Uint8Array, path: string): RawWrap {
     const [type, , , offset] = element;
     const name = nameOf(raw, element);
     // Of two members of one name, who can say which one MongoDB would change?
-    if (seen.has(name)) throw bad(`it has ${name} twice`);
+    if (seen.has(name)) throw damagedEnvelope(`it has ${name} twice`);
     seen.add(name);
     switch (name) {
       case "provider":
@@ -122,10 +123,11 @@ export function readWrap(raw: Uint8Array, path: string): RawWrap {
         break;
     }
   }
-  if (provider === undefined) throw bad("its provider is not a string");
-  if (version === undefined) throw bad("its kek_version is not an int32");
-  if (wrappedDek === undefined) throw bad("its wrapped_dek is not BinData of subtype 0");
-  if (wrappedDek.length !== WRAP_BYTES) throw bad(`its wrapped_dek has ${wrappedDek.length} bytes, not ${WRAP_BYTES}`);
+  if (provider === undefined) throw damagedEnvelope("its provider is not a string");
+  if (version === undefined) throw damagedEnvelope("its kek_version is not an int32");
+  if (wrappedDek === undefined) throw damagedEnvelope("its wrapped_dek is not BinData of subtype 0");
+  if (wrappedDek.length !== WRAP_BYTES)
+    throw damagedEnvelope(`its wrapped_dek has ${wrappedDek.length} bytes, not ${WRAP_BYTES}`);
   return { provider, version, wrappedDek };
 }
 
@@ -162,8 +164,4 @@ function exactValue(raw: Uint8Array, element: Element): unknown {
   return Object.values(
     deserialize(single, { promoteValues: false, promoteLongs: false, promoteBuffers: false, bsonRegExp: true }),
   )[0];
-}
-
-function bad(reason: string): KekError {
-  return new KekError("envelope_invalid", `not an envelope of format 1: ${reason}`, "restore this field from a backup");
 }

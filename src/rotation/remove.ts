@@ -2,6 +2,7 @@ import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
 import { setFence, unfencedCollections } from "../fleet/fence_keeper.ts";
 import { proofOf } from "../providers/canary.ts";
+import { repairOf } from "../status/strays.ts";
 import { audited } from "../store/audit_log.ts";
 import { countAt, isVersion, takeCensus } from "../store/census.ts";
 import type { FieldDoc, RotationDoc, VersionDoc } from "../store/documents.ts";
@@ -116,7 +117,7 @@ async function refuseWhileUsed(context: Context, doc: VersionDoc, { versions }: 
     throw new KekError(
       "refused",
       `${unknown.count} envelopes of ${unknown.field} are at kek_version ${unknown.version}: nobody can say which key they need`,
-      "restore these fields from a backup, or remove them, first",
+      repairOf(unknown),
     );
   }
   for (const field of fields) {
