@@ -9,6 +9,7 @@ import { KekError } from "../errors/errors.ts";
 import { keyMismatch, opensProof } from "./canary.ts";
 import {
   type Capability,
+  type DestroyOptions,
   type DestroyOutcome,
   type Proof,
   type Provider,
@@ -102,16 +103,19 @@ export class EnvProvider implements Provider {
     this.#keys.delete(version);
   }
 
-  destroy(version: number): DestroyOutcome {
+  destroy(version: number, _proof: Proof, { keepCopy }: DestroyOptions): DestroyOutcome {
     this.forget(version);
     const outcome: DestroyOutcome = {
       destroyed: [],
       remaining: [],
+      copy: undefined,
       advice: "take its key out of every other host's secrets as well",
     };
     const { secretsFile, keks } = this.#source;
     if (secretsFile !== undefined) {
-      const line = removeSecret(secretsFile, `${SETTING}${version}`);
+      const kept = { ending: `kek-v${version}-destroyed`, keep: keepCopy };
+      const { line, copy } = removeSecret(secretsFile, `${SETTING}${version}`, kept);
+      outcome.copy = copy;
       if (line === "removed") outcome.destroyed.push(`${SETTING}${version} in ${secretsFile}`);
       if (line === "kept")
         outcome.remaining.push(`${SETTING}${version} in ${secretsFile}, which cannot be written here`);

@@ -58,10 +58,11 @@ export interface Provider {
   describe(version: number): Awaitable<KeyDescription | undefined>;
 
   /**
-   * Destroys the key itself, where this provider owns it, and says what it could not reach.
+   * Destroys the key itself, where this provider owns it, and says what it could not reach. Run again after a crash, it finishes.
    * @param proof what the key opens: another one under the same name is left alone.
+   * @throws KekError `usage` when a copy is asked for and keys cannot be copied; `refused` when another file has the copy's name.
    */
-  destroy(version: number, proof: Proof): Awaitable<DestroyOutcome>;
+  destroy(version: number, proof: Proof, options: DestroyOptions): Awaitable<DestroyOutcome>;
 
   /** A provider over a copy of this one's secrets. @throws KekError `usage` where keys cannot be copied into a file. */
   overCopy(file: string): Provider;
@@ -136,12 +137,19 @@ export interface TokenCounts {
   away: boolean;
 }
 
+export interface DestroyOptions {
+  /** Keep the key in a file of its own: backups of the database may still need it. */
+  keepCopy: boolean;
+}
+
 export interface DestroyOutcome {
   /** What was destroyed, by name. */
   destroyed: string[];
   /** What still holds the key and must be cleaned by hand, by name. */
   remaining: string[];
-  /** What else may hold it, and this program cannot see. */
+  /** The file that holds a copy of the key; undefined when none was asked for, or there was nothing to copy. */
+  copy: string | undefined;
+  /** What else may hold it, and this program cannot see. Which backups still need the key, the caller knows. */
   advice: string;
 }
 

@@ -2,6 +2,7 @@ import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
 import { setFence, unfencedCollections } from "../fleet/fence_keeper.ts";
 import { proofOf } from "../providers/canary.ts";
+import type { DestroyOptions } from "../providers/provider.ts";
 import { repairOf } from "../status/strays.ts";
 import { audited } from "../store/audit_log.ts";
 import { countAt, isVersion, takeCensus } from "../store/census.ts";
@@ -23,6 +24,8 @@ export interface Removal {
   outcome: "destroyed" | "forgotten";
   destroyed: string[];
   remaining: string[];
+  /** The file that holds a copy of the key, when one was asked for. */
+  copy: string | undefined;
   /** What else may hold the key, and this program cannot see. */
   advice: string | undefined;
 }
@@ -51,7 +54,12 @@ export async function checkRemoval(context: Context, version: number): Promise<V
  * Marks first, destroys after: once the version is marked no rotation can lead to it, so nobody can need the key that is
  * then destroyed. Run again after a crash, it finishes the destruction.
  */
-export async function remove(context: Context, version: number, wait: (message: string) => void): Promise<Removal> {
+export async function remove(
+  context: Context,
+  version: number,
+  wait: (message: string) => void,
+  options: DestroyOptions = { keepCopy: false },
+): Promise<Removal> {
   const doc = await checkRemoval(context, version);
   const { store, auditor, provider, install } = context;
   if (doc.state === "staged") {
@@ -72,6 +80,7 @@ export async function remove(context: Context, version: number, wait: (message: 
       outcome: "forgotten",
       destroyed: [],
       remaining: [...kept, ...holders.map((member) => `the key held by ${memberName(member)}`)],
+      copy: undefined,
       advice: undefined,
     };
   }
@@ -87,7 +96,8 @@ export async function remove(context: Context, version: number, wait: (message: 
     if (destroyed === undefined) throw changed(version);
     crashPoint("remove.marked");
   }
-  const outcome = await provider.destroy(version, proofOf(canaryOf(doc), install.install_id, provider.name, version));
+  const proof = proofOf(canaryOf(doc), install.install_id, provider.name, version);
+  const outcome = await provider.destroy(version, proof, options);
   return { version, outcome: "destroyed", ...outcome };
 }
 

@@ -137,6 +137,8 @@ test("a staged version is forgotten; where a process still holds it, that is sai
   await seed(seeder, install, 10);
   await seeder.close();
   expect(await versionStates(install)).toEqual({ "1": "active", "2": "staged", "3": "staged" });
+  const copied = await kek(install, "remove", "--version=3", "--keep-copy");
+  expect([copied.code, copied.json.error.message]).toEqual([2, expect.stringMatching(/--keep-copy .* is staged/)]);
   const forgotten = await kek(install, "remove", "--version=3");
   expect(forgotten.code).toBe(0);
   expect(forgotten.json).toMatchObject({ version: 3, outcome: "forgotten", remaining: [] });

@@ -1,6 +1,7 @@
 import { KekError } from "../../errors/errors.ts";
 import type {
   Capability,
+  DestroyOptions,
   DestroyOutcome,
   KeyDescription,
   Proof,
@@ -82,7 +83,14 @@ export class Pkcs11Provider implements Provider {
     return key && { label: key.label, id: key.id, mechanism: MECHANISM };
   }
 
-  async destroy(version: number, proof: Proof): Promise<DestroyOutcome> {
+  async destroy(version: number, proof: Proof, { keepCopy }: DestroyOptions): Promise<DestroyOutcome> {
+    if (keepCopy) {
+      throw new KekError(
+        "usage",
+        `no copy of KEK version ${version} can be kept: a key never leaves its token`,
+        "leave --keep-copy out; the token's own backup keeps the key",
+      );
+    }
     this.#pool.forget(version);
     const { destroyed, strangers } = await this.#pool.perform({ do: "destroy", version, proof });
     const name = `${keyLabel(version)} in token "${this.#settings.tokenLabel}"`;
@@ -91,6 +99,7 @@ export class Pkcs11Provider implements Provider {
       remaining: strangers.map(
         (id) => `a key ${name} with id ${id || "none"}: it is not this install's, and was left alone`,
       ),
+      copy: undefined,
       advice:
         destroyed + strangers.length === 0
           ? `no key ${name} was found: if it lives in another token, destroy it there`
