@@ -36,22 +36,27 @@ export async function readVerification(store: Store): Promise<VerificationDoc | 
  * with as good a position. @returns false when MongoDB does not permit it: reading the records needs less.
  */
 export async function saveVerification(store: Store, doc: VerificationDoc): Promise<boolean> {
+  return await ifPermitted(() => verifications(store).replaceOne({ _id: "records" }, doc, { upsert: true }));
+}
+
+/** @returns false when MongoDB does not permit it. Where there is nothing to drop, nothing is made either. */
+export async function dropVerification(store: Store): Promise<boolean> {
+  return await ifPermitted(() => verifications(store).deleteOne({ _id: "records" }));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+const UNAUTHORIZED = 13;
+
+async function ifPermitted(write: () => Promise<unknown>): Promise<boolean> {
   try {
-    await verifications(store).replaceOne({ _id: "records" }, doc, { upsert: true });
+    await write();
     return true;
   } catch (thrown) {
     if (serverCode(thrown) === UNAUTHORIZED) return false;
     throw thrown;
   }
 }
-
-export async function dropVerification(store: Store): Promise<void> {
-  await verifications(store).deleteOne({ _id: "records" });
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-
-const UNAUTHORIZED = 13;
 
 function verifications(store: Store) {
   return store.db.collection<VerificationDoc>("kek_verifications");
