@@ -30,7 +30,16 @@ export async function rotate(
   try {
     for (let member = 0; member < fleet; member += 1) members.push(await serve(settings));
     const ran = await succeed(
-      ["kek", "rotate", `--to-version=${to}`, `--from-version=${3 - to}`, "--yes", "--json", ...flags],
+      [
+        "kek",
+        "rotate",
+        `--to-version=${to}`,
+        `--from-version=${3 - to}`,
+        "--no-backup-check",
+        "--yes",
+        "--json",
+        ...flags,
+      ],
       settings,
     );
     const fleetMb = Math.max(0, ...members.map(({ pid }) => memoryOf(pid)));

@@ -24,13 +24,18 @@ export default leaf({
       valueHint: "all|registered",
     },
     "dry-run": { type: "boolean", description: "Check everything, say what would be done, change nothing" },
+    "keep-copy": { type: "boolean", description: "Keep the destroyed key in a file beside the secrets file" },
     yes: { type: "boolean", description: "Do not ask" },
   },
   async run({ args, output }) {
     const number = required(version("version", args.version), "version");
-    const options: RemoveOptions = { version: number, scan: scanOf(args.scan) };
+    const options: RemoveOptions = { version: number, scan: scanOf(args.scan), keepCopy: args["keep-copy"] === true };
     return await withInstall(args.config, { output }, async (context) => {
+      const keepCopy = options.keepCopy;
+      if (keepCopy && !context.provider.copyable) throw noCopy("the keys are in an HSM: a key never leaves its token");
       const doc = await checkRemoval(context, number);
+      if (keepCopy && doc.state === "staged")
+        throw noCopy(`KEK version ${number} is staged, and its key is not destroyed`);
       output.log.info(whatWillBe(doc));
       if (options.scan === "registered" && doc.state !== "staged") output.log.warn(NOT_SEEN);
       const reporter = scanReporter(output);
@@ -58,11 +63,20 @@ export function scanOf(given: string | undefined): RemoveOptions["scan"] {
   throw new KekError("usage", `--scan=${given} is neither all nor registered`, "give --scan=all or --scan=registered");
 }
 
-export function describeRemoval({ version: number, outcome, destroyed, remaining, advice, scanned }: Removal): string {
+export function describeRemoval({
+  version: number,
+  outcome,
+  destroyed,
+  remaining,
+  copy,
+  advice,
+  scanned,
+}: Removal): string {
   const lines = [`KEK version ${number} is ${outcome}`];
   if (scanned !== undefined) lines.push(`  ${readText(scanned)}: no envelope needs it`);
   for (const name of destroyed) lines.push(`  taken out: ${name}`);
   for (const name of remaining) lines.push(`  take it out yourself: ${name}`);
+  if (copy !== undefined) lines.push(`  a copy of the key is in ${copy}: move it to your secret store`);
   if (advice !== undefined) lines.push(`  ${advice}`);
   return lines.join("\n");
 }
@@ -78,4 +92,8 @@ function whatWillBe(doc: VersionDoc): string {
     return `KEK version ${number} is destroyed already: making sure that nothing of its key is left here`;
   if (state === "staged") return `KEK version ${number} is staged: no record is under it. It will be forgotten`;
   return `KEK version ${number} is ${state}: its key will be destroyed; ${backupsNote(doc)}`;
+}
+
+function noCopy(why: string): KekError {
+  return new KekError("usage", `--keep-copy keeps nothing here: ${why}`, "leave --keep-copy out");
 }

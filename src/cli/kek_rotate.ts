@@ -5,6 +5,7 @@ import { checkRemoval, remove } from "../rotation/remove.ts";
 import { prepareRotation, type RotateOptions, runRotation } from "../rotation/rotate.ts";
 import { waysOn } from "../status/ways_on.ts";
 import { HSM_SESSIONS, hsmSessions, repeated, required, version, wholeNumber } from "./arguments.ts";
+import { BACKUP_FLAGS, backupCheck } from "./backup_flags.ts";
 import { leaf } from "./command.ts";
 import { CancelOnInterrupt } from "./interrupt.ts";
 import { describeRemoval } from "./kek_remove.ts";
@@ -22,6 +23,7 @@ const FLAGS_OF_A_ROTATION = [
   "fence",
   "remove-old",
   "require-backup",
+  "no-backup-check",
   "evict",
   "hsm-sessions",
 ] as const;
@@ -42,10 +44,7 @@ export default leaf({
       valueHint: "MODE",
     },
     "remove-old": { type: "boolean", description: "Destroy the old version when the rotation is complete" },
-    "require-backup": {
-      type: "boolean",
-      description: "Refuse unless `kek verify --backup` has proved a copy of the new key",
-    },
+    ...BACKUP_FLAGS,
     evict: {
       type: "string",
       description: "Take a silent process off the roster first (id or name); may be repeated",
@@ -58,7 +57,7 @@ export default leaf({
   mayRepeat: ["evict"],
   async run({ args, argv, output }) {
     if (args.cancel === true) {
-      const extra = FLAGS_OF_A_ROTATION.find((flag) => args[flag] !== undefined);
+      const extra = FLAGS_OF_A_ROTATION.find((flag) => argv.some((word) => word.split("=")[0] === `--${flag}`));
       if (extra !== undefined)
         throw new KekError(
           "usage",
@@ -93,7 +92,7 @@ export default leaf({
       allLanes: args.concurrency !== undefined,
       maxRate: wholeNumber("max-rate", args["max-rate"], 1, 10_000_000),
       fence,
-      requireBackup: args["require-backup"] === true,
+      backup: backupCheck(argv),
       evict: repeated(argv, "evict"),
       dryRun: args["dry-run"] === true,
     };
@@ -120,7 +119,11 @@ export default leaf({
           return EXIT.done;
         }
         await checkRemoval(context, summary.from);
-        const removal = await remove(context, { version: summary.from, scan: "all" }, scanReporter(output));
+        const removal = await remove(
+          context,
+          { version: summary.from, scan: "all", keepCopy: false },
+          scanReporter(output),
+        );
         output.result(`${text}\n${describeRemoval(removal)}`, { ...summary, state: "completed", removal });
         return EXIT.done;
       } finally {

@@ -7,6 +7,7 @@ import { verifyRecords } from "../rotation/verify_records.ts";
 import type { RotationDoc } from "../store/documents.ts";
 import { memberName } from "../store/heartbeats.ts";
 import { version } from "./arguments.ts";
+import { BACKUP_FLAGS, backupCheck } from "./backup_flags.ts";
 import { leaf } from "./command.ts";
 import { progressLine } from "./progress_line.ts";
 import { complaintOf, describeRecords, openingLine } from "./records_report.ts";
@@ -24,13 +25,13 @@ export default leaf({
       description: "With --target: the version to leave, as for `kek rotate`",
       valueHint: "N",
     },
-    "require-backup": { type: "boolean", description: "With --target: as for `kek rotate`" },
+    ...BACKUP_FLAGS,
     records: { type: "boolean", description: "Open every envelope of every field" },
     discover: { type: "boolean", description: "Read the whole database and name envelopes that nobody registered" },
     anew: { type: "boolean", description: "With --records or --discover: do not resume an interrupted run" },
     backup: { type: "string", description: "Prove that a copy of the secrets opens the canaries", valueHint: "FILE" },
   },
-  async run({ args, output }) {
+  async run({ args, argv, output }) {
     const target = version("target", args.target);
     const from = version("from-version", args["from-version"]);
     const questions = [target !== undefined, args.records === true, args.discover === true, args.backup !== undefined];
@@ -43,8 +44,13 @@ export default leaf({
     }
     if (args.anew === true && args.records !== true && args.discover !== true)
       throw new KekError("usage", "--anew goes with --records and --discover only", "leave it out, or add one of them");
-    if (target === undefined && (from !== undefined || args["require-backup"] === true))
-      throw new KekError("usage", "--from-version and --require-backup go with --target only", "add --target=N");
+    const backup = backupCheck(argv);
+    if (target === undefined && (from !== undefined || backup !== "default"))
+      throw new KekError(
+        "usage",
+        "--from-version, --require-backup and --no-backup-check go with --target only",
+        "add --target=N",
+      );
     return await withInstall(args.config, { output }, async (context) => {
       if (args.backup !== undefined) {
         const proved = await verifyBackup(context, args.backup);
@@ -75,11 +81,8 @@ export default leaf({
         output.result(describeDiscovery(discovery), { ready: discovery.problems.length === 0, ...discovery });
         return discovery.problems.length === 0 ? EXIT.done : EXIT.refused;
       }
-      const requireBackup = args["require-backup"] === true;
       const verification =
-        target === undefined
-          ? await verifyInstall(context)
-          : await verifyTarget(context, { target, from, requireBackup });
+        target === undefined ? await verifyInstall(context) : await verifyTarget(context, { target, from, backup });
       output.result(describe(verification), asData(verification));
       return verification.ready ? EXIT.done : EXIT.refused;
     });

@@ -1,3 +1,4 @@
+import { RESTORE, saysPlaintext, WRITE_AGAIN } from "../envelope/not_envelope.ts";
 import { KekError } from "../errors/errors.ts";
 import { seconds } from "../fleet/readiness.ts";
 import type { RecordsReport } from "../rotation/verify_records.ts";
@@ -24,16 +25,32 @@ export function describeRecords({ records, opened, failed, bad, strays, stray_re
 }
 
 /** @returns undefined when every envelope opens and is where it belongs. */
-export function complaintOf({ failed, strays }: RecordsReport): KekError | undefined {
-  if (failed > 0) {
-    const what = failed === 1 ? "1 envelope does not open" : `${failed} envelopes do not open`;
-    return new KekError("incomplete", what, "restore these fields from a backup");
-  }
+export function complaintOf({ failed, bad, strays }: RecordsReport): KekError | undefined {
+  if (failed > 0) return doNotOpen(failed, bad.filter(({ reason }) => saysPlaintext(reason)).length, bad.length);
   const stray = strays.reduce((sum, row) => sum + row.count, 0);
   if (stray === 0) return undefined;
   return new KekError(
     "incomplete",
     `every envelope opens, but ${stray} of them are at a version that was left`,
     "move them: certautopilot kek rotate --to-version=N with the active version as N (kek status)",
+  );
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** @param plaintext how many of the `named` are no envelopes at all; those that are not named may be either. */
+function doNotOpen(failed: number, plaintext: number, named: number): KekError {
+  const what = failed === 1 ? "1 envelope does not open" : `${failed} envelopes do not open`;
+  const some = plaintext === 1 ? "1 of them is plaintext" : `${plaintext} of them are plaintext`;
+  if (plaintext === failed) {
+    const all =
+      plaintext === 1 ? "1 value is plaintext, not an envelope" : `${plaintext} values are plaintext, not envelopes`;
+    return new KekError("incomplete", all, WRITE_AGAIN);
+  }
+  if (plaintext === 0) return new KekError("incomplete", what, `for each: ${RESTORE}`);
+  return new KekError(
+    "incomplete",
+    `${what}, and ${some}${named < failed ? ` (of the ${named} that are listed)` : ""}`,
+    `where it is plaintext, ${WRITE_AGAIN}; for a damaged envelope, ${RESTORE}`,
   );
 }

@@ -1,8 +1,10 @@
 import {
   closeSync,
+  existsSync,
   fchownSync,
   fstatSync,
   fsyncSync,
+  linkSync,
   openSync,
   readFileSync,
   realpathSync,
@@ -101,38 +103,93 @@ export function readSecretsFile(path: string): Record<string, string> {
   return parseSecrets(readPrivateFile(path, "secrets file"), path);
 }
 
+export interface CopyOfSecret {
+  /** Of the copy's name, behind that of the secrets file. */
+  ending: string;
+  keep: boolean;
+}
+
+/** What became of a line that was to be taken out. */
+export interface RemovedSecret {
+  /** `kept` where this program may not write: a Secret of Kubernetes, a file of root's. */
+  line: "removed" | "absent" | "kept";
+  /** The file that holds a copy of the line, when one was asked for and there is one. */
+  copy: string | undefined;
+}
+
 /**
  * Takes the line of one key out of the file: a new file, 0600 from its creation and of the same owner, synced, renamed over
  * the old one. A link is followed: it is the file that holds the key.
- * @returns what became of the line; `kept` where this program may not write: a Secret of Kubernetes, a file of root's.
+ * @param copy the ending of the file beside it that may hold a copy of the line, and whether to make it. A copy is complete and
+ * synced before the line is taken out: a process that is killed leaves the line, or a complete copy.
+ * @throws KekError `refused` when another file has the copy's name; then nothing is taken out.
  */
-export function removeSecret(link: string, key: string): "removed" | "absent" | "kept" {
-  const content = readPrivateFile(link, "secrets file");
+export function removeSecret(link: string, key: string, { ending, keep }: CopyOfSecret): RemovedSecret {
+  const lines = readPrivateFile(link, "secrets file").split("\n");
   const path = realpathSync(link);
-  const kept = content.split("\n").filter((line) => !new RegExp(`^\\s*(?:export\\s+)?${key}\\s*=`).test(line));
-  if (kept.length === content.split("\n").length) return "absent";
+  const isKey = (line: string) => new RegExp(`^\\s*(?:export\\s+)?${key}\\s*=`).test(line);
+  const taken = lines.filter(isKey);
+  const copy = `${path}.${ending}`;
+  // Taken out before: the copy of an earlier run is the one that was asked for.
+  if (taken.length === 0) return { line: "absent", copy: keep && existsSync(copy) ? copy : undefined };
   try {
-    replace(path, kept.join("\n"));
+    if (keep) keepCopy(path, copy, `${taken.join("\n")}\n`);
+    else removeIfThere(unfinished(copy));
+    replace(
+      path,
+      lines.filter((line) => !isKey(line)),
+    );
   } catch (thrown) {
     if (!["EACCES", "EPERM", "EROFS"].includes((thrown as NodeJS.ErrnoException).code ?? "")) throw thrown;
-    return "kept";
+    return { line: "kept", copy: undefined };
   }
-  return "removed";
+  return { line: "removed", copy: keep ? copy : undefined };
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-function replace(path: string, content: string): void {
-  const fresh = join(dirname(path), `.${basename(path)}.new`);
+function replace(path: string, lines: string[]): void {
+  const fresh = writeBeside(path, path, lines.join("\n"), () => crashPoint("secrets.created"));
+  crashPoint("secrets.written");
+  renameSync(fresh, path);
+  crashPoint("secrets.renamed");
+  // A power cut must not bring the key back.
+  syncDirectoryOf(path);
+}
+
+/** A link, not a rename, gives the copy its name: it never replaces a file. What an interrupted run left is used. */
+function keepCopy(path: string, copy: string, content: string): void {
+  const fresh = writeBeside(copy, path, content, () => crashPoint("copy.created"));
+  crashPoint("copy.written");
   try {
-    unlinkSync(fresh);
+    linkSync(fresh, copy);
   } catch (thrown) {
-    if ((thrown as NodeJS.ErrnoException).code !== "ENOENT") throw thrown;
+    if ((thrown as NodeJS.ErrnoException).code !== "EEXIST") throw thrown;
+    if (readPrivateFile(copy, "the file") !== content) {
+      unlinkSync(fresh);
+      throw new KekError(
+        "refused",
+        `${copy} exists and holds something else: no copy of the key can be kept there, and nothing was taken out`,
+        "move that file elsewhere, then run the same command again",
+      );
+    }
   }
+  crashPoint("copy.named");
+  unlinkSync(fresh);
+  syncDirectoryOf(copy);
+}
+
+/**
+ * A new file beside `path`, 0600 from its creation, with the owner of `like`, synced. What an interrupted run left there is removed.
+ * @returns its name.
+ */
+function writeBeside(path: string, like: string, content: string, created: () => void): string {
+  const fresh = unfinished(path);
+  removeIfThere(fresh);
   const descriptor = openSync(fresh, "wx", 0o600);
-  crashPoint("secrets.created");
+  created();
   try {
-    const { uid, gid } = statSync(path);
+    const { uid, gid } = statSync(like);
     const made = fstatSync(descriptor);
     if (made.uid !== uid || made.gid !== gid) fchownSync(descriptor, uid, gid);
     writeFileSync(descriptor, content);
@@ -140,10 +197,23 @@ function replace(path: string, content: string): void {
   } finally {
     closeSync(descriptor);
   }
-  crashPoint("secrets.written");
-  renameSync(fresh, path);
-  crashPoint("secrets.renamed");
-  // The directory too: a power cut must not bring the key back.
+  return fresh;
+}
+
+/** What a file is called until it is complete. */
+function unfinished(path: string): string {
+  return join(dirname(path), `.${basename(path)}.new`);
+}
+
+function removeIfThere(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch (thrown) {
+    if ((thrown as NodeJS.ErrnoException).code !== "ENOENT") throw thrown;
+  }
+}
+
+function syncDirectoryOf(path: string): void {
   const directory = openSync(dirname(path), "r");
   try {
     fsyncSync(directory);

@@ -112,9 +112,9 @@ async function play(
   log.info("adding KEK version 2 to the secrets file: every process loads it without a restart, and declares it");
   announceV2(secretsFile);
   await untilReady(variables, log);
-  const rotated = await runSelf(["kek", "rotate", "--to-version=2", "--yes", "--json"], variables, (end) =>
-    cleanups.push(end),
-  );
+  // The demo's keys and its database are deleted together: a backup of them would protect nothing.
+  const rotate = ["kek", "rotate", "--to-version=2", "--no-backup-check", "--yes", "--json"];
+  const rotated = await runSelf(rotate, variables, (end) => cleanups.push(end));
   if (rotated.code !== 0)
     throw new KekError("unexpected", `kek rotate ended with exit code ${rotated.code}`, "see above");
   over = true;

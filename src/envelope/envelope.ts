@@ -1,7 +1,7 @@
 import { Binary, Int32 } from "bson";
 import type { ProviderName } from "../config/config.ts";
-import { KekError } from "../errors/errors.ts";
 import { IV_BYTES, TAG_BYTES, WRAP_BYTES } from "./gcm.ts";
+import { damagedEnvelope, plaintextFound } from "./not_envelope.ts";
 
 /** Envelope format 1, the encrypted form of one field (DESIGN.md section 3). Reading is strict: a typed error, no guess. */
 
@@ -48,22 +48,27 @@ export function toStored(envelope: Envelope): StoredEnvelope {
  * @throws KekError `envelope_invalid`, saying what is wrong; the envelope's bytes are never in the message.
  */
 export function readEnvelope(stored: unknown, provider: ProviderName): Envelope {
-  if (typeof stored !== "object" || stored === null || Array.isArray(stored)) throw bad("it is not a subdocument");
+  const notDocument = "it is not a subdocument";
+  if (stored === null || stored === undefined || Array.isArray(stored)) throw damagedEnvelope(notDocument);
+  if (isPlainValue(stored)) throw plaintextFound(notDocument);
   const fields = stored as Record<string, unknown>;
+  if (!KEYS.some((key) => key in fields)) throw plaintextFound("it has no member of an envelope");
   for (const key of Object.keys(fields))
-    if (!KEYS.includes(key)) throw bad(`it has an unknown key ${JSON.stringify(key)}`);
-  for (const key of KEYS) if (!(key in fields)) throw bad(`it has no ${key}`);
-  if (int32(fields["format"]) !== FORMAT) throw bad("its format is not 1");
-  if (fields["provider"] !== provider) throw bad(`its provider is not "${provider}", the provider of this install`);
+    if (!KEYS.includes(key)) throw damagedEnvelope(`it has an unknown key ${JSON.stringify(key)}`);
+  for (const key of KEYS) if (!(key in fields)) throw damagedEnvelope(`it has no ${key}`);
+  if (int32(fields["format"]) !== FORMAT) throw damagedEnvelope("its format is not 1");
+  if (fields["provider"] !== provider)
+    throw damagedEnvelope(`its provider is not "${provider}", the provider of this install`);
   const version = int32(fields["kek_version"]);
-  if (version === undefined || version < 1) throw bad("its kek_version is not an int32 of at least 1");
+  if (version === undefined || version < 1) throw damagedEnvelope("its kek_version is not an int32 of at least 1");
   const wrappedDek = bytes(fields["wrapped_dek"], "wrapped_dek");
   const nonce = bytes(fields["nonce"], "nonce");
   const ciphertext = bytes(fields["ciphertext"], "ciphertext");
-  if (wrappedDek.length !== WRAP_BYTES) throw bad(`its wrapped_dek has ${wrappedDek.length} bytes, not ${WRAP_BYTES}`);
-  if (nonce.length !== IV_BYTES) throw bad(`its nonce has ${nonce.length} bytes, not ${IV_BYTES}`);
-  if (ciphertext.length < TAG_BYTES) throw bad("its ciphertext is shorter than a tag");
-  if (ciphertext.length > MAX_PLAINTEXT_BYTES + TAG_BYTES) throw bad("its ciphertext is longer than 8 MiB");
+  if (wrappedDek.length !== WRAP_BYTES)
+    throw damagedEnvelope(`its wrapped_dek has ${wrappedDek.length} bytes, not ${WRAP_BYTES}`);
+  if (nonce.length !== IV_BYTES) throw damagedEnvelope(`its nonce has ${nonce.length} bytes, not ${IV_BYTES}`);
+  if (ciphertext.length < TAG_BYTES) throw damagedEnvelope("its ciphertext is shorter than a tag");
+  if (ciphertext.length > MAX_PLAINTEXT_BYTES + TAG_BYTES) throw damagedEnvelope("its ciphertext is longer than 8 MiB");
   return { provider, version, wrappedDek, nonce, ciphertext };
 }
 
@@ -85,8 +90,9 @@ class NeutralInt32 extends Int32 {
   }
 }
 
-function bad(reason: string): KekError {
-  return new KekError("envelope_invalid", `not an envelope of format 1: ${reason}`, "restore this field from a backup");
+/** What a driver decodes from anything but a subdocument: text, bytes, a number, a date. */
+function isPlainValue(stored: NonNullable<unknown>): boolean {
+  return typeof stored !== "object" || stored instanceof Uint8Array || stored instanceof Date || "_bsontype" in stored;
 }
 
 function int32(value: unknown): number | undefined {
@@ -100,7 +106,7 @@ function bytes(value: unknown, name: string): Uint8Array {
   // A view for each value costs as much as a good part of opening it, and a driver makes none with room to spare.
   if (isBinary(value) && value.sub_type === 0)
     return value.position === value.buffer.length ? value.buffer : value.buffer.subarray(0, value.position);
-  throw bad(`its ${name} is not BinData of subtype 0`);
+  throw damagedEnvelope(`its ${name} is not BinData of subtype 0`);
 }
 
 /** By tag, not by class: the application may bring a bson package of its own. A stored subdocument may hold a tag too. */

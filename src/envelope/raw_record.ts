@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { deserialize, EJSON, serialize } from "bson";
 import { KekError } from "../errors/errors.ts";
 import { WRAP_BYTES } from "./gcm.ts";
+import { damagedEnvelope } from "./not_envelope.ts";
 import {
   decodeText,
   type Element,
@@ -96,10 +97,10 @@ export function readWrap(raw: Uint8Array, path: string): RawWrap {
   let at = 0;
   for (const name of path.split(".")) {
     const [element, twin] = elements(raw, at).filter((candidate) => nameOf(raw, candidate) === name);
-    if (element === undefined) throw bad(`there is nothing at ${path}`);
+    if (element === undefined) throw damagedEnvelope(`there is nothing at ${path}`);
     // MongoDB's index may have found the other one.
-    if (twin !== undefined) throw bad(`${name} of ${path} is there twice`);
-    if (element[0] !== TYPE_DOCUMENT) throw bad(`${path} is not a subdocument`);
+    if (twin !== undefined) throw damagedEnvelope(`${name} of ${path} is there twice`);
+    if (element[0] !== TYPE_DOCUMENT) throw damagedEnvelope(`${path} is not a subdocument`);
     at = element[3];
   }
   let provider: string | undefined;
@@ -111,7 +112,7 @@ export function readWrap(raw: Uint8Array, path: string): RawWrap {
     const [type, , , offset] = element;
     const name = nameOf(raw, element);
     // Of two members of one name, who can say which one MongoDB would change?
-    if (seen.has(name)) throw bad(`it has ${name} twice`);
+    if (seen.has(name)) throw damagedEnvelope(`it has ${name} twice`);
     seen.set(name, type === TYPE_BINARY ? `BinData of subtype ${raw[offset + 4]}` : typeName(type));
     switch (name) {
       case "provider":
@@ -128,13 +129,14 @@ export function readWrap(raw: Uint8Array, path: string): RawWrap {
   }
   const not = (wanted: string, name: string) => {
     const found = seen.get(name);
-    return bad(found === undefined ? `it has no ${name}` : `its ${name} is ${found}, not ${wanted}`);
+    return damagedEnvelope(found === undefined ? `it has no ${name}` : `its ${name} is ${found}, not ${wanted}`);
   };
   if (provider === undefined) throw not("a string", "provider");
   // MongoDB finds a double, an int64 and a decimal128 of the same value as well.
   if (version === undefined) throw not("an int32", "kek_version");
   if (wrappedDek === undefined) throw not("BinData of subtype 0", "wrapped_dek");
-  if (wrappedDek.length !== WRAP_BYTES) throw bad(`its wrapped_dek has ${wrappedDek.length} bytes, not ${WRAP_BYTES}`);
+  if (wrappedDek.length !== WRAP_BYTES)
+    throw damagedEnvelope(`its wrapped_dek has ${wrappedDek.length} bytes, not ${WRAP_BYTES}`);
   return { provider, version, wrappedDek };
 }
 
@@ -171,8 +173,4 @@ function exactValue(raw: Uint8Array, element: Element): unknown {
   return Object.values(
     deserialize(single, { promoteValues: false, promoteLongs: false, promoteBuffers: false, bsonRegExp: true }),
   )[0];
-}
-
-function bad(reason: string): KekError {
-  return new KekError("envelope_invalid", `not an envelope of format 1: ${reason}`, "restore this field from a backup");
 }

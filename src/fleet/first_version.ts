@@ -1,6 +1,7 @@
 import { KekError } from "../errors/errors.ts";
 import type { Provider } from "../providers/provider.ts";
 import type { Auditor } from "../store/audit_log.ts";
+import type { VersionDoc } from "../store/documents.ts";
 import { type KekState, readState } from "../store/state.ts";
 import type { Store } from "../store/store.ts";
 import { activateFirst } from "../store/versions.ts";
@@ -25,7 +26,7 @@ export async function beginInstall(
   { versions }: KekState,
 ): Promise<KekState> {
   const first = await firstVersion(provider, declared);
-  if (first === undefined) throw nothingActive(provider, declared);
+  if (first === undefined) throw nothingActive(provider, declared, versions);
   await stageUnknown(store, auditor, provider, installId, versions);
   const doc = (await readState(store)).versions.find((version) => version._id === first);
   if (doc !== undefined) await loadProved(provider, installId, doc);
@@ -34,18 +35,26 @@ export async function beginInstall(
   return await readState(store);
 }
 
-/** Why a fresh install cannot begin. */
-export function nothingActive(provider: Provider, declared: number | undefined): KekError {
+/**
+ * Why a fresh install cannot begin.
+ * @param versions those that MongoDB knows: another process may have staged some.
+ */
+export function nothingActive(
+  provider: Provider,
+  declared: number | undefined,
+  versions: Pick<VersionDoc, "_id">[] = [],
+): KekError {
+  const known = (version: number) => versions.some(({ _id }) => _id === version);
   if (declared === undefined) {
     return new KekError(
       "config_invalid",
       "a fresh install needs one KEK, and to know which: CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION is not set",
-      `set CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION=1, and ${provider.howToGive(1)}`,
+      `set CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION=1, and ${provider.howToGive(1, known(1))}`,
     );
   }
   return new KekError(
     "key_missing",
     `no key for KEK version ${declared}, which CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION declares`,
-    `${provider.howToGive(declared)}; or declare another version`,
+    `${provider.howToGive(declared, known(declared))}; or declare another version`,
   );
 }

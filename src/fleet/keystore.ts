@@ -48,13 +48,13 @@ export interface KeyReport {
 }
 
 /** Why a version that the state needs is not held. */
-export function lacks(version: number, report: KeyReport): KekError {
+export function lacks(version: number, report: KeyReport, provider: Pick<Provider, "howToGive">): KekError {
   const known = report.reasons.get(version) ?? report.reasons.get(UNREADABLE_SOURCE);
   if (known !== undefined) return known;
   return new KekError(
     "key_missing",
     `KEK version ${version} is needed and not held here`,
-    "give this process the key of that version and start it again",
+    provider.howToGive(version, true),
   );
 }
 

@@ -220,14 +220,14 @@ export class Member {
   async #load(session: Session, state: KekState): Promise<Stance> {
     const { keyring, config } = this.#options;
     const stance = stanceOf(state.versions, state.rotation);
-    if (stance === undefined) throw nothingActive(keyring.provider, config.encryption.currentVersion);
+    if (stance === undefined) throw nothingActive(keyring.provider, config.encryption.currentVersion, state.versions);
     const back = wentBack(this.#stance, stance);
     if (back !== undefined) throw wentBackUnder(back);
     this.#report = await this.#prover.loadAll(keyring, state.versions, mayHold(stance, state.versions));
     const lacking = stance.readable.find((version) => !keyring.has(version));
     if (lacking === undefined) return stance;
     await this.#heart.tell(session, this.#heart.acked);
-    throw lacks(lacking, this.#report);
+    throw lacks(lacking, this.#report, keyring.provider);
   }
 
   /** Makes versions known that only this process holds. @returns whether there was one. */

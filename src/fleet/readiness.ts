@@ -132,7 +132,7 @@ function keyProblem(
     add(
       "lacks_version",
       `does not hold KEK version ${version}${reported === "unreadable" ? ": the key it was given cannot be used" : ""}`,
-      `give it the key (env: CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V${version} in its environment or secrets file; pkcs11: the token that has it)`,
+      `give it the key that the fleet has, never one that is generated again (env: copy the line CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V${version} from a host that has it, or from your secret store, into its secrets file or environment; pkcs11: the token that has it)`,
     );
   }
 }

@@ -49,7 +49,11 @@ export interface EncryptedCollection<T> {
    */
   updateOne(filter: OneRecord<T>, update: Changes<T>, options?: DriverOptions & { upsert?: boolean }): Promise<Updated>;
 
-  /** As `updateOne`. @returns the record before the change, or after it with `returnDocument: "after"`; null when none matched. */
+  /**
+   * As `updateOne`. An error whose message begins with `the update was made` is about the returned record alone: the record
+   * before the change may hold plaintext or a damaged envelope.
+   * @returns the record before the change, or after it with `returnDocument: "after"`; null when none matched.
+   */
   findOneAndUpdate(
     filter: OneRecord<T>,
     update: Changes<T>,

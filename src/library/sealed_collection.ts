@@ -128,7 +128,10 @@ class SealedCollection<T> implements EncryptedCollection<T> {
     const record = await this.#change<object | null>(filter, options, null, found, update, (sealed) =>
       this.#collection.findOneAndUpdate(filter, sealed, { ...options, includeResultMetadata: false }),
     );
-    return record === null ? null : await this.#opened(record as StoredDocument, options);
+    if (record === null) return null;
+    return await this.#opened(record as StoredDocument, options).catch((thrown) => {
+      throw madeButNotOpened(thrown);
+    });
   }
 
   async findOne(filter: object, options: DriverOptions = {}): Promise<StoredRecord<T> | null> {
@@ -216,6 +219,17 @@ class SealedCollection<T> implements EncryptedCollection<T> {
 
 /** What the driver says of an update that found no record. */
 const NOTHING: Updated = { acknowledged: true, matchedCount: 0, modifiedCount: 0, upsertedCount: 0 };
+
+/** The same error, for a caller that must know that its write is stored. What the driver throws keeps its own form and labels. */
+function madeButNotOpened(thrown: unknown): unknown {
+  if (!(thrown instanceof KekError)) return thrown;
+  return new KekError(
+    thrown.code,
+    `the update was made; the returned document cannot be opened: ${thrown.message}`,
+    `do not repeat the update (in a transaction it is stored with the commit). For the field that cannot be opened: ${thrown.hint}`,
+    { cause: thrown },
+  );
+}
 
 /** @throws KekError `usage` unless the filter has an `_id`, and no operator on it. */
 function oneId(filter: { _id?: unknown }): unknown {

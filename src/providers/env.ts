@@ -9,6 +9,7 @@ import { KekError } from "../errors/errors.ts";
 import { keyMismatch, opensProof } from "./canary.ts";
 import {
   type Capability,
+  type DestroyOptions,
   type DestroyOutcome,
   type Proof,
   type Provider,
@@ -31,6 +32,7 @@ export class EnvProvider implements Provider {
   readonly name = "env";
   readonly staging = "by_holders";
   readonly computes = true;
+  readonly copyable = true;
   readonly #source: EnvSource;
   readonly #keys = new Map<number, Buffer>();
 
@@ -59,7 +61,8 @@ export class EnvProvider implements Provider {
   }
 
   load(version: number, proof?: Proof): void {
-    this.#keys.get(version) ?? this.#read(version);
+    // A proof is made of a canary: whoever has one knows that the version's key exists.
+    this.#keys.get(version) ?? this.#read(version, proof !== undefined);
     if (proof === undefined || opensProof(proof, (wrap, aad) => this.unwrap(wrap, aad, version))) return;
     this.forget(version);
     throw keyMismatch(
@@ -100,16 +103,19 @@ export class EnvProvider implements Provider {
     this.#keys.delete(version);
   }
 
-  destroy(version: number): DestroyOutcome {
+  destroy(version: number, _proof: Proof, { keepCopy }: DestroyOptions): DestroyOutcome {
     this.forget(version);
     const outcome: DestroyOutcome = {
       destroyed: [],
       remaining: [],
+      copy: undefined,
       advice: "take its key out of every other host's secrets as well",
     };
     const { secretsFile, keks } = this.#source;
     if (secretsFile !== undefined) {
-      const line = removeSecret(secretsFile, `${SETTING}${version}`);
+      const kept = { ending: `kek-v${version}-destroyed`, keep: keepCopy };
+      const { line, copy } = removeSecret(secretsFile, `${SETTING}${version}`, kept);
+      outcome.copy = copy;
       if (line === "removed") outcome.destroyed.push(`${SETTING}${version} in ${secretsFile}`);
       if (line === "kept")
         outcome.remaining.push(`${SETTING}${version} in ${secretsFile}, which cannot be written here`);
@@ -128,11 +134,19 @@ export class EnvProvider implements Provider {
     return new EnvProvider({ keks: {}, secretsFile: file });
   }
 
-  howToGive(version: number): string {
+  howToGive(version: number, known: boolean): string {
     const { secretsFile } = this.#source;
+    const name = `${SETTING}${version}`;
+    if (known) {
+      const source = "a host that has it, or from your secret store; never generate it: that makes a different key";
+      return secretsFile === undefined
+        ? `set ${name} to its value from ${source}. Then start again`
+        : `copy the line ${name}=… into ${secretsFile} from ${source}`;
+    }
+    const once = "64 hex digits, generated once for all hosts: openssl rand -hex 32";
     return secretsFile === undefined
-      ? `set ${SETTING}${version} (64 hex digits: openssl rand -hex 32) and start again`
-      : `add a line ${SETTING}${version}=… (64 hex digits: openssl rand -hex 32) to ${secretsFile}`;
+      ? `set ${name} (${once}) and start again`
+      : `add a line ${name}=… (${once}) to ${secretsFile}`;
   }
 
   howToBackUp(): string {
@@ -151,13 +165,13 @@ export class EnvProvider implements Provider {
     for (const version of [...this.#keys.keys()]) this.forget(version);
   }
 
-  #read(version: number): void {
+  #read(version: number, known: boolean): void {
     const kek = this.#all()[version];
     if (kek === undefined) {
       throw new KekError(
         "key_missing",
         `no key for KEK version ${version}: ${SETTING}${version} is not set`,
-        this.howToGive(version),
+        this.howToGive(version, known),
       );
     }
     this.#keys.set(version, decode(kek));
@@ -211,7 +225,7 @@ function decode(kek: KekHex): Buffer {
     throw new KekError(
       "key_invalid",
       `${kek.setting} is not 64 hex digits (it has ${kek.hex.length} characters)`,
-      "a KEK is 32 random bytes in hex: openssl rand -hex 32",
+      "copy it again from a host that has it, or from your secret store; only the key of a version that no host has is generated: openssl rand -hex 32",
     );
   }
   return Buffer.from(kek.hex, "hex");

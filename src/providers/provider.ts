@@ -22,6 +22,9 @@ export interface Provider {
   /** Whether the thread that calls does the computing itself. Else it waits for others, and its own processor time is small. */
   readonly computes: boolean;
 
+  /** Whether keys can be copied into a file: then `overCopy` works, and a backup of them can be verified. */
+  readonly copyable: boolean;
+
   /** Tries out everything that is needed. @returns what was found. @throws KekError `hsm_unfit` naming what is missing. */
   probe(): Awaitable<Capability[]>;
 
@@ -55,16 +58,20 @@ export interface Provider {
   describe(version: number): Awaitable<KeyDescription | undefined>;
 
   /**
-   * Destroys the key itself, where this provider owns it, and says what it could not reach.
+   * Destroys the key itself, where this provider owns it, and says what it could not reach. Run again after a crash, it finishes.
    * @param proof what the key opens: another one under the same name is left alone.
+   * @throws KekError `usage` when a copy is asked for and keys cannot be copied; `refused` when another file has the copy's name.
    */
-  destroy(version: number, proof: Proof): Awaitable<DestroyOutcome>;
+  destroy(version: number, proof: Proof, options: DestroyOptions): Awaitable<DestroyOutcome>;
 
   /** A provider over a copy of this one's secrets. @throws KekError `usage` where keys cannot be copied into a file. */
   overCopy(file: string): Provider;
 
-  /** How an operator gives a process the key of a version: the hint of many errors. */
-  howToGive(version: number): string;
+  /**
+   * How an operator gives a process the key of a version: the hint of many errors.
+   * @param known whether MongoDB has a canary of the version: its key exists, and one that is generated would be another key.
+   */
+  howToGive(version: number, known: boolean): string;
 
   /** How an operator makes sure that keys outlive this place: the hint of `--require-backup`. */
   howToBackUp(): string;
@@ -130,12 +137,19 @@ export interface TokenCounts {
   away: boolean;
 }
 
+export interface DestroyOptions {
+  /** Keep the key in a file of its own: backups of the database may still need it. */
+  keepCopy: boolean;
+}
+
 export interface DestroyOutcome {
   /** What was destroyed, by name. */
   destroyed: string[];
   /** What still holds the key and must be cleaned by hand, by name. */
   remaining: string[];
-  /** What else may hold it, and this program cannot see. */
+  /** The file that holds a copy of the key; undefined when none was asked for, or there was nothing to copy. */
+  copy: string | undefined;
+  /** What else may hold it, and this program cannot see. Which backups still need the key, the caller knows. */
   advice: string;
 }
 

@@ -12,13 +12,13 @@ import { type KekState, readState } from "../store/state.ts";
 import type { Context, Reporter } from "./context.ts";
 import { type NamedEvictions, namedEvictions, watchNamed } from "./named_evictions.ts";
 import { type Plan, planRotation, type Wanted } from "./plan.ts";
-import { preflight } from "./preflight.ts";
+import { type BackupCheck, preflight } from "./preflight.ts";
 
 /** What `kek rotate` would do in the state as it is, and everything that stands against it: for itself and for `kek verify --target`. */
 
 export interface RotationRequest {
   wanted: Wanted;
-  requireBackup: boolean;
+  backup: BackupCheck;
   /** Processes to take off the roster first, by heartbeat id or instance name. */
   evict: string[];
   /** Change nothing: not even versions are made known. */
@@ -44,7 +44,7 @@ export async function assessRotation(
   reporter: Pick<Reporter, "note">,
 ): Promise<Assessment> {
   const { store, config, provider } = context;
-  const { wanted, requireBackup, evict } = request;
+  const { wanted, backup, evict } = request;
   const everybody = await watchNamed(context, evict, reporter);
   const named = namedEvictions(everybody, evict, config.fleet);
   const roster = everybody.filter((member) => !named.silent.includes(member));
@@ -66,7 +66,8 @@ export async function assessRotation(
     declared: config.encryption.currentVersion,
     explicitFrom: wanted.from !== undefined,
     times: config.fleet,
-    requireBackup,
+    backup,
+    copyable: provider.copyable,
     howToBackUp: provider.howToBackUp(),
   });
   return { ...found, problems: [...(await auditProblems(context)), ...problems] };

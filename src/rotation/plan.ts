@@ -66,7 +66,7 @@ export function planRotation(
     return refuse(
       "target",
       `KEK version ${wanted.to} is not known: no process of the fleet holds it`,
-      `${keys.howToGive(wanted.to)}; then run: certautopilot kek verify --target=${wanted.to}`,
+      `${keys.howToGive(wanted.to, false)}; then run: certautopilot kek verify --target=${wanted.to}`,
     );
   }
   if (target.state === "destroyed") {

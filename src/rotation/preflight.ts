@@ -26,10 +26,19 @@ export interface PreflightFacts {
   /** Whether `--from-version` was given: then what is declared elsewhere is not held against anybody. */
   explicitFrom: boolean;
   times: FleetTimes;
-  requireBackup: boolean;
+  backup: BackupCheck;
+  /** Whether keys of this provider can be copied into a file. */
+  copyable: boolean;
   /** How a copy is proved with this provider. */
   howToBackUp: string;
 }
+
+/**
+ * Whether the target needs a backup that `kek verify --backup` has verified. `required`: always. `default`: when a rotation to a
+ * new version starts, with keys in a file: whoever loses that key after phase 3 loses every secret. A token has its own backup,
+ * records are already under a version that was active before, and an open rotation must be able to end. `skipped`: never.
+ */
+export type BackupCheck = "required" | "default" | "skipped";
 
 export function preflight(facts: PreflightFacts): Problem[] {
   const { plan, versions, ownKeys } = facts;
@@ -78,14 +87,22 @@ export function preflight(facts: PreflightFacts): Problem[] {
   }
   const target = versions.find((version) => version._id === plan.to);
   if (target !== undefined) problems.push(...wrapRoom(plan, target, facts.census));
-  if (facts.requireBackup && target?.backup_verified_at === undefined) {
+  if (needsBackup(facts) && target?.backup_verified_at === undefined) {
+    const skip = `. To rotate without a verified backup: --no-backup-check (if the key of version ${plan.to} is lost later, every secret is lost)`;
     problems.push({
       code: "backup",
       message: `no backup has been proved to hold KEK version ${plan.to}`,
-      hint: facts.howToBackUp,
+      hint: `${facts.howToBackUp}${facts.backup === "default" ? skip : ""}`,
     });
   }
   return problems;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function needsBackup({ backup, plan, copyable }: PreflightFacts): boolean {
+  if (backup !== "default") return backup === "required";
+  return copyable && plan.kind === "start" && !plan.wayBack;
 }
 
 /** Each record that is moved takes a wrap under the target. */

@@ -2,6 +2,8 @@ import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, rfc3339 } from "../errors/errors.ts";
 import { setFence, unfencedCollections } from "../fleet/fence_keeper.ts";
 import { proofOf } from "../providers/canary.ts";
+import type { DestroyOptions } from "../providers/provider.ts";
+import { repairOf } from "../status/strays.ts";
 import { audited } from "../store/audit_log.ts";
 import { countAt, countAtIn, isVersion, takeCensus } from "../store/census.ts";
 import type { FieldDoc, RotationDoc, VersionDoc } from "../store/documents.ts";
@@ -25,6 +27,8 @@ export interface Removal {
   outcome: "destroyed" | "forgotten";
   destroyed: string[];
   remaining: string[];
+  /** The file that holds a copy of the key, when one was asked for. */
+  copy: string | undefined;
   /** What else may hold the key, and this program cannot see. */
   advice: string | undefined;
   /** What was read to be sure that nothing needs the key; undefined when nothing had to be, or `--scan=registered` was given. */
@@ -64,7 +68,7 @@ export async function checkRemoval(context: Context, version: number): Promise<V
   return doc;
 }
 
-export interface RemoveOptions {
+export interface RemoveOptions extends DestroyOptions {
   version: number;
   /** `all` reads every collection of the database, `registered` counts the known fields alone. */
   scan: "all" | "registered";
@@ -133,6 +137,7 @@ export async function remove(context: Context, options: RemoveOptions, reporter:
       outcome: "forgotten",
       destroyed: [],
       remaining: [...kept, ...holders.map((member) => `the key held by ${memberName(member)}`)],
+      copy: undefined,
       advice: undefined,
       scanned: undefined,
     };
@@ -156,7 +161,8 @@ export async function remove(context: Context, options: RemoveOptions, reporter:
     if (destroyed === undefined) throw changed(version);
     crashPoint("remove.marked");
   }
-  const outcome = await provider.destroy(version, proofOf(canaryOf(doc), install.install_id, provider.name, version));
+  const proof = proofOf(canaryOf(doc), install.install_id, provider.name, version);
+  const outcome = await provider.destroy(version, proof, options);
   const advice = `${backupsNote(doc)}; ${outcome.advice}`;
   return { version, outcome: "destroyed", ...outcome, advice, scanned: scanned && scannedOf(scanned) };
 }
@@ -190,7 +196,7 @@ async function refuseWhileUsed(context: Context, doc: VersionDoc, { versions }: 
     throw new KekError(
       "refused",
       `${unknown.count} envelopes of ${unknown.field} are at kek_version ${unknown.version}: nobody can say which key they need`,
-      "restore these fields from a backup, or remove them, first",
+      repairOf(unknown),
     );
   }
   for (const field of fields) {

@@ -1,4 +1,5 @@
 import { collectGarbage } from "../config/memory.ts";
+import { RESTORE } from "../envelope/not_envelope.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
 import { thinned } from "../status/pace.ts";
@@ -280,7 +281,7 @@ export class Rewrapper {
     return new KekError(
       "incomplete",
       `${what}, so version ${from} is not retired; the first: ${first?.id} of ${first?.field}: ${first?.reason}`,
-      `mend what \`kek status\` lists (the field from a backup, or what the collection's validator asks for), then run the same command again: certautopilot kek rotate --to-version=${to}`,
+      `correct what \`kek status\` lists: for a damaged envelope, ${RESTORE}; where the collection's validator rejects a record, change the record or the validator. Then run the same command again: certautopilot kek rotate --to-version=${to}`,
     );
   }
 }

@@ -21,6 +21,7 @@ import { markBackupVerified } from "../store/versions.ts";
 import { assessRotation } from "./assessment.ts";
 import type { Context } from "./context.ts";
 import type { Plan } from "./plan.ts";
+import type { BackupCheck } from "./preflight.ts";
 
 /** `kek verify`: reads everything, changes nothing (but the mark that a backup was proved). */
 
@@ -43,17 +44,15 @@ export interface TargetQuestion {
   target: number;
   /** `--from-version`, as it would be given to `kek rotate`. */
   from: number | undefined;
-  requireBackup: boolean;
+  /** As `kek rotate` would be told. */
+  backup: BackupCheck;
 }
 
 /** Would `kek rotate --to-version=<target>` begin now? Decided by the very function that it asks. */
-export async function verifyTarget(
-  context: Context,
-  { target, from, requireBackup }: TargetQuestion,
-): Promise<Verification> {
+export async function verifyTarget(context: Context, { target, from, backup }: TargetQuestion): Promise<Verification> {
   const { store, config, provider } = context;
   const wanted = { to: target, from };
-  const request = { wanted, requireBackup, evict: [], dryRun: true };
+  const request = { wanted, backup, evict: [], dryRun: true };
   // Nobody is to be evicted, so nothing is waited for.
   const assessed = await assessRotation(context, request, { note: () => undefined });
   const { plan, state, roster } = assessed;

@@ -85,12 +85,13 @@ export async function verifyRecords(
     keys: used.map((doc: VersionDoc) => ({ version: doc._id, ...canaryOf(doc) })),
     lease: undefined,
   });
+  const opener = new Opener(context, lanes, tally, reporter);
   try {
-    await new Opener(context, lanes, tally, reporter).openAll(fields);
+    await opener.openAll(fields);
   } finally {
     await lanes.close();
   }
-  await dropVerification(store, "records");
+  if (opener.mayBeSaved) await dropVerification(store, "records");
   const { records, opened, failed, bad } = tally.doc;
   const resumed = earlier === undefined ? null : rfc3339(earlier.started_at);
   return { records, opened, failed, bad, ...(await namedStrays(context, fields)), resumed };
@@ -115,7 +116,15 @@ class Opener {
     this.#reporter = reporter;
   }
 
+  /** Whether MongoDB permits this command to save its position. */
+  get mayBeSaved(): boolean {
+    return this.#mayBeSaved;
+  }
+
   async openAll(fields: FieldDoc[]): Promise<void> {
+    // Asked at the start: whoever cannot save a position must know it before hours of work. A position that is not used is dropped.
+    if (this.#tally.doc.records > 0) await this.#save();
+    else this.#permitted(await dropVerification(this.#context.store, "records"));
     const { at } = this.#tally.doc;
     // There is one position: the field that an earlier run was in comes before those that were registered since.
     const ordered = [...fields.filter((field) => fieldId(field) === at?.field), ...fields];
@@ -188,11 +197,14 @@ class Opener {
 
   async #save(): Promise<void> {
     this.#savedAt = performance.now();
-    if (!this.#mayBeSaved) return;
-    this.#mayBeSaved = await saveVerification(this.#context.store, this.#tally.doc);
-    if (!this.#mayBeSaved)
+    if (this.#mayBeSaved) this.#permitted(await saveVerification(this.#context.store, this.#tally.doc));
+  }
+
+  #permitted(permitted: boolean): void {
+    this.#mayBeSaved = permitted;
+    if (!permitted)
       this.#reporter.note(
-        "MongoDB does not permit writing to kek_verifications: this run cannot be gone on with later",
+        "MongoDB does not permit writing to kek_verifications: an interrupted run begins again at the first record",
       );
   }
 }

@@ -210,7 +210,7 @@ function stagedForNobody({ _id }: VersionDoc): Problem {
   return {
     code: "lacks_version",
     message: `KEK version ${_id} is staged, and no process holds its key`,
-    hint: `give every process the key, or forget the version: certautopilot kek remove --version=${_id}`,
+    hint: `give every process the key from your secret store (one that is generated again is another key), or forget the version: certautopilot kek remove --version=${_id}`,
   };
 }
 

@@ -1,5 +1,6 @@
+import { RESTORE, WRITE_AGAIN } from "../envelope/not_envelope.ts";
 import type { Problem } from "../fleet/readiness.ts";
-import { type CensusRow, isVersion } from "../store/census.ts";
+import { type CensusRow, isVersion, NO_VERSION } from "../store/census.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
 import { isOpen } from "../store/state_rules.ts";
 
@@ -21,9 +22,19 @@ export function strayProblems(census: CensusRow[], versions: Versions, from: num
     .filter((row) => row.version !== String(from) && row.version !== String(to))
     .map((row) => ({
       code: "stray" as const,
-      message: `${row.count === 1 ? "1 envelope" : `${row.count} envelopes`} of ${row.field} ${row.count === 1 ? "is" : "are"} at version ${row.version}, which is ${expected}`,
+      message:
+        row.version === NO_VERSION
+          ? `${row.count === 1 ? "1 value" : `${row.count} values`} of ${row.field} ${row.count === 1 ? "has" : "have"} no kek_version: plaintext, or a damaged envelope`
+          : `${row.count === 1 ? "1 envelope" : `${row.count} envelopes`} of ${row.field} ${row.count === 1 ? "is" : "are"} at version ${row.version}, which is ${expected}`,
       hint: wayHome(row, versions, home),
     }));
+}
+
+/** What repairs values at no version that there could be. `kek verify --records` tells plaintext from damaged envelopes. */
+export function repairOf(row: CensusRow): string {
+  return row.version === NO_VERSION
+    ? `certautopilot kek verify --records names them. Where it is plaintext, ${WRITE_AGAIN}; for a damaged envelope, ${RESTORE}`
+    : `these envelopes are damaged: find them by that kek_version. For each, ${RESTORE}`;
 }
 
 /** Those that a rotation can bring back: their version has been left, and its key is there. */
@@ -41,8 +52,7 @@ export function movableStrays(
 // ---------------------------------------------------------------------------------------------------------------------
 
 function wayHome(row: CensusRow, versions: Versions, home: number): string {
-  if (!isVersion(row))
-    return "these are no envelopes of format 1: find them by that kek_version, and restore the field from a backup";
+  if (!isVersion(row)) return repairOf(row);
   switch (versions.find((version) => String(version._id) === row.version)?.state) {
     case "retired":
       return `move them to version ${home}: certautopilot kek rotate --to-version=${home}`;

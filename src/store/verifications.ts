@@ -66,20 +66,21 @@ export async function readVerification<K extends keyof Docs>(store: Store, kind:
  * with as good a position. @returns false when MongoDB does not permit it: reading the records needs less.
  */
 export async function saveVerification(store: Store, doc: VerificationDoc | ScanDoc): Promise<boolean> {
-  return await permitted(verifications(store).replaceOne({ _id: doc._id }, doc, { upsert: true }));
+  return await ifPermitted(() => verifications(store).replaceOne({ _id: doc._id }, doc, { upsert: true }));
 }
 
+/** @returns false when MongoDB does not permit it. Where there is nothing to drop, nothing is made either. */
 export async function dropVerification(store: Store, kind: keyof Docs): Promise<boolean> {
-  return await permitted(verifications(store).deleteOne({ _id: kind }));
+  return await ifPermitted(() => verifications(store).deleteOne({ _id: kind }));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
 const UNAUTHORIZED = 13;
 
-async function permitted(work: Promise<unknown>): Promise<boolean> {
+async function ifPermitted(write: () => Promise<unknown>): Promise<boolean> {
   try {
-    await work;
+    await write();
     return true;
   } catch (thrown) {
     if (serverCode(thrown) === UNAUTHORIZED) return false;

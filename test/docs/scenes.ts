@@ -158,7 +158,7 @@ async function quicken(stage: Stage, hosts: string[]): Promise<void> {
   }
 }
 
-/** A new version's key on every host, declared, and loaded by every process. */
+/** A new version's key on every host, declared, loaded by every process, and in a verified backup. */
 /** @param passed problems that need not end before this returns: a process that a page has killed is still in the roster. */
 async function giveVersion(stage: Stage, version: number, passed = ["silent"]): Promise<void> {
   const key = await stage.sh("app-1", "openssl rand -hex 32");
@@ -167,6 +167,9 @@ async function giveVersion(stage: Stage, version: number, passed = ["silent"]): 
     await stage.sh(host, `echo ${line} >> ${SECRETS}; sed -i 's/^${DECLARED}=.*/${DECLARED}=${version}/' ${SECRETS}`);
   }
   await ready(stage, version, passed);
+  const copy = "/root/copy-of-all.env";
+  const verify = `certautopilot kek verify --backup=${copy}`;
+  await stage.sh("app-1", `install -m 0600 ${SECRETS} ${copy} && ${verify} && rm ${copy}`);
 }
 
 async function ready(stage: Stage, version: number, passed: string[]): Promise<void> {

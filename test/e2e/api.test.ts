@@ -178,7 +178,10 @@ test("reads and writes of a service go on through a rotation", async () => {
     }
   };
   const services = [1, 2, 3].map(service);
-  const rotated = await run(["kek", "rotate", "--to-version=2", "--json"], install.variables([1, 2], 2));
+  const rotated = await run(
+    ["kek", "rotate", "--to-version=2", "--no-backup-check", "--json"],
+    install.variables([1, 2], 2),
+  );
   rotating = false;
   await Promise.all(services);
   expect(rotated.json).toMatchObject({ state: "completed" });

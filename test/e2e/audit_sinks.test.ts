@@ -37,12 +37,16 @@ test("every event of a rotation reaches file, standard streams and syslog once, 
   const fleet = await Promise.all(["a", "b"].map((name) => install.serve(name, [1, 2], 2)));
   const secure = { ...syslog(`tls://127.0.0.1:${tls.port}`), CERTAUTOPILOT_AUDIT_SYSLOG_CA_FILE: pem.certFile };
   const operator = install.variables([1, 2], 2, { ...secure, CERTAUTOPILOT_AUDIT_FILE: file });
-  const rotated = await run(["kek", "rotate", "--to-version=2", "--json"], operator);
+  const rotated = await run(["kek", "rotate", "--to-version=2", "--no-backup-check", "--json"], operator);
   expect(rotated.code, rotated.stderr).toBe(0);
   expect(rotated.json).toMatchObject({ state: "completed" });
   const done = await install.db.collection("audit_log").countDocuments();
   const over = { ...syslog(`udp://127.0.0.1:${udp.port}`), CERTAUTOPILOT_AUDIT_FILE: "-" };
-  const refused = await run(["kek", "rotate", "--to-version=3", "--json"], install.variables([1, 2], 2, over), "deno");
+  const refused = await run(
+    ["kek", "rotate", "--to-version=3", "--no-backup-check", "--json"],
+    install.variables([1, 2], 2, over),
+    "deno",
+  );
   expect(refused.json.error.exit).toBe(3);
   await stop(...fleet);
 

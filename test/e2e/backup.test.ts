@@ -1,11 +1,11 @@
 import { expect, test } from "bun:test";
 import { chmodSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { kekHex, stop, type TestInstall } from "../harness/program.ts";
-import { CALM, kek, rotating, seededInstall, serveAll } from "../harness/schedule.ts";
+import { kekHex, run, stop, type TestInstall } from "../harness/program.ts";
+import { CALM, endLease, kek, rotating, SLOWLY, seededInstall, serveAll } from "../harness/schedule.ts";
 import { scratchDirectory } from "../harness/scratch.ts";
 
-/** `kek verify --backup=FILE` proves a copy of the secrets, and `rotate --require-backup` asks for that proof. */
+/** `kek verify --backup=FILE` verifies a copy of the secrets. `rotate` asks for that where it starts to a new key, and with `--require-backup` always. */
 
 const directory = scratchDirectory();
 
@@ -57,4 +57,34 @@ test("a copy that lacks a key, has other bytes or is open to others proves nothi
   expect((await backup(copy("both", some(install, 1, 2)))).json.versions).toEqual([1, 2]);
   expect((await rotate("--to-version=1", "--from-version=2")).code).toBe(0);
   await stop(...fleet);
+});
+
+test("a rotation to a new key in a file starts only with a verified backup, or when told to do without", async () => {
+  const install = await seededInstall(5, CALM);
+  const fleet = await serveAll(install, "a");
+  const rotate = async (...flags: string[]) =>
+    await run(["kek", "rotate", ...flags, "--json"], install.variables([1, 2], 2));
+  for (const flags of [[], ["--dry-run"]]) {
+    const refused = await rotate("--to-version=2", ...flags);
+    expect([refused.code, refused.json.error.code]).toEqual([3, "refused"]);
+    expect(refused.json.error.hint).toContain("certautopilot kek verify --backup=FILE");
+    expect(refused.json.error.hint).toContain("--no-backup-check");
+  }
+  expect(await install.db.collection("kek_rotations").countDocuments()).toBe(0);
+  expect((await kek(install, "verify", `--backup=${copy("default", some(install, 1, 2))}`)).code).toBe(0);
+  expect((await rotate("--to-version=2")).code).toBe(0);
+  // Records were under version 1 before: nothing new would be lost with it.
+  await install.db.collection("kek_versions").updateMany({}, { $unset: { backup_verified_at: "" } });
+  expect((await rotate("--to-version=1", "--from-version=2")).code).toBe(0);
+  await stop(...fleet);
+
+  const other = await seededInstall(5, CALM);
+  const started = rotating(other, "--to-version=2", "--no-backup-check", ...SLOWLY);
+  await started.says("phase 2");
+  started.kill("SIGKILL");
+  await started.exited;
+  await endLease(other);
+  // An open rotation must be able to end.
+  const resumed = await run(["kek", "rotate", "--to-version=2", "--json"], other.variables([1, 2], 2));
+  expect(resumed.code).toBe(0);
 });

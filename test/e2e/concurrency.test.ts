@@ -57,7 +57,7 @@ test("of 20 rotations started at once one runs and completes, 19 are refused, ev
 
 test("a command that was to go on with a rotation begins none when that was cancelled meanwhile", async () => {
   const install = await seededInstall(20, PATIENT);
-  const words = ["kek", "rotate", "--to-version=2", "--yes"];
+  const words = ["kek", "rotate", "--to-version=2", "--no-backup-check", "--yes"];
   await take({ words, dies: "rotation.acquired" }, install.variables([1, 2], 2));
   const next = start([...words, "--json"], install.variables([1, 2], 2));
   await next.says("waiting up to");
@@ -74,7 +74,7 @@ test("a command that was to go on with a rotation begins none when that was canc
 
 test("a renewal that MongoDB had in hand when its coordinator died keeps nobody from going on", async () => {
   const install = await seededInstall(20);
-  const words = ["kek", "rotate", "--to-version=2", "--yes"];
+  const words = ["kek", "rotate", "--to-version=2", "--no-backup-check", "--yes"];
   await take({ words, dies: "rotation.acquired" }, install.variables([1, 2], 2));
   const next = start([...words, "--json"], install.variables([1, 2], 2));
   await next.says("waiting up to");

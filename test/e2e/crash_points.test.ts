@@ -12,7 +12,7 @@ import { scratchDirectory } from "../harness/scratch.ts";
 setDefaultTimeout(600_000);
 
 const SCRATCH = scratchDirectory();
-const ROTATE = ["kek", "rotate", "--to-version=2", "--batch-size=2", "--concurrency=1", "--json"];
+const ROTATE = ["kek", "rotate", "--to-version=2", "--no-backup-check", "--batch-size=2", "--concurrency=1", "--json"];
 
 /** Where it dies, and where the same command then dies again; up to the last batch. */
 const UNTIL_ZERO: [Armed, Armed][] = [

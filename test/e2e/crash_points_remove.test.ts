@@ -1,5 +1,5 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseSecrets } from "../../src/config/secrets_file.ts";
 import { type Armed, inLanes, take } from "../harness/crash.ts";
@@ -23,7 +23,7 @@ import { scratchDirectory } from "../harness/scratch.ts";
 setDefaultTimeout(600_000);
 
 const SCRATCH = scratchDirectory();
-const ROTATE = ["kek", "rotate", "--to-version=2", "--json"];
+const ROTATE = ["kek", "rotate", "--to-version=2", "--no-backup-check", "--json"];
 const KEK = "CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V";
 
 /** The operator's secrets file, in a directory of its own: what a run that was killed leaves beside it shows there. */
@@ -62,6 +62,47 @@ test("kek remove of a retired version: destroyed, its line gone, the file 0600 a
     expect(await versionStates(install)).toEqual({ "1": "destroyed", "2": "active" });
     expect(await events(install, "version.destroyed")).toEqual([{ version: 1 }]);
     expect(await validatorsOf(install)).toBe(validators);
+    await settledAt(install, 2, payloads);
+    await install.member.close();
+  });
+  expect(wrong).toEqual({});
+});
+
+const KEPT: [Armed, Armed][] = [
+  ["copy.created", "copy.written"],
+  ["copy.named", "copy.written"],
+  ["secrets.created", "copy.named"],
+  ["secrets.written", "secrets.renamed"],
+];
+
+test("kek remove --keep-copy: at every moment the line is in the secrets file, or a complete copy beside it", async () => {
+  const cases = KEPT.map(([at, again]): [string, [Armed, Armed]] => [`${at}, ${again}`, [at, again]]);
+  const wrong = await inLanes(Object.fromEntries(cases), async ([at, again]) => {
+    let path = "";
+    const install = await crashInstall((base) => {
+      path = secretsFile(base, [1, 2]);
+      return { [`${KEK}1`]: "", [`${KEK}2`]: "", CERTAUTOPILOT_SECRETS_FILE: path };
+    });
+    const payloads = await payloadsOf(install);
+    const [copy, line] = [`${path}.kek-v1-destroyed`, `${KEK}1=${install.keks[1]}\n`];
+    const words = [...REMOVE, "--keep-copy"];
+    const kept = () => {
+      const text = readFileSync(path, "utf8");
+      const there = existsSync(copy);
+      if (there) expect([readFileSync(copy, "utf8"), statSync(copy).mode & 0o777]).toEqual([line, 0o600]);
+      expect(text.includes(line) || there).toBe(true);
+    };
+    await takeAll(install, [{ words: ROTATE }]);
+    for (const dies of [at, again]) {
+      await takeAll(install, [{ words, dies }]);
+      kept();
+    }
+    const removed = await take({ words }, install.operator);
+    expect(removed.json).toMatchObject({ version: 1, outcome: "destroyed", copy });
+    kept();
+    expect(readFileSync(path, "utf8")).not.toContain(line);
+    const left = readdirSync(SCRATCH).filter((name) => name.includes(install.name));
+    expect(left.sort()).toEqual([`${install.name}.env`, `${install.name}.env.kek-v1-destroyed`]);
     await settledAt(install, 2, payloads);
     await install.member.close();
   });

@@ -29,7 +29,7 @@ test("serve, verify, rotate, status and remove run under Deno", async () => {
     "binary",
     "deno",
   ]);
-  const rotated = await run(["kek", "rotate", "--to-version=2", "--json"], operator, "deno");
+  const rotated = await run(["kek", "rotate", "--to-version=2", "--no-backup-check", "--json"], operator, "deno");
   expect(rotated.stderr).not.toContain("error:");
   expect(rotated.json).toMatchObject({ rewrapped: 600, state: "completed" });
   expect(await versionsOf(install)).toEqual({ "2": 600 });

@@ -13,7 +13,7 @@ const COMMANDS = {
   status: ["kek", "status"],
   verify: ["kek", "verify"],
   target: ["kek", "verify", "--target=2"],
-  rotate: ["kek", "rotate", "--to-version=2"],
+  rotate: ["kek", "rotate", "--to-version=2", "--no-backup-check"],
   cancel: ["kek", "rotate", "--cancel"],
   remove: ["kek", "remove", "--version=3"],
   list: ["audit", "list"],

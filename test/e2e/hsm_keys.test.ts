@@ -94,6 +94,8 @@ test("a second key of a version's name is never used, and never destroyed", asyn
   expect(code).toBe(0);
   expect((await install.kek(ROTATE, 2)).code).toBe(0);
   plant(install, 1);
+  const copied = await install.kek(["remove", "--version=1", "--keep-copy"], 2);
+  expect([copied.code, copied.json.error.message]).toEqual([2, expect.stringContaining("never leaves its token")]);
   const removed = await install.kek(["remove", "--version=1"], 2);
   expect({ code: removed.code, stderr: removed.stderr }).toMatchObject({ code: 0 });
   expect(removed.json.destroyed).toHaveLength(1);

@@ -55,7 +55,7 @@ test("1,000 records each way, before and after a rotation, and while processes f
   ];
   const before = await digests();
 
-  const rotated = await run(["kek", "rotate", "--to-version=2", "--json"], operator);
+  const rotated = await run(["kek", "rotate", "--to-version=2", "--no-backup-check", "--json"], operator);
   expect(rotated.stderr).not.toContain("error:");
   expect(rotated.json).toMatchObject({ rewrapped: 2000, state: "completed" });
 

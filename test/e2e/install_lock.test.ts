@@ -17,7 +17,7 @@ const COMMANDS = [
   ["serve"],
   ["kek", "verify"],
   ["kek", "verify", "--target=2"],
-  ["kek", "rotate", "--to-version=2"],
+  ["kek", "rotate", "--to-version=2", "--no-backup-check"],
   ["kek", "rotate", "--cancel"],
   ["kek", "status"],
   ["kek", "remove", "--version=2"],
@@ -122,7 +122,7 @@ test("kek rotate with the keys of another install stages none of them here", asy
   const other = await seededInstall(5);
   const refusal = { exit: 3, code: "refused", error: /KEK version [13]\b/ };
   const events = ["rotation.refused"];
-  await refuses(other, ["kek", "rotate", "--to-version=3"], stranger(other), refusal, { events });
+  await refuses(other, ["kek", "rotate", "--to-version=3", "--no-backup-check"], stranger(other), refusal, { events });
   expect(await versionStates(other)).toEqual({ 1: "active", 2: "staged" });
 });
 
@@ -142,7 +142,7 @@ test("serve without the key of the version it declares leaves a fresh database u
 test("a dry run stages nothing, even where this shell is the first to hold the version", async () => {
   const other = await testInstall();
   await stop(await other.serve("first", [1], 1));
-  const argv = ["kek", "rotate", "--to-version=2", "--dry-run"];
+  const argv = ["kek", "rotate", "--to-version=2", "--no-backup-check", "--dry-run"];
   const ran = await changesNothing(other.db, () => run(argv, other.variables([1, 2], 2)));
   expect(ran.code).toBe(0);
 });

@@ -3,6 +3,7 @@ import { Buffer } from "node:buffer";
 import { type Db, Double, Long, MongoClient, ObjectId, UUID } from "mongodb";
 import * as driver6 from "mongodb-6";
 import { exactId, idBsonOf } from "../../src/envelope/raw_record.ts";
+import type { KekError } from "../../src/errors/errors.ts";
 import type { DriverCollection, Kek } from "../../src/index.ts";
 import { codeOf } from "../harness/codes.ts";
 import { library } from "../harness/library.ts";
@@ -71,6 +72,39 @@ test("each type of _id: inserted, read, changed, and opened by the bytes that ar
     expect((await opensAsRotated(kek, install, name)).sort()).toEqual(expected);
   }
   await client6.close();
+});
+
+test("findOneAndUpdate says that its update was made when the record that it returns cannot be opened", async () => {
+  const install = await testInstall();
+  const kek = await library(install, [1], 1);
+  const records = install.db.collection<{ _id: string }>("vault");
+  const vault = kek.collection<Vault>(install.db.collection("vault"), FIELDS);
+  await records.insertOne({ _id: "plain", token: "written past the library" } as never);
+  const { insertedId } = await vault.insertOne({ _id: "damaged", token: "t" });
+  await records.updateOne({ _id: insertedId as string }, { $unset: { "token.nonce": "" } });
+  for (const [_id, found] of [
+    ["plain", "plaintext, not an envelope of format 1: "],
+    ["damaged", "not an envelope of format 1: "],
+  ] as const) {
+    const updating = vault.findOneAndUpdate({ _id }, { $set: { token: `new ${_id}` } });
+    const thrown = (await updating.catch((error: unknown) => error)) as KekError;
+    expect(thrown.code).toBe("envelope_invalid");
+    expect(thrown.message).toStartWith(`the update was made; the returned document cannot be opened: ${found}`);
+    expect(thrown.hint).toStartWith("do not repeat the update");
+    expect((thrown.cause as KekError).message).toStartWith(found);
+    expect(await vault.findOne({ _id })).toMatchObject({ token: `new ${_id}` });
+    // What is returned is the record after the update: nothing is wrong with it.
+    const options = { returnDocument: "after" } as const;
+    expect(await vault.findOneAndUpdate({ _id }, { $set: { token: "newer" } }, options)).toMatchObject({
+      token: "newer",
+    });
+  }
+  // A read does not say so.
+  await records.insertOne({ _id: "read", token: "plain" } as never);
+  expect(((await vault.findOne({ _id: "read" }).catch((error: unknown) => error)) as KekError).message).toStartWith(
+    "plain",
+  );
+  await kek.close();
 });
 
 test("a record's life: fields within fields, bytes, nothing at all, upserts, projections, cursors", async () => {

@@ -75,7 +75,7 @@ test("a fleet through a rotation: before, during, after", async () => {
   deno.kill("SIGCONT");
   await scrapeUntil("it is back", api, (told) => !told.values("certautopilot_fleet_silent_processes").includes(1));
 
-  const words = ["kek", "rotate", "--to-version=2", "--max-rate=60", "--batch-size=30", "--json"];
+  const words = ["kek", "rotate", "--to-version=2", "--no-backup-check", "--max-rate=60", "--batch-size=30", "--json"];
   const rotating = start(words, install.variables([1, 2], 2));
   const moved = (told: Scrape) => told.values("certautopilot_rotation_records", { outcome: "done" })[0] ?? 0;
   const during = await scrapeUntil("it moves at a rate that can be told", api, (told) => {

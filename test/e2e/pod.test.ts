@@ -42,7 +42,7 @@ testAsRoot("pods load new keys without a restart, and rotate by schedule and by 
     mongodb: { existingSecret: "mongo", database: install.name },
     fleet: FAST,
     fields: ["secrets:value"],
-    rotate: { job: { enabled: true, toVersion: 3 }, cronJob: { enabled: true } },
+    rotate: { job: { enabled: true, toVersion: 3 }, cronJob: { enabled: true }, extraArgs: ["--no-backup-check"] },
   });
   const [deployment, job, cronJob] = ["Deployment", "Job", "CronJob"].map((kind) => only(manifests, kind));
   const log = install.db.collection("audit_log");

@@ -122,7 +122,7 @@ test("a name that nobody has, and a living process, are not evicted: a refused r
 
 test("nobody is evicted before the question is answered", async () => {
   await withDead(async (other) => {
-    const rotate = ["kek", "rotate", "--to-version=2", "--evict=dead"];
+    const rotate = ["kek", "rotate", "--to-version=2", "--no-backup-check", "--evict=dead"];
     const declined = await onTerminal(rotate, other.variables([1, 2], 2), [["●", "n"]]);
     expect(declined.code).toBe(5);
     expect(declined.shown).toMatch(/evict dead \(.*, then rotate from KEK version 1 to 2/);
@@ -203,7 +203,7 @@ test("--evict takes no process off whose own lease still runs, however short the
   await among([slow.serve("lives", [1, 2], 2)], async () => {
     await Bun.sleep(3000);
     const ran = await run(
-      ["kek", "rotate", "--to-version=2", "--evict=lives", "--json"],
+      ["kek", "rotate", "--to-version=2", "--no-backup-check", "--evict=lives", "--json"],
       slow.variables([1, 2], 2, HASTY),
     );
     expectRefusal(ran, { exit: 3, code: "refused", error: /lives/ }, true);
@@ -220,7 +220,7 @@ test("a resumed rotation evicts no process whose own lease still runs, however s
     expect([(await kek(slow, "rotate", "--cancel")).code, (await first.exited).code]).toEqual([0, 5]);
     sleeps?.kill("SIGSTOP");
     await Bun.sleep(3000);
-    const hasty = await run(["kek", "rotate", "--to-version=2"], slow.variables([1, 2], 2, HASTY));
+    const hasty = await run(["kek", "rotate", "--to-version=2", "--no-backup-check"], slow.variables([1, 2], 2, HASTY));
     expect(await evicted(slow)).toEqual([]);
     // Refused at once, or waited for and named.
     expect([3, 7]).toContain(hasty.code as number);

@@ -137,6 +137,8 @@ test("a staged version is forgotten; where a process still holds it, that is sai
   await seed(seeder, install, 10);
   await seeder.close();
   expect(await versionStates(install)).toEqual({ "1": "active", "2": "staged", "3": "staged" });
+  const copied = await kek(install, "remove", "--version=3", "--keep-copy");
+  expect([copied.code, copied.json.error.message]).toEqual([2, expect.stringMatching(/--keep-copy .* is staged/)]);
   const forgotten = await kek(install, "remove", "--version=3");
   expect(forgotten.code).toBe(0);
   expect(forgotten.json).toMatchObject({ version: 3, outcome: "forgotten", remaining: [] });
@@ -160,7 +162,10 @@ test("rotate --remove-old: completes and destroys in one go", async () => {
   const install = await seededInstall(30, CALM);
   const fleet = await serveAll(install, "a", "b");
   const file = secretsFile(install, [1, 2]);
-  const ran = await run(["kek", "rotate", "--to-version=2", "--remove-old", "--json"], file.variables);
+  const ran = await run(
+    ["kek", "rotate", "--to-version=2", "--no-backup-check", "--remove-old", "--json"],
+    file.variables,
+  );
   expect(ran.code).toBe(0);
   expect(ran.json).toMatchObject({
     state: "completed",

@@ -59,7 +59,13 @@ test("a schedule rotates when another version is declared, goes on after a crash
 
   // A rotation whose command died is gone on with; one that somebody cancelled is not, and one at work is left alone.
   const fleet = await Promise.all(["a", "b"].map((name) => install.serve(name, [1, 2], 2)));
-  const slow = start(["kek", "rotate", "--to-version=2", "--max-rate=200", "--yes"], install.variables([1, 2], 2));
+  // Nothing is verified here: with the option for it the schedule refuses, and otherwise starts (see the pods' test).
+  const unverified = await scheduled(install, [1, 2], 2, ["--require-backup"]);
+  expect([unverified.code, unverified.stderr]).toEqual([3, expect.stringContaining("no backup has been proved")]);
+  const slow = start(
+    ["kek", "rotate", "--to-version=2", "--no-backup-check", "--max-rate=200", "--yes"],
+    install.variables([1, 2], 2),
+  );
   await until("records move", async () => ((await versionsOf(install))["2"] ?? 0) > 0);
   const beside = await scheduled(install, [1, 2], 2);
   expect([beside.code, beside.stdout]).toEqual([
@@ -74,7 +80,10 @@ test("a schedule rotates when another version is declared, goes on after a crash
     expect.stringContaining("was cancelled, and is not gone on with"),
   ]);
 
-  const resumed = start(["kek", "rotate", "--to-version=2", "--max-rate=200", "--yes"], install.variables([1, 2], 2));
+  const resumed = start(
+    ["kek", "rotate", "--to-version=2", "--no-backup-check", "--max-rate=200", "--yes"],
+    install.variables([1, 2], 2),
+  );
   const before = (await versionsOf(install))["2"] ?? 0;
   await until("records move again", async () => ((await versionsOf(install))["2"] ?? 0) > before);
   resumed.kill("SIGKILL");

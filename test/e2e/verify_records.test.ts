@@ -22,7 +22,7 @@ const BREAKAGES: [(value: Document, neighbour: Document) => unknown, RegExp][] =
   [(value) => ({ ...value, format: 2 }), /format is not 1/],
   [(value) => ({ ...value, ["x".repeat(5000)]: 1 }), /unknown key "x{900}/],
   [() => null, /not a subdocument/],
-  [() => "plaintext", /not a subdocument/],
+  [() => "plaintext", /^plaintext, not an envelope .*not a subdocument/],
 ];
 
 function flipped(binary: Binary): Binary {
@@ -62,7 +62,9 @@ test("each bad record is named by collection, id, field and reason; the others o
   }
   const told = await run(["kek", "verify", "--records"], install.variables([1, 2], 2));
   expect(told.stdout).toContain('secrets:value {"$numberInt":"3"}: ');
-  expect(told.stderr).toContain(`error: ${BREAKAGES.length} envelopes do not open\nhint: restore these fields`);
+  expect(told.stderr).toContain(
+    `error: ${BREAKAGES.length} envelopes do not open, and 1 of them is plaintext\nhint: where it is plaintext, write`,
+  );
   expect(await secretsOf(install).find().sort({ _id: 1 }).toArray()).toEqual(before);
   // Whole and undisturbed, it leaves nothing behind to go on with.
   expect(await install.db.collection("kek_verifications").countDocuments()).toBe(0);

@@ -24,6 +24,8 @@ export const BAD_ARGUMENTS: [string[], RegExp][] = [
   [rotate("--to-version=2", "--fence=maybe"), /--fence=maybe/],
   [rotate("--to-version=2", "--dry-run=yes"), /--dry-run takes no value/],
   [rotate("--cancel", "--to-version=2"), /--cancel and --to-version/],
+  [rotate("--cancel", "--no-backup-check"), /--cancel and --no-backup-check/],
+  [rotate("--to-version=2", "--require-backup", "--no-backup-check"), /--require-backup and --no-backup-check/],
   [["kek", "verify", "--target=0"], /--target=0 is not a whole number from 1/],
   [["kek", "verify", "--target=2", "--records"], /--target, --records/],
   [["kek", "verify", "--anew"], /--anew goes with --records/],

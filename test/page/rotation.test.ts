@@ -26,7 +26,7 @@ test(
     )) as [Running, Running, Running];
     const library1 = await library(install, versions, 2, "billing", TIMES);
     const operator = install.variables(versions, 2);
-    const rotate = (...words: string[]) => start(["kek", "rotate", ...words], operator);
+    const rotate = (...words: string[]) => start(["kek", "rotate", "--no-backup-check", ...words], operator);
     const viewed = await open(addressOf(api1));
     const { page } = viewed;
 

@@ -74,7 +74,7 @@ export class Fleet {
   }
 
   rotate(words: string[], more: Variables = {}): Part {
-    const part = this.command(["kek", "rotate", ...words], more);
+    const part = this.command(["kek", "rotate", "--no-backup-check", ...words], more);
     this.coordinators.push(part);
     return part;
   }

@@ -1,7 +1,7 @@
 import { afterAll, describe, expect, test } from "bun:test";
-import { chmodSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync, unlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { loadConfig } from "../../src/config/load.ts";
 import { kekVersionOf } from "../../src/config/schema.ts";
 import { isPrivate, parseSecrets, readSecretsFile, removeSecret } from "../../src/config/secrets_file.ts";
@@ -57,10 +57,28 @@ describe("the secrets file", () => {
 
   test("loses one line and keeps the others and its mode", () => {
     const path = file("# keep\nA=1\nexport B=2\nAB=3\n");
-    expect(removeSecret(path, "B")).toBe("removed");
+    const none = { ending: "copy", keep: false };
+    expect(removeSecret(path, "B", none)).toEqual({ line: "removed", copy: undefined });
     expect(readFileSync(path, "utf8")).toBe("# keep\nA=1\nAB=3\n");
     expect(statSync(path).mode & 0o777).toBe(0o600);
-    expect(removeSecret(path, "B")).toBe("absent");
+    expect(removeSecret(path, "B", none)).toEqual({ line: "absent", copy: undefined });
+  });
+
+  test("a copy of the line is kept where it is asked for: 0600, never over another file, and once it is there it is found", () => {
+    const path = file("A=1\nexport B=2\n");
+    const [copy, kept] = [`${path}.was-b`, { ending: "was-b", keep: true }];
+    writeFileSync(copy, "B=another\n", { mode: 0o600 });
+    expect(() => removeSecret(path, "B", kept)).toThrow(`${copy} exists and holds something else`);
+    expect([readFileSync(path, "utf8"), readFileSync(copy, "utf8")]).toEqual(["A=1\nexport B=2\n", "B=another\n"]);
+    unlinkSync(copy);
+    // An interrupted run left a part of it.
+    const unfinished = join(dirname(path), `.${basename(copy)}.new`);
+    writeFileSync(unfinished, "export B", { mode: 0o600 });
+    expect(removeSecret(path, "B", kept)).toEqual({ line: "removed", copy });
+    expect([readFileSync(path, "utf8"), readFileSync(copy, "utf8")]).toEqual(["A=1\n", "export B=2\n"]);
+    expect([statSync(copy).mode & 0o777, existsSync(unfinished)]).toEqual([0o600, false]);
+    expect(removeSecret(path, "B", kept)).toEqual({ line: "absent", copy });
+    expect(removeSecret(path, "A", { ending: "was-a", keep: true }).copy).toBe(`${path}.was-a`);
   });
 });
 

@@ -7,7 +7,7 @@ import type { Phase, RotationDoc, RotationState, VersionDoc, VersionState } from
 import { isOpen } from "../../src/store/state_rules.ts";
 import { member } from "../harness/facts.ts";
 
-const KEYS = { howToGive: (number: number) => `give it ${number}` };
+const KEYS = { howToGive: (number: number, _known: boolean) => `give it ${number}` };
 
 const version = (_id: number, state: VersionState) => ({ _id, state }) as VersionDoc;
 const rotation = (from: number, to: number, phase: Phase, state: RotationState, epoch = 7) =>

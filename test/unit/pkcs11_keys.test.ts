@@ -145,14 +145,16 @@ describe("destroying a key", () => {
   test("takes the install's out of the token, and again finds nothing", async () => {
     const token = await tokens.openWith(label, [3, 4]);
     const proof = await proofBy(token, 3);
-    expect(await token.destroy(3, proof)).toMatchObject({
+    expect(await codeOf(() => token.destroy(3, proof, { keepCopy: true }))).toBe("usage");
+    expect(ids()).toHaveLength(1);
+    expect(await token.destroy(3, proof, { keepCopy: false })).toMatchObject({
       destroyed: [`the key ${LABEL} in token "${label}"`],
       remaining: [],
     });
     expect(ids()).toEqual([]);
     expect(ids("certautopilot-kek-v4")).toHaveLength(1);
     expect(await codeOf(() => token.unwrap(proof.wrap, proof.aad, 3))).toBe("version_not_loaded");
-    expect(await token.destroy(3, proof)).toMatchObject({
+    expect(await token.destroy(3, proof, { keepCopy: false })).toMatchObject({
       destroyed: [],
       remaining: [],
       advice: expect.stringContaining("was found"),
@@ -163,7 +165,7 @@ describe("destroying a key", () => {
     const token = await tokens.openWith(label, [3]);
     const proof = await proofBy(token, 3);
     foreign("0042");
-    const outcome = await token.destroy(3, proof);
+    const outcome = await token.destroy(3, proof, { keepCopy: false });
     expect(outcome.destroyed).toHaveLength(1);
     expect(outcome.remaining).toEqual([expect.stringContaining("0042")]);
     expect(ids()).toEqual(["0042"]);
@@ -174,7 +176,7 @@ describe("destroying a key", () => {
     const proof = await proofBy(token, 3);
     foreign("0042");
     shim.set({ failPpm: 10_000 });
-    const { remaining } = await token.destroy(3, proof);
+    const { remaining } = await token.destroy(3, proof, { keepCopy: false });
     expect(remaining).toHaveLength(1);
     expect(ids()).toEqual(["0042"]);
   });

@@ -165,7 +165,10 @@ for (const [name, make] of PROVIDERS) {
     test("passes its probe, and tells an operator where keys come from", async () => {
       const provider = await loaded();
       expect((await provider.probe()).filter(({ ok }) => !ok)).toEqual([]);
-      expect(provider.howToGive(12)).toMatch(/(V|version=)12\b/);
+      expect(provider.howToGive(12, false)).toMatch(/(V|version=)12\b/);
+      // A key that exists is never made a second time.
+      expect(provider.howToGive(12, true)).toMatch(/never/);
+      expect(provider.howToGive(12, true)).not.toMatch(/openssl|pkcs11-init/);
       expect(provider.staging).toBe(name === "env" ? "by_holders" : "by_init");
       await provider.close();
     });

@@ -2,6 +2,9 @@ import { expect, spyOn, test } from "bun:test";
 import { randomBytes } from "node:crypto";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
+import type { KekError } from "../../src/errors/errors.ts";
+import { nothingActive } from "../../src/fleet/first_version.ts";
+import { lacks } from "../../src/fleet/keystore.ts";
 import { EnvProvider } from "../../src/providers/env.ts";
 import { buildRegistry, checkLock } from "../../src/providers/registry.ts";
 import { roundTrip } from "../../src/providers/round_trip.ts";
@@ -92,4 +95,31 @@ test("under a lock for env, a module that is configured is not even looked for",
   const lock = { provider: "env", lockedAt: new Date(0) } as const;
   expect(await codeOf(() => buildRegistry(config, lock))).toBe("provider_mismatch");
   expect(await codeOf(() => buildRegistry(config, undefined))).toBe("hsm_module");
+});
+
+test("a key that the install knows is to be copied, never generated; only a new one is made", () => {
+  const file = join(directory, "without");
+  writeFileSync(file, "OTHER=1\n", { mode: 0o600 });
+  const proof = { wrap: Buffer.alloc(60), aad: AAD, digest: Buffer.alloc(32) };
+  for (const secretsFile of [file, undefined]) {
+    const provider = new EnvProvider({ keks: {}, secretsFile });
+    const hintOf = (load: () => void) => {
+      try {
+        load();
+      } catch (thrown) {
+        return (thrown as KekError).hint;
+      }
+      throw new Error("it was loaded");
+    };
+    const known = hintOf(() => provider.load(5, proof));
+    expect(known).toContain("CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V5");
+    expect(known).toMatch(/from a host that has it, or from your secret store; never generate it/);
+    expect(known).not.toContain("openssl");
+    expect(hintOf(() => provider.load(5))).toMatch(/generated once for all hosts: openssl rand -hex 32/);
+    const reasons = { problems: [], available: [], reasons: new Map() };
+    expect(lacks(5, reasons, provider).hint).toBe(known);
+    const held = [{ _id: 5 }];
+    expect(nothingActive(provider, 5, held).hint).toContain("never generate it");
+    expect(nothingActive(provider, 5).hint).toContain("openssl");
+  }
 });

@@ -35,6 +35,11 @@ describe("readiness", () => {
     }
   });
 
+  test("whoever lacks a key is told to copy it, never to generate it", () => {
+    const [problem] = fleetProblems([member({ loaded: [1] })], QUESTION);
+    expect(problem?.hint).toMatch(/never one that is generated again .*KEK_V2 from a host that has it/);
+  });
+
   test("silence is measured by the process's own lease", () => {
     const fleet = { beat_ms: 100, lease_ms: 1000, eviction_ms: 2000, drain_ms: 0 };
     const times = { beatMs: 100, leaseMs: 1000, evictionMs: 2000, drainMs: 0 };
@@ -74,7 +79,8 @@ describe("preflight", () => {
     declared: 2,
     explicitFrom: false,
     times: TIMES,
-    requireBackup: false,
+    backup: "skipped",
+    copyable: true,
     howToBackUp: "copy the secrets",
     ...over,
   });
@@ -88,9 +94,37 @@ describe("preflight", () => {
     expect(found({ census: [{ field: "a:b", version: "7", count: 1 }] })).toEqual(["stray"]);
     expect(found({ census: [{ field: "a:b", version: "weird", count: 1 }] })).toEqual(["stray"]);
     expect(found({ ownKeys: new Map([[2, new KekError("key_missing", "no key", "give it")]]) })).toEqual(["own_key"]);
-    expect(found({ requireBackup: true })).toEqual(["backup"]);
     expect(found({ declared: 5 })).toEqual(["shell_declares"]);
     expect(found({ declared: 5, explicitFrom: true })).toEqual([]);
+  });
+
+  test("asks for a verified backup where it was required, or by default where a rotation to a new key in a file starts", () => {
+    const rotation = {} as never;
+    const plans: Record<string, PreflightFacts["plan"]> = {
+      start: { kind: "start", from: 1, to: 2, wayBack: false },
+      "start to a retired version": { kind: "start", from: 1, to: 2, wayBack: true },
+      reverse: { kind: "reverse", from: 1, to: 2, replaces: rotation },
+      resume: { kind: "resume", from: 1, to: 2, rotation },
+      mend: { kind: "mend", from: 1, to: 2 },
+    };
+    const asked: string[] = [];
+    for (const [name, plan] of Object.entries(plans))
+      for (const provider of ["env", "pkcs11"] as const)
+        for (const backup of ["required", "default", "skipped"] as const) {
+          const roster = [member({ provider, loaded: [1, 2] })];
+          const over = { plan, provider, copyable: provider === "env", backup, roster, explicitFrom: true };
+          if (found(over).length > 0) {
+            expect(found(over)).toEqual(["backup"]);
+            asked.push(`${name}, ${provider}, ${backup}`);
+          }
+          const verified = [{ _id: 2, state: "staged", wraps: 0, backup_verified_at: new Date() } as VersionDoc];
+          expect(found({ ...over, versions: verified })).toEqual([]);
+        }
+    const always = Object.keys(plans).flatMap((name) => [`${name}, env, required`, `${name}, pkcs11, required`]);
+    expect(asked.sort()).toEqual([...always, "start, env, default"].sort());
+    const hint = (backup: PreflightFacts["backup"]) => preflight(facts({ backup }))[0]?.hint;
+    expect(hint("required")).toBe("copy the secrets");
+    expect(hint("default")).toContain("--no-backup-check");
   });
 
   test("asks for room for a wrap a record under the target, for whatever kind of rotation", () => {

@@ -1,6 +1,7 @@
 import { KekError } from "../../errors/errors.ts";
 import type {
   Capability,
+  DestroyOptions,
   DestroyOutcome,
   KeyDescription,
   Proof,
@@ -23,6 +24,7 @@ export class Pkcs11Provider implements Provider {
   readonly name = "pkcs11";
   readonly staging = "by_init";
   readonly computes = false;
+  readonly copyable = false;
   readonly #settings: TokenSettings;
   readonly #pool: SessionPool;
   #tokenLimit: Promise<number | undefined> | undefined;
@@ -81,7 +83,14 @@ export class Pkcs11Provider implements Provider {
     return key && { label: key.label, id: key.id, mechanism: MECHANISM };
   }
 
-  async destroy(version: number, proof: Proof): Promise<DestroyOutcome> {
+  async destroy(version: number, proof: Proof, { keepCopy }: DestroyOptions): Promise<DestroyOutcome> {
+    if (keepCopy) {
+      throw new KekError(
+        "usage",
+        `no copy of KEK version ${version} can be kept: a key never leaves its token`,
+        "leave --keep-copy out; the token's own backup keeps the key",
+      );
+    }
     this.#pool.forget(version);
     const { destroyed, strangers } = await this.#pool.perform({ do: "destroy", version, proof });
     const name = `${keyLabel(version)} in token "${this.#settings.tokenLabel}"`;
@@ -90,6 +99,7 @@ export class Pkcs11Provider implements Provider {
       remaining: strangers.map(
         (id) => `a key ${name} with id ${id || "none"}: it is not this install's, and was left alone`,
       ),
+      copy: undefined,
       advice:
         destroyed + strangers.length === 0
           ? `no key ${name} was found: if it lives in another token, destroy it there`
@@ -128,7 +138,9 @@ export class Pkcs11Provider implements Provider {
     );
   }
 
-  howToGive(version: number): string {
+  howToGive(version: number, known: boolean): string {
+    if (known)
+      return `name the token that holds the key of version ${version}, or restore it into this one as its vendor says; a version's key is never made twice`;
     return `make it in the token: certautopilot kek pkcs11-init --version=${version}`;
   }
 
