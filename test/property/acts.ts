@@ -1,5 +1,5 @@
 import type { Document } from "mongodb";
-import type { Act } from "./story.ts";
+import type { Act, CopyTo } from "./story.ts";
 import { type LiveCollection, type LiveField, put, type World } from "./world.ts";
 
 /** What people and applications do to a database between and during commands. */
@@ -10,7 +10,7 @@ export async function perform(world: World, act: Act, live: boolean): Promise<st
   switch (act.act) {
     case "rename": {
       const at = nth(world.collections, act.collection);
-      return at === undefined ? undefined : await rename(world, at, `renamed ${world.serial()}`);
+      return at === undefined ? undefined : await rename(world, at, `${act.to} ${world.serial()}`);
     }
     case "rename back": {
       const at = nth(
@@ -96,6 +96,14 @@ async function performOnFields(world: World, act: Act, live: boolean): Promise<s
     }
     case "copy envelope":
       return await copyEnvelope(world, act);
+    case "annotate envelope": {
+      const at = nth(world.collections, act.collection);
+      const path = at?.plan.fields[0]?.path;
+      if (at === undefined || path === undefined) return undefined;
+      const query = { [`${path}.ciphertext`]: { $exists: true } };
+      const { modifiedCount } = await db.collection(at.name).updateOne(query, { $set: { [`${path}.touched`]: true } });
+      return modifiedCount === 0 ? undefined : `added a member to an envelope of ${at.name}:${path}`;
+    }
     case "insert late":
       return await insertLate(world, act, live);
   }
@@ -109,6 +117,19 @@ async function rename(world: World, at: LiveCollection, to: string): Promise<str
   return `renamed ${was} to ${to}`;
 }
 
+const DEPTH = 40;
+
+/** Where a copy goes, and as what. */
+function copies(envelope: unknown): Record<CopyTo, [path: string, value: unknown]> {
+  return {
+    field: ["copied", envelope],
+    array: ["copies", ["first", envelope]],
+    "array in an array": ["rows", [[1, envelope]]],
+    subdocument: ["old.copy", envelope],
+    deep: [Array.from({ length: DEPTH }, (_, at) => `level${at}`).join("."), envelope],
+  };
+}
+
 async function copyEnvelope(world: World, act: Act & { act: "copy envelope" }): Promise<string | undefined> {
   const at = nth(world.collections, act.collection);
   const path = at?.plan.fields[0]?.path;
@@ -117,11 +138,8 @@ async function copyEnvelope(world: World, act: Act & { act: "copy envelope" }): 
   const document = await collection.findOne({ [`${path}.ciphertext`]: { $exists: true } }, { promoteValues: false });
   const envelope = document === null ? undefined : valueAt(document, path);
   if (document === null || envelope === undefined) return undefined;
-  const where = { field: "copied", array: "copies", subdocument: "old.copy" }[act.to];
-  await collection.updateOne(
-    { _id: document["_id"] },
-    { $set: { [where]: act.to === "array" ? [envelope] : envelope } },
-  );
+  const [where, value] = copies(envelope)[act.to];
+  await collection.updateOne({ _id: document["_id"] }, { $set: { [where]: value } });
   return `copied an envelope of ${at.name}:${path} to ${where}`;
 }
 

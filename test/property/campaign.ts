@@ -69,7 +69,11 @@ function add(total: Total, story: Story, outcome: Outcome): void {
   total.rotations += outcome.rotations;
   total.destroyed += outcome.destroyed;
   for (const refusal of outcome.refusals) {
-    const message = refusal.replace(/\d+/g, "N").replace(/(of|on|field) .*?:\S+/g, "$1 …");
+    const message = refusal
+      .replace(/property_\w+\.(renamed|orders)? ?[^:\s]*/g, "…")
+      .replace(/\d+/g, "N")
+      .replace(/(of|on|field) \S*?:\S+/g, "$1 …")
+      .slice(0, 110);
     total.refusals.set(message, (total.refusals.get(message) ?? 0) + 1);
   }
   if (outcome.findings.length > 0) total.broken.push({ story, outcome });

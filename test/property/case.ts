@@ -96,7 +96,8 @@ class Running {
     });
     const serving = this.#conditions.program.start(["serve"], {
       ...this.#variables,
-      CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION: "1",
+      // The one that the rotation leads to: the fleet is ready for it.
+      CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION: target(story),
       CERTAUTOPILOT_INSTANCE_NAME: "serve",
       ...(declared.length === 0 ? {} : { CERTAUTOPILOT_FIELDS: declared.join(",") }),
     });
@@ -141,6 +142,10 @@ class Running {
 
   async #command({ words, crashAt, live }: Step & { do: "command" }): Promise<void> {
     const starts = words.includes("rotate") && !words.includes("--cancel");
+    const version = Number(/--version=(\d+)/.exec(words.join(" "))?.[1]);
+    const versions = this.#world.db.collection<{ _id: number }>("kek_versions");
+    // The rotation was refused: what follows would be refused for that alone.
+    if (words.includes("remove") && (await versions.findOne({ _id: version, state: "active" })) !== null) return;
     const all = starts && this.#conditions.program.can.noBackupCheck ? [...words, "--no-backup-check"] : words;
     for (let again = 0; ; again += 1) {
       const ran = await this.#checked(all, crashAt, live);
@@ -191,13 +196,13 @@ class Running {
     });
     for (const [cause, some] of grouped(lost, ({ found }) => this.#cause(found)))
       this.#found("loss", `${words.join(" ")}: ${inWords(some)}`, cause);
-    const to = Number(/--to-version=(\d+)/.exec(words.join(" "))?.[1]);
     if (code !== 0 || !words.includes("rotate") || words.includes("--cancel")) return;
     this.#out.rotations += 1;
+    const [newest] = await db.collection("kek_rotations").find().sort({ _id: -1 }).limit(1).toArray();
     const now = await this.#world.registry().distinct("_id");
     const registered = new Set([...now, ...this.#world.registered]);
     const left = envelopes
-      .filter((found) => registered.has(`${found.collection}:${found.path}`) && found.version !== to)
+      .filter((found) => registered.has(`${found.collection}:${found.path}`) && found.version === newest?.["from"])
       .map((found) => ({ found, fault: `at version ${found.version}` }));
     for (const [cause, some] of grouped(left, ({ found }) => this.#cause(found)))
       this.#found("left behind", `${words.join(" ")}: ${inWords(some)}`, cause);
@@ -237,6 +242,11 @@ function describe({ collections, view, seed }: Story): string[] {
     return `${name}: ${kind}, ids ${ids}, ${records} records, ${others} others, ${numbers.join("/")}: ${each.join(", ")}`;
   });
   return [`contents by seed ${seed}`, ...lines, ...(view === "none" ? [] : [`a view is ${view}`])];
+}
+
+function target({ steps }: Story): string {
+  const words = steps.flatMap((step) => (step.do === "command" ? step.words : []));
+  return /--to-version=(\d+)/.exec(words.join(" "))?.[1] ?? "2";
 }
 
 function grouped<T>(items: T[], by: (item: T) => Cause): Map<Cause, T[]> {

@@ -33,20 +33,20 @@ export const DIRECTED: Story[] = [
   ]),
   story("a collection is renamed while a rotation is interrupted", users(300, "secret"), [
     { ...command(...ROTATE, "--batch-size=50"), crashAt: "batch.written:2" },
-    { do: "act", act: { act: "rename", collection: 0 } },
+    { do: "act", act: { act: "rename", collection: 0, to: "renamed" } },
     command(...ROTATE),
     REMOVE,
   ]),
   story("a collection is renamed while a rotation is cancelled", users(300, "secret"), [
     { ...command(...ROTATE, "--batch-size=50"), crashAt: "batch.written:2" },
     command("rotate", "--cancel"),
-    { do: "act", act: { act: "rename", collection: 0 } },
+    { do: "act", act: { act: "rename", collection: 0, to: "renamed" } },
     command(...ROTATE, "--remove-old"),
   ]),
   story("a collection is renamed while a rotation runs", users(300, "secret"), [
     {
       ...command(...ROTATE, "--batch-size=10", "--max-rate=100", "--remove-old"),
-      live: [{ act: "rename", collection: 0 }],
+      live: [{ act: "rename", collection: 0, to: "renamed" }],
     },
     command(...ROTATE),
     REMOVE,

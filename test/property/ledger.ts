@@ -109,7 +109,9 @@ interface Bytes {
   buffer: Uint8Array;
 }
 
-const OWN = /^(kek_.*|process_heartbeats|audit_log|system\..*)$/;
+/** The product's own, each by its name: an application may call a collection `kek_users`. */
+const OWN =
+  /^(kek_(install|versions|fields|rotations|verifications|claims|imports|signals)|process_heartbeats|audit_log|system\..*)$/;
 const MEMBERS = ["kek_version", "wrapped_dek", "nonce", "ciphertext"] as const;
 
 /** @returns the value without the wraps and versions of the envelopes in it. */

@@ -50,9 +50,13 @@ export interface CollectionPlan {
   fields: FieldPlan[];
 }
 
+export const COPIES = ["field", "array", "array in an array", "subdocument", "deep"] as const;
+export type CopyTo = (typeof COPIES)[number];
+
 /** `collection` and `field` are taken modulo how many there are. */
 export type Act =
-  | { act: "rename"; collection: number }
+  /** @param to the new name begins with it. */
+  | { act: "rename"; collection: number; to: "renamed" | "kek_users" | "audit_log_of" }
   | { act: "rename back"; collection: number }
   | { act: "drop"; collection: number }
   | { act: "empty kek_fields"; drop: boolean }
@@ -64,7 +68,8 @@ export type Act =
   | { act: "drop index"; field: number }
   | { act: "odd index"; field: number; kind: IndexKind }
   | { act: "move records"; collection: number; to: number; share: number }
-  | { act: "copy envelope"; collection: number; to: "field" | "array" | "subdocument" }
+  | { act: "copy envelope"; collection: number; to: CopyTo }
+  | { act: "annotate envelope"; collection: number }
   | { act: "insert late"; field: number; version: number; elsewhere: boolean };
 
 export type Step =
@@ -159,11 +164,20 @@ function collection(random: Random, at: number): CollectionPlan {
         ]
       : ["int32"],
     // A measurement of a time series cannot be changed: its envelopes are registered rarely.
-    fields: paths.map((path) => field(random, path, kind === "time series" ? 0.2 : 0.85)),
+    fields: paths.map((path) => field(random, path, kind === "time series" ? 0.2 : 0.93)),
   };
 }
 
 function field(random: Random, path: string, registered: number): FieldPlan {
+  // What the planner takes when it is asked for the key of the product's index, and that one is not to be had.
+  if (random.chance(0.1)) {
+    const odd = random.pick(["partial by a flag", "partial by the version", "sparse", "collation"] as const);
+    const own = random.weigh([
+      ["hidden", 3],
+      ["missing", 1],
+    ] as const);
+    return { path, registered: true, own, odd: [odd], arrays: false };
+  }
   const odd = Array.from(
     {
       length: random.weigh([
@@ -179,7 +193,7 @@ function field(random: Random, path: string, registered: number): FieldPlan {
     registered: random.chance(registered),
     own: random.weigh([
       ["there", 8],
-      ["hidden", odd.length > 0 ? 4 : 1],
+      ["hidden", 2],
       ["missing", 3],
     ] as const),
     odd,
@@ -282,11 +296,17 @@ function acts(random: Random, [none, one, two]: [number, number, number]): Step[
   );
 }
 
+const RENAMED = [
+  ["renamed", 4],
+  ["kek_users", 1],
+  ["audit_log_of", 1],
+] as const;
+
 function act(random: Random): Act {
   const collection = random.between(0, 11);
   const field = random.between(0, 11);
   return random.weigh<() => Act>([
-    [() => ({ act: "rename", collection }), 4],
+    [() => ({ act: "rename", collection, to: random.weigh(RENAMED) }), 4],
     [() => ({ act: "rename back", collection }), 2],
     [() => ({ act: "drop", collection }), 1],
     [() => ({ act: "empty kek_fields", drop: random.chance(0.5) }), 2],
@@ -306,7 +326,8 @@ function act(random: Random): Act {
       }),
       3,
     ],
-    [() => ({ act: "copy envelope", collection, to: random.pick(["field", "array", "subdocument"] as const) }), 2],
+    [() => ({ act: "copy envelope", collection, to: random.pick(COPIES) }), 2],
+    [() => ({ act: "annotate envelope", collection }), 0.5],
     [
       () => ({
         act: "insert late",

@@ -148,13 +148,13 @@ export class World {
     const path = plan.fields[0]?.path ?? "secret";
     // Something in the field that names no version is refused by a rotation: it comes rarely.
     const value = this.random.weigh<unknown>([
-      [undefined, 40],
-      [null, 4],
-      ["", 1],
-      [[], 1],
-      ["plain text", 1],
-      [{ kek_version: 7 }, 1],
-      [{ kek_version: "1" }, 1],
+      [undefined, 60],
+      [null, 20],
+      ["", 0.5],
+      [[], 0.5],
+      ["plain text", 0.5],
+      [{ kek_version: 7 }, 0.5],
+      [{ kek_version: "1" }, 0.5],
     ]);
     if (value !== undefined) put(document, path, value);
     return document;
