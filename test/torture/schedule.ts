@@ -152,10 +152,7 @@ function accidents(random: Random): Timed[] {
       [() => ({ act: "put back", share: random.pick([0.05, 0.5]) }), 3],
       [() => ({ act: "repair" }), 3],
     ]);
-    const act = make();
-    return random.chance(0.3) && act.act !== "repair"
-      ? { atMs: random.between(0, 400), inPhase: 2, act }
-      : { atMs: random.between(500, DURATION_MS - 500), act };
+    return { atMs: random.between(500, DURATION_MS - 500), act: make() };
   });
   // A number is never used again: at most one of three is gone at the end.
   if (random.chance(0.6))
