@@ -32,8 +32,8 @@ const SCHEDULES: [name: string, acts: Timed[]][] = [
       at(100, { act: "odd index", kind: "partial" }),
       at(200, { act: "hide index" }),
       at(400, { act: "rotate", to: 2 }),
-      at(6000, { act: "repair" }),
-      at(7000, { act: "remove", version: 1 }),
+      at(6000, { act: "remove", version: 1 }),
+      at(7500, { act: "repair" }),
     ],
   ],
   [
