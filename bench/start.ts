@@ -11,7 +11,7 @@ const TOPIC = "Start";
 const TIMES = 5;
 const COMMANDS = [
   { words: ["--version"], wanted: { atMost: 20 } },
-  { words: ["kek", "verify", "--target=2"], wanted: { atMost: 120 } },
+  { words: ["kek", "verify", "--target=2", "--no-backup-check"], wanted: { atMost: 120 } },
   { words: ["kek", "status"] },
 ];
 

@@ -191,7 +191,7 @@ function announceV2(secretsFile: string): void {
 
 async function untilReady(variables: Record<string, string>, log: Log): Promise<void> {
   for (let attempt = 0; attempt < 50; attempt += 1) {
-    const verified = await runSelf(["kek", "verify", "--target=2", "--json"], variables);
+    const verified = await runSelf(["kek", "verify", "--target=2", "--no-backup-check", "--json"], variables);
     if (verified.code === 0) {
       log.info("kek verify --target=2: ready");
       return;

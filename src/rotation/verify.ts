@@ -57,14 +57,17 @@ export async function verifyTarget(context: Context, { target, from, backup }: T
   const assessed = await assessRotation(context, request, { note: () => undefined });
   const { plan, state, roster } = assessed;
   const active = activeOf(state);
-  const problems = [...assessed.problems];
+  const problems = [...assessed.problems.filter(({ code }) => provider.staging !== "by_init" || code !== "own_key")];
+  const doc = state.versions.find(({ _id }) => _id === target);
+  // Who shares the token with the fleet sees by it whether a rotation could begin, or a copy of it be relied on: of all keys.
+  if (provider.staging === "by_init" && doc !== undefined && doc.state !== "destroyed")
+    problems.push(...(await canaryProblems(context, state, [...new Set([...keysInUse(state), doc])])));
   // A plan that is refused says nothing of the fleet, and whoever prepares it wants to know all that is lacking.
   if (plan.kind === "refuse")
     problems.push(
       ...fleetProblems(roster, { provider: provider.name, active, target, declaredMatters: true, times: config.fleet }),
     );
   else problems.push(...(await ledByAnother(context, plan)));
-  const wanting = state.versions.filter(({ _id }) => _id === target);
   return {
     ready: problems.length === 0,
     target,
@@ -72,7 +75,7 @@ export async function verifyTarget(context: Context, { target, from, backup }: T
     processes: await readRoster(store),
     census: [],
     problems,
-    warnings: wrapWarnings(wanting),
+    warnings: wrapWarnings(doc === undefined ? [] : [doc]),
     rotation: openOf(state),
     capabilities: await provider.probe(),
   };

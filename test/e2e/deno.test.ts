@@ -23,7 +23,7 @@ test("serve, verify, rotate, status and remove run under Deno", async () => {
   expect(new TextDecoder().decode((await events?.read())?.value)).toContain("event: release");
   await events?.cancel();
 
-  const verified = await run(["kek", "verify", "--target=2", "--json"], operator, "deno");
+  const verified = await run(["kek", "verify", "--target=2", "--no-backup-check", "--json"], operator, "deno");
   expect(verified.stderr).toBe("");
   expect(verified.json.processes.map((entry: { instance_name: string }) => entry.instance_name).sort()).toEqual([
     "binary",

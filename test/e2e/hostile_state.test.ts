@@ -12,7 +12,7 @@ import { changesNothing, expectRefusal, expectSilentAbout, type Refusal } from "
 const COMMANDS = {
   status: ["kek", "status"],
   verify: ["kek", "verify"],
-  target: ["kek", "verify", "--target=2"],
+  target: ["kek", "verify", "--target=2", "--no-backup-check"],
   rotate: ["kek", "rotate", "--to-version=2", "--no-backup-check"],
   cancel: ["kek", "rotate", "--cancel"],
   remove: ["kek", "remove", "--version=3"],

@@ -39,10 +39,10 @@ export async function serveAll<const N extends string[]>(
   return (await Promise.all(names.map((name) => install.serve(name, [1, 2], 2)))) as { [K in keyof N]: Running };
 }
 
-/** The words of a command; a rotation among them starts without a verified backup, unless the test asks for one. */
+/** The words of a command; a rotation, and the question whether one could start, is without a verified backup, unless the test asks for one. */
 export function withoutBackupCheck(words: string[]): string[] {
-  const skips =
-    words[0] === "rotate" && !words.some((word) => /^--(cancel|require-backup|no-backup-check)$/.test(word));
+  const asks = words[0] === "rotate" || (words[0] === "verify" && words.some((word) => word.startsWith("--target=")));
+  const skips = asks && !words.some((word) => /^--(cancel|require-backup|no-backup-check)$/.test(word));
   return skips ? [...words, "--no-backup-check"] : words;
 }
 

@@ -20,7 +20,7 @@ interface Problem {
   hint: string;
 }
 
-const VERIFY = ["kek", "verify", "--target=2"];
+const VERIFY = ["kek", "verify", "--target=2", "--no-backup-check"];
 const ROTATE = ["kek", "rotate", "--to-version=2", "--no-backup-check"];
 
 /** Named by verify, with the next step, refused by rotate, both with exit 3; nobody else is blamed, nothing starts. */

@@ -38,6 +38,18 @@ export async function perform(scene: Scene, act: Act): Promise<void> {
       scene.tokenVolume?.fill();
       await Bun.sleep(act.ms);
       return scene.tokenVolume?.free();
+    case "rename away":
+    case "hide index":
+    case "drop index":
+    case "odd index":
+    case "empty kek_fields":
+    case "unregister":
+    case "put back":
+      return await scene.accidents.perform(act);
+    case "repair":
+      return await scene.repair();
+    case "remove":
+      return await scene.remove(act.version);
     default:
       return await performOnMongo(scene, act);
   }

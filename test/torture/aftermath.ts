@@ -4,7 +4,7 @@ import { EJSON } from "bson";
 import type { Document } from "mongodb";
 import type { Part } from "./fleet.ts";
 import { Ledger, type Opened } from "./oracle.ts";
-import { brokenRules } from "./rules.ts";
+import { judge } from "./rules.ts";
 import { ALL_WELL_MS, OWN_RULES, type Scene, VERSIONS } from "./scene.ts";
 import { TIMES } from "./schedule.ts";
 
@@ -31,6 +31,7 @@ export async function verdictOn(scene: Scene): Promise<Verdict> {
     }
   }
   await complete(scene);
+  await repaired(scene);
   await onward(scene);
   for (const late of await scene.fleet.end([...scene.fleet.services, ...scene.fleet.serving], 30_000))
     scene.findings.push(`${late} did not end when it was told to`);
@@ -43,8 +44,9 @@ export async function verdictOn(scene: Scene): Promise<Verdict> {
   );
   if (opened !== undefined && opened.length !== scene.schedule.records)
     scene.findings.push(`${opened.length} of ${scene.schedule.records} records are there`);
-  if (opened !== undefined) scene.findings.push(...ledger.findings(opened));
-  scene.findings.push(...brokenRules(scene.history.changes), ...promises(scene));
+  const { findings, stale } = judge(scene.history.changes);
+  if (opened !== undefined) scene.findings.push(...ledger.findings(opened, stale));
+  scene.findings.push(...findings, ...promises(scene));
   scene.findings.push(...(await rulesAside(scene)));
   const audit = await scene.command(["audit", "verify"], false);
   if (audit.code !== 0) scene.findings.push(`the audit chain is not whole: ${audit.stderr}${audit.stdout}`);
@@ -74,10 +76,34 @@ async function complete(scene: Scene): Promise<void> {
   }
 }
 
+/** What people put back, or hid from a rotation, is brought to the version in use; the keys for it must still be there. */
+async function repaired(scene: Scene): Promise<void> {
+  const until = performance.now() + ALL_WELL_MS;
+  for (let last = ""; ; await Bun.sleep(500)) {
+    const active = await scene.db.collection<{ _id: number }>("kek_versions").findOne({ state: "active" });
+    const query = { "value.kek_version": { $ne: active?._id } };
+    const left = await scene.db.collection("secrets").countDocuments(query);
+    if (left === 0) return;
+    if (performance.now() > until) {
+      scene.findings.push(`${left} stale records cannot be brought to version ${active?._id}: ${last}`);
+      return;
+    }
+    const before = scene.fleet.coordinators.length;
+    await scene.repair();
+    last = scene.fleet.coordinators[before]?.stderr().slice(-500) ?? "";
+    // A coordinator that was stopped in between leaves a rotation that is open.
+    await complete(scene);
+  }
+}
+
 /** With everything well, and the fleet at work, one more: what was held back in the storm arrives after it. */
 async function onward(scene: Scene): Promise<void> {
   const [active] = await scene.db.collection<{ _id: number }>("kek_versions").find({ state: "active" }).toArray();
-  const to = ((active?._id ?? 1) % VERSIONS.length) + 1;
+  const gone = await scene.db.collection<{ _id: number }>("kek_versions").distinct("_id", { state: "destroyed" });
+  // The next one round, of those that are left.
+  const next = VERSIONS.map((_, step) => (((active?._id ?? 1) + step) % VERSIONS.length) + 1);
+  const to = next.find((version) => version !== active?._id && !gone.includes(version));
+  if (to === undefined) return;
   const until = performance.now() + ALL_WELL_MS;
   for (let last = ""; ; ) {
     if (performance.now() > until) {
@@ -100,12 +126,15 @@ function promises(scene: Scene): string[] {
   const events = scene.history.changes.flatMap((change) => (change.of === "audit" ? [change] : []));
   const kept = ({ name, began }: Part) => {
     const to = /--to-version=(\d+)/.exec(name)?.[1];
+    const removed = /kek remove --version=(\d+)/.exec(name)?.[1];
+    if (removed !== undefined)
+      return events.some((entry) => entry.event === "version.destroyed" && entry.data["version"] === Number(removed));
     const event = name.includes("--cancel") ? "rotation.cancelled" : "rotation.completed";
     return events.some(
       (entry) => entry.event === event && entry.at > began && (to === undefined || entry.data["to"] === Number(to)),
     );
   };
-  return [...scene.fleet.coordinators, ...scene.cancels]
+  return [...scene.fleet.coordinators, ...scene.cancels, ...scene.removals]
     .filter((part) => part.child.exitCode === 0 && !kept(part))
     .map(({ name }) => `${name} ended with exit code 0, and what it did is not in the history`);
 }

@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 
@@ -35,10 +35,15 @@ export class Fleet {
   readonly #tree: string | undefined;
   readonly #variables: Variables;
   #joined = 0;
+  readonly #backupFlag: string[];
+  /** Whether the program has `kek field`. */
+  readonly hasField: boolean;
 
   constructor(variables: Variables, tree: string | undefined) {
     this.#variables = variables;
     this.#tree = tree;
+    this.#backupFlag = this.#help("kek", "rotate").includes("--no-backup-check") ? ["--no-backup-check"] : [];
+    this.hasField = /\bfield\b/.test(this.#help("kek"));
   }
 
   /** @param mode see service.ts. */
@@ -74,7 +79,7 @@ export class Fleet {
   }
 
   rotate(words: string[], more: Variables = {}): Part {
-    const part = this.command(["kek", "rotate", "--no-backup-check", ...words], more);
+    const part = this.command(["kek", "rotate", ...words, ...this.#backupFlag], more);
     this.coordinators.push(part);
     return part;
   }
@@ -125,6 +130,13 @@ export class Fleet {
     const binary = join(ROOT, "dist/certautopilot");
     if (!existsSync(binary)) throw new Error("dist/certautopilot is missing: run ./scripts/build");
     return [binary];
+  }
+
+  #help(...words: string[]): string {
+    const [command = "", ...before] = this.#program();
+    const env = { PATH: process.env["PATH"] ?? "", HOME: process.env["HOME"] ?? "" };
+    const { stdout, stderr } = spawnSync(command, [...before, ...words, "--help"], { encoding: "utf8", env });
+    return stdout + stderr;
   }
 
   #start(name: string, [command, ...words]: string[], variables: Variables): Part {

@@ -8,10 +8,15 @@ import { type ChangeStream, type Document, MongoClient, type ResumeToken } from 
 
 /** A change of one document, in words that the rules need. */
 export type Change =
-  | { of: "secret"; id: number; at: Date; version: number; revision: number; payload: string }
+  /** @param restored grows each time that an old envelope is put back into the record, past the validator. */
+  | { of: "secret"; id: number; at: Date; version: number; revision: number; payload: string; restored?: number }
   | { of: "rotation"; id: number; at: Date; doc: Document }
   | { of: "heartbeat"; id: string; at: Date; doc: Document | undefined }
   | { of: "version"; id: number; at: Date; doc: Document }
+  /** Whether the records' field is in `kek_fields`. */
+  | { of: "field"; at: Date; registered: boolean }
+  /** Whether the records' collection has its name. */
+  | { of: "renamed"; at: Date; there: boolean }
   | { of: "audit"; at: Date; event: string; actor: string; data: Document };
 
 const SENTINEL = "torture_sentinel";
@@ -92,6 +97,10 @@ export class History {
     this.#token = event._id;
     const collection = event.ns?.coll;
     if (collection === SENTINEL && event.fullDocument?.what === "end") this.#ended = true;
+    if (event.operationType === "rename") {
+      if (collection === "secrets") this.changes.push({ of: "renamed", at: new Date(event.wallTime), there: false });
+      if (event.to.coll === "secrets") this.changes.push({ of: "renamed", at: new Date(event.wallTime), there: true });
+    }
     if (!["insert", "update", "replace", "delete"].includes(event.operationType)) return;
     const key = `${collection} ${JSON.stringify(event.documentKey._id)}`;
     const document = afterwards(this.#documents.get(key), event);
@@ -146,11 +155,14 @@ function inWords(collection: string, id: unknown, wall: Date, raw: Document | un
   const when = new Date(wall);
   const doc = raw === undefined ? undefined : (plain(raw) as Document);
   if (collection === "process_heartbeats") return { of: "heartbeat", id: String(id), at: when, doc };
+  if (collection === "kek_fields") return { of: "field", at: when, registered: doc !== undefined };
   if (doc === undefined) return undefined;
   if (collection === "secrets") {
     const { kek_version, nonce, ciphertext } = doc["value"];
     const payload = createHash("sha256").update(`${nonce} ${ciphertext}`).digest("base64url");
-    return { of: "secret", id: Number(id), at: when, version: kek_version, revision: doc["revision"], payload };
+    const { revision, restored } = doc;
+    const more = restored === undefined ? {} : { restored };
+    return { of: "secret", id: Number(id), at: when, version: kek_version, revision, payload, ...more };
   }
   if (collection === "kek_rotations") return { of: "rotation", id: Number(id), at: when, doc: structuredClone(doc) };
   if (collection === "kek_versions") return { of: "version", id: Number(id), at: when, doc: structuredClone(doc) };

@@ -22,6 +22,7 @@ export class Ledger {
   readonly #intents = new Map<string, Set<string>>();
   readonly #acknowledged = new Map<number, number>();
   readonly #findings: string[] = [];
+  readonly #missingKeys: { id: number; version: number }[] = [];
   readonly counts: Counts = { writes: 0, reads: 0, failures: new Map() };
 
   static read(files: string[]): Ledger {
@@ -33,9 +34,16 @@ export class Ledger {
     return ledger;
   }
 
-  /** @param opened every record, as a process with only the active version's key has opened it. */
-  findings(opened: Opened[]): string[] {
-    const findings = [...this.#findings];
+  /**
+   * @param opened every record, as a process with only the active version's key has opened it.
+   * @param stale see `Judgement`.
+   */
+  findings(opened: Opened[], stale: ReadonlySet<string> = new Set()): string[] {
+    const missing = this.#missingKeys.filter(({ id, version }) => !stale.has(`${id}/${version}`));
+    const findings = [
+      ...this.#findings,
+      ...missing.map(({ id, version }) => `a read of record ${id} failed for want of KEK version ${version}`),
+    ];
     const there = new Set(opened.map(({ id }) => id));
     for (const id of this.#acknowledged.keys()) if (!there.has(id)) findings.push(`record ${id} is gone`);
     for (const { id, revision, version, digest, error } of opened) {
@@ -71,7 +79,7 @@ export class Ledger {
           );
         return;
       case "missing key":
-        this.#findings.push(`a read of record ${line.id} failed for want of KEK version ${line.version}`);
+        this.#missingKeys.push(line);
         return;
       case "failed": {
         const what = `${line.what}: ${line.code}`;

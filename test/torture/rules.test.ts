@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import type { Document } from "mongodb";
 import type { Change } from "./history.ts";
-import { brokenRules } from "./rules.ts";
+import { brokenRules, judge } from "./rules.ts";
 
 /** The rules over a history, each with one that keeps it and one that breaks it. */
 
@@ -91,6 +91,25 @@ const COMPLETE = [
   told("rotation.completed", { rotation: 1 }),
 ];
 
+const registered = (there: boolean): Change => ({ of: "field", at: when(), registered: there });
+const inPlace = (there: boolean): Change => ({ of: "renamed", at: when(), there });
+const restored = (version: number, times: number): Change => ({
+  ...(secret(version) as Change & { of: "secret" }),
+  restored: times,
+});
+/** Phase 3 and the end, with the record still under version 1. */
+const LEFT = [rotation(3, 3), told("rotation.phase", { rotation: 1, phase: 3 }), beat(acked(3, 3), [2])];
+
+test("what a rotation could not see, and what was put back, is stale and no finding", () => {
+  for (const [name, history] of Object.entries({
+    unregistered: [...PHASE_2, registered(false), registered(true), ...LEFT],
+    renamed: [...PHASE_1, inPlace(false), rotation(2, 2), PHASE_2.at(-2) as Change, PHASE_2.at(-1) as Change, ...LEFT],
+    "put back": [...COMPLETE, restored(1, 1)],
+    "put back, and replaced": [...COMPLETE, restored(1, 1), restored(1, 1)],
+  }))
+    expect({ name, ...judge(history) }).toEqual({ name, findings: [], stale: new Set(["1/1"]) });
+});
+
 test("a rotation as it should be breaks no rule", () => {
   for (const history of [START, PHASE_1, PHASE_2, PHASE_3, COMPLETE, [...COMPLETE, secret(2, 1)]])
     expect(brokenRules(history)).toEqual([]);
@@ -104,6 +123,21 @@ for (const [name, history, finding] of [
     "before b had loaded it",
   ],
   ["a write under the old version after it was left", [...COMPLETE, secret(1, 1)], "when only 2 might be"],
+  [
+    "a key destroyed under a record that was put back",
+    [...COMPLETE, restored(1, 1), version(1, "destroyed")],
+    "version 1 was destroyed with 1 records under it",
+  ],
+  [
+    "a key destroyed under a record of a renamed collection",
+    [...PHASE_2, inPlace(false), ...LEFT, version(1, "destroyed")],
+    "version 1 was destroyed with 1 records under it",
+  ],
+  [
+    "an old envelope that comes back by itself",
+    [...COMPLETE, restored(1, 1), restored(2, 1), restored(1, 1)],
+    "when only 2 might",
+  ],
   ["ciphertext that changes", [...PHASE_2, secret(2, 0, "other")], "its ciphertext was changed"],
   ["a revision that goes back", [...START, secret(1, 1), secret(1, 0)], "revision 1 was lost"],
   [

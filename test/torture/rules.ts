@@ -7,38 +7,89 @@ import type { Change } from "./history.ts";
  */
 
 interface State {
-  secrets: Map<number, { version: number; revision: number; payload: string }>;
+  secrets: Map<number, { version: number; revision: number; payload: string; restored: number | undefined }>;
   rotations: Map<number, Document>;
   heartbeats: Map<string, Document>;
   versions: Map<number, Document>;
   findings: string[];
+  /** The field is registered, and its collection has its name: only then can the product see the records. */
+  registered: boolean;
+  inPlace: boolean;
+  /** At some moment since the open rotation came to re-wrapping it could not. */
+  unseen: boolean;
+  /** Versions that were left at such a moment: there may be no fence against them. */
+  unfenced: Set<number>;
+  stale: Set<string>;
+}
+
+export interface Judgement {
+  findings: string[];
+  /** `<record>/<version>` of envelopes that somebody put back, or hid from a rotation: nobody need hold their key. */
+  stale: Set<string>;
 }
 
 export function brokenRules(changes: Change[]): string[] {
+  return judge(changes).findings;
+}
+
+export function judge(changes: Change[]): Judgement {
   const state: State = {
     secrets: new Map(),
     rotations: new Map(),
     heartbeats: new Map(),
     versions: new Map(),
     findings: [],
+    registered: true,
+    inPlace: true,
+    unseen: false,
+    unfenced: new Set(),
+    stale: new Set(),
   };
   for (const change of changes) {
     if (change.of === "secret") secretChanged(state, change);
     else if (change.of === "rotation") rotationChanged(state, change);
-    else if (change.of === "version") state.versions.set(change.id, change.doc);
+    else if (change.of === "version") versionChanged(state, change);
+    else if (change.of === "field") state.registered = change.registered;
+    else if (change.of === "renamed") state.inPlace = change.there;
     else if (change.of === "heartbeat") heartbeatChanged(state, change);
+    if (!isSeen(state)) state.unseen = true;
   }
-  return [...new Set([...state.findings, ...auditFindings(changes)])];
+  return { findings: [...new Set([...state.findings, ...auditFindings(changes)])], stale: state.stale };
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-function secretChanged(state: State, { id, version, revision, payload, at }: Change & { of: "secret" }): void {
+function isSeen({ registered, inPlace }: State): boolean {
+  return registered && inPlace;
+}
+
+function staleName(id: number, version: number): string {
+  return `${id}/${version}`;
+}
+
+/** Whatever was done to the database: a key is destroyed only when nothing needs it. */
+function versionChanged(state: State, { id, doc, at }: Change & { of: "version" }): void {
+  const before = state.versions.get(id);
+  state.versions.set(id, doc);
+  if (doc["state"] !== "destroyed" || before?.["state"] === "destroyed") return;
+  const lost = [...state.secrets].filter(([, { version }]) => version === id).map(([record]) => record);
+  if (lost.length > 0)
+    state.findings.push(
+      `version ${id} was destroyed with ${lost.length} records under it: ${lost.slice(0, 5).join(", ")} (${when(at)})`,
+    );
+}
+
+function secretChanged(state: State, change: Change & { of: "secret" }): void {
+  const { id, version, revision, payload, restored, at } = change;
   const before = state.secrets.get(id);
-  state.secrets.set(id, { version, revision, payload });
+  state.secrets.set(id, { version, revision, payload, restored });
   const found = (what: string) => state.findings.push(`record ${id}, revision ${revision}: ${what} (${when(at)})`);
   if (before?.revision === revision && before.payload !== payload) found("its ciphertext was changed");
   if (before !== undefined && revision < before.revision) found(`revision ${before.revision} was lost`);
+  if (isExcused(state, change, before)) {
+    state.stale.add(staleName(id, version));
+    return;
+  }
   for (const beat of state.heartbeats.values()) {
     // One that has not acknowledged anything yet does not serve yet.
     if (
@@ -52,6 +103,20 @@ function secretChanged(state: State, { id, version, revision, payload, at }: Cha
   const allowed = writable(state);
   if (!allowed.includes(version))
     found(`written under KEK version ${version}, when only ${allowed.join(" and ")} might be: ${standing(state)}`);
+}
+
+/**
+ * An old envelope that somebody put back past the validator; one that was stale before, in a document that is replaced; and one
+ * that arrives where there may be no fence, because the field could not be seen when its version was left.
+ */
+function isExcused(
+  state: State,
+  { id, version, restored }: Change & { of: "secret" },
+  before: { version: number; restored: number | undefined } | undefined,
+): boolean {
+  if (restored !== undefined && (before?.restored ?? 0) < restored) return true;
+  if (writable(state).includes(version)) return false;
+  return (before?.version === version && state.stale.has(staleName(id, version))) || state.unfenced.has(version);
 }
 
 /** Versions that an envelope may arrive under, as the state stands. */
@@ -71,6 +136,7 @@ function rotationChanged(state: State, { id, doc, at }: Change & { of: "rotation
   const found = (what: string) =>
     state.findings.push(`rotation ${id} (${doc["from"]} → ${doc["to"]}): ${what} (${when(at)})`);
   if ([...state.rotations.values()].filter(({ open }) => open === true).length > 1) found("more than one is open");
+  if (before === undefined || doc["phase"] !== before["phase"]) leftPhase(state, doc, found);
   if (before === undefined) return;
   if (doc["epoch"] < before["epoch"]) found(`its epoch went back from ${before["epoch"]} to ${doc["epoch"]}`);
   leaseChanged(before, doc, at, found);
@@ -87,11 +153,24 @@ function rotationChanged(state: State, { id, doc, at }: Change & { of: "rotation
         `it left phase ${before["phase"]} before ${beat["instance_name"]} had acknowledged it: ${JSON.stringify(acked)}`,
       );
   }
-  if (doc["phase"] === 3 && !settled) {
-    const left = [...state.secrets].filter(([, secret]) => secret.version === doc["from"]).map(([record]) => record);
-    if (left.length > 0)
-      found(`it settles with records ${left.slice(0, 5).join(", ")} still under version ${doc["from"]}`);
+}
+
+/** What was left behind is a finding, unless the product could not see it: then it must still be openable in the end. */
+function leftPhase(state: State, { phase, from }: Document, found: (what: string) => void): void {
+  if (phase !== 3) {
+    state.unseen = !isSeen(state);
+    return;
   }
+  const left = [...state.secrets]
+    .filter(([id, { version }]) => version === from && !state.stale.has(staleName(id, version)))
+    .map(([id]) => id);
+  if (state.unseen) {
+    for (const id of left) state.stale.add(staleName(id, from));
+    state.unfenced.add(from);
+    return;
+  }
+  state.unfenced.clear();
+  if (left.length > 0) found(`it settles with records ${left.slice(0, 5).join(", ")} still under version ${from}`);
 }
 
 /** One coordinator at a time: a token only grows, and changes hands when it was given back or has run out. */

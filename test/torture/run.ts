@@ -1,6 +1,6 @@
 import { perform } from "./acts.ts";
 import { type Verdict, verdictOn } from "./aftermath.ts";
-import { type Conditions, Scene } from "./scene.ts";
+import { ALL_WELL_MS, type Conditions, Scene } from "./scene.ts";
 import { inWords, type Schedule } from "./schedule.ts";
 
 /** One schedule, from an empty database to the oracle's verdict. */
@@ -30,6 +30,7 @@ async function torture(scene: Scene): Promise<void> {
   scene.tell("all is well again");
   scene.tokenVolume?.free();
   await scene.set.heal();
+  await scene.accidents.putRight(ALL_WELL_MS);
 }
 
 /** Waits for a rotation to be in a phase; not for ever, for it may never come to it. */

@@ -3,6 +3,7 @@ import { mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Db, MongoClient } from "mongodb";
 import { testToken } from "../harness/token.ts";
+import { Accidents, FIELD } from "./accidents.ts";
 import { Fleet, type Part, type Variables } from "./fleet.ts";
 import { History } from "./history.ts";
 import type { ReplicaSet } from "./replica_set.ts";
@@ -46,6 +47,8 @@ export class Scene {
   readonly timeline: string[] = [];
   readonly findings: string[] = [];
   readonly cancels: Part[] = [];
+  readonly removals: Part[] = [];
+  readonly accidents: Accidents;
   readonly under: Promise<void>[] = [];
   #ledgers = 0;
   #began = performance.now();
@@ -88,6 +91,11 @@ export class Scene {
     });
     this.db = this.#client.db(this.#name);
     this.history = new History(set.uri, this.#name);
+    this.accidents = new Accidents(this.db, schedule.seed, async (verb) => {
+      if (!this.fleet.hasField) return false;
+      await this.ended(this.fleet.command(["kek", "field", verb, FIELD]));
+      return true;
+    });
   }
 
   /** A fresh install with every record under version 1, and a fleet that serves. */
@@ -105,6 +113,7 @@ export class Scene {
     const serving = this.fleet.serve();
     await Promise.all(joining.map((part) => said(part, "joined")));
     await said(serving, " is ready on ");
+    await this.accidents.copy();
   }
 
   /** From here on the timeline counts. */
@@ -132,13 +141,37 @@ export class Scene {
   async rotate(to: number, from?: number): Promise<void> {
     const words = [`--to-version=${to}`, ...(from === undefined ? [] : [`--from-version=${from}`])];
     // As by a deployment: first the fleet is told which version is wanted, then it is gone to. A way back asks nobody.
-    if (from === undefined) {
+    if (from === undefined && !(await this.isDestroyed(to))) {
       this.declare(to);
       await Bun.sleep(3 * TIMES.beatMs);
     }
     // Small batches under a limit, so that there is time for things to happen in between.
     const part = this.fleet.rotate([...words, "--batch-size=10", "--max-rate=120", ...(await this.deadMembers())]);
     await this.ended(part);
+  }
+
+  /** Stale envelopes are brought to the version in use. */
+  async repair(): Promise<void> {
+    const active = await this.db.collection<{ _id: number }>("kek_versions").findOne({ state: "active" });
+    if (active === null) return;
+    const words = [`--to-version=${active._id}`, "--batch-size=10", ...(await this.deadMembers())];
+    await this.ended(this.fleet.rotate(words));
+  }
+
+  /** Of a retired version: one that is staged would be forgotten, and its key is still there. */
+  async remove(version: number): Promise<void> {
+    await this.accidents.alone(async () => {
+      const versions = this.db.collection<{ _id: number; state: string }>("kek_versions");
+      if ((await versions.findOne({ _id: version }))?.state !== "retired") return;
+      const part = this.fleet.command(["kek", "remove", `--version=${version}`, "--yes"]);
+      this.removals.push(part);
+      await this.ended(part);
+    });
+  }
+
+  async isDestroyed(version: number): Promise<boolean> {
+    const versions = this.db.collection<{ _id: number; state: string }>("kek_versions");
+    return (await versions.findOne({ _id: version, state: "destroyed" }).catch(() => null)) !== null;
   }
 
   async deadMembers(): Promise<string[]> {

@@ -25,7 +25,21 @@ export type Act =
   | { act: "slow network"; delayMs: number; ms: number }
   | { act: "cut off"; n: number; ms: number }
   | { act: "fill disk"; ms: number }
-  | { act: "fill token's disk"; ms: number };
+  | { act: "fill token's disk"; ms: number }
+  /** What people do to the database beside the product, and an operator who wants to be rid of an old key. */
+  | { act: "rename away"; ms: number }
+  | { act: "hide index" }
+  | { act: "drop index" }
+  | { act: "odd index"; kind: OddIndex }
+  | { act: "empty kek_fields" }
+  | { act: "unregister" }
+  | { act: "put back"; share: number }
+  | { act: "repair" }
+  | { act: "remove"; version: number };
+
+/** Indexes that an application may make on the path of the version. */
+export const ODD_INDEXES = ["partial", "sparse", "descending", "same key"] as const;
+export type OddIndex = (typeof ODD_INDEXES)[number];
 
 export interface Timed {
   /** From the beginning; or, with `inPhase`, after that phase of a rotation was seen. */
@@ -53,7 +67,9 @@ const DURATION_MS = 9000;
 export function makeSchedule(seed: number, provider?: ProviderName): Schedule {
   const random = new Random(seed);
   const chosen = provider ?? (random.chance(0.3) ? "pkcs11" : "env");
-  const acts = [...operatorActs(random), ...faults(random, chosen)].sort((a, b) => a.atMs - b.atMs);
+  const acts = [...operatorActs(random), ...faults(random, chosen), ...accidents(random)].sort(
+    (a, b) => a.atMs - b.atMs,
+  );
   return {
     seed,
     provider: chosen,
@@ -120,6 +136,28 @@ function faults(random: Random, provider: ProviderName): Timed[] {
     ]);
     return { atMs: random.between(200, DURATION_MS - 500), act: make() };
   });
+}
+
+/** None in half of the schedules, so that the others are as they were. */
+function accidents(random: Random): Timed[] {
+  if (random.chance(0.5)) return [];
+  const acts = Array.from({ length: random.between(1, 4) }, (): Timed => {
+    const make = random.weigh<() => Act>([
+      [() => ({ act: "rename away", ms: random.between(200, 4000) }), 3],
+      [() => ({ act: "hide index" }), 2],
+      [() => ({ act: "drop index" }), 2],
+      [() => ({ act: "odd index", kind: random.pick(ODD_INDEXES) }), 3],
+      [() => ({ act: "empty kek_fields" }), 2],
+      [() => ({ act: "unregister" }), 2],
+      [() => ({ act: "put back", share: random.pick([0.05, 0.5]) }), 3],
+      [() => ({ act: "repair" }), 3],
+    ]);
+    return { atMs: random.between(500, DURATION_MS - 500), act: make() };
+  });
+  // A number is never used again: at most one of three is gone at the end.
+  if (random.chance(0.6))
+    acts.push({ atMs: random.between(4000, DURATION_MS - 300), act: { act: "remove", version: random.between(1, 2) } });
+  return acts;
 }
 
 /** From a hiccup to well past lease and eviction. */
