@@ -46,7 +46,10 @@ export function judgeIndexes(collection: string, path: string, indexes: IndexDef
   const whole = ordered.find((index) => defectOf(index) === undefined);
   if (whole !== undefined) return { state: "whole", name: whole.name };
   const named = indexes.find((index) => index.name === name);
-  if (named === undefined) return { state: "absent" };
+  if (named === undefined) {
+    const twin = alike.find(isTwin);
+    return twin === undefined ? { state: "absent" } : blocked(collection, path, twin);
+  }
   const why = alike.includes(named) ? (defectOf(named) as string) : "has other keys";
   const remedy =
     named["hidden"] === true && defectOf({ ...named, hidden: false }) === undefined
@@ -179,18 +182,35 @@ function defectOf(index: Document): string | undefined {
   return undefined;
 }
 
+/**
+ * MongoDB makes no second index with the same keys, unless these options differ (MongoDB manual, "createIndexes: Multiple Indexes
+ * with Same Key Pattern"): one that is only hidden keeps ours from being made.
+ */
+function isTwin(index: Document): boolean {
+  return (
+    index["partialFilterExpression"] === undefined &&
+    index["collation"] === undefined &&
+    index["sparse"] !== true &&
+    index["unique"] !== true
+  );
+}
+
+function blocked(collection: string, path: string, { name, ...index }: Document): IndexState {
+  return {
+    state: "unusable",
+    name: String(name),
+    why: `${defectOf(index) ?? "is there"} and keeps MongoDB from making ${versionIndexName(path)}`,
+    remedy: mongosh(`db.getCollection(${text(collection)}).dropIndex(${text(String(name))})`),
+  };
+}
+
 /** Which index MongoDB means: it names none that a program could rely on. */
 function inTheWay(collection: string, path: string, indexes: IndexDefinition[], cause: unknown): IndexState {
   const state = judgeIndexes(collection, path, indexes);
   if (state.state !== "absent") return state;
   const other = indexes.find(({ key }) => JSON.stringify(key) === JSON.stringify({ [versionKey(path)]: 1, _id: 1 }));
   if (other === undefined) throw cause;
-  return {
-    state: "unusable",
-    name: other.name,
-    why: `${defectOf(other)} and keeps MongoDB from making ${versionIndexName(path)}`,
-    remedy: mongosh(`db.getCollection(${text(collection)}).dropIndex(${text(other.name)})`),
-  };
+  return blocked(collection, path, other);
 }
 
 function mongosh(command: string): string {

@@ -168,6 +168,7 @@ class Running {
         : async () => {
             for (const act of acts) await this.#act(act, true);
           },
+      (command) => this.#follow(command),
     );
     this.#out.commands += 1;
     const [error = ""] = /error: .*/.exec(ran.stderr) ?? [];
@@ -182,6 +183,19 @@ class Running {
       for (const change of changes(before, after)) this.#found("changed", `${words.join(" ")}: ${change}`);
     await this.#judge(ran, after);
     return ran;
+  }
+
+  /** What a command that waits says is to be run: then it must go on. */
+  async #follow(command: string): Promise<void> {
+    this.#tell(`followed: ${command}`);
+    const { db } = this.#world;
+    const dropped = /^db\.getCollection\((".*")\)\.dropIndex\((".*")\)$/.exec(command);
+    const shown = /^db\.runCommand\((\{collMod: ".*", index: \{name: ".*", hidden: false\}\})\)$/.exec(command);
+    if (dropped !== null)
+      await db.collection(JSON.parse(dropped[1] as string)).dropIndex(JSON.parse(dropped[2] as string));
+    else if (shown !== null)
+      await db.command(JSON.parse((shown[1] as string).replaceAll(/(\{|, )([a-zA-Z]+):/g, '$1"$2":')));
+    else this.#found("fault", `no command that mongosh knows: ${command}`);
   }
 
   async #judge({ words, code }: Ran, { envelopes }: Scan): Promise<void> {

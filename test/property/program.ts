@@ -45,8 +45,16 @@ export class Program {
     };
   }
 
-  /** @param onPhase2 runs beside the command once it is in phase 2. */
-  async run(words: string[], variables: Record<string, string>, onPhase2?: () => Promise<void>): Promise<Ran> {
+  /**
+   * @param onPhase2 runs beside the command once it is in phase 2.
+   * @param onRemedy gets the mongosh command that a waiting rotation asks for.
+   */
+  async run(
+    words: string[],
+    variables: Record<string, string>,
+    onPhase2?: () => Promise<void>,
+    onRemedy?: (command: string) => Promise<void>,
+  ): Promise<Ran> {
     const began = performance.now();
     const { child, ended, stderr } = this.start(words, variables);
     let beside: Promise<void> | undefined;
@@ -54,6 +62,14 @@ export class Program {
       child.stderr?.on("data", () => {
         if (beside === undefined && stderr().includes("phase 2:")) beside = onPhase2();
       });
+    const followed = new Set<string>();
+    child.stderr?.on("data", () => {
+      for (const [, command = ""] of stderr().matchAll(/waiting: .*; run in mongosh: (.*)\n/g)) {
+        if (followed.has(command)) continue;
+        followed.add(command);
+        beside = Promise.all([beside, onRemedy?.(command)]).then(() => undefined);
+      }
+    });
     let hung = false;
     const timer = setTimeout(() => {
       hung = true;
