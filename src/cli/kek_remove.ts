@@ -21,7 +21,7 @@ export default leaf({
     scan: {
       type: "string",
       description: "all: read every collection first; registered: count the known fields only (default all)",
-      valueHint: "all|registered",
+      valueHint: "MODE",
     },
     "dry-run": { type: "boolean", description: "Check everything, say what would be done, change nothing" },
     "keep-copy": { type: "boolean", description: "Keep the destroyed key in a file beside the secrets file" },

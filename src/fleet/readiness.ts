@@ -28,7 +28,7 @@ export type ProblemCode =
   | "field"
   | "index"
   | "unregistered_field"
-  | "audit"
+  | "audit_chain"
   | "shell_declares";
 
 export interface Problem {

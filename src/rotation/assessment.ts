@@ -82,7 +82,7 @@ async function auditProblems({ store, auditor }: Context): Promise<Problem[]> {
     return [];
   } catch (thrown) {
     if (!(thrown instanceof KekError) || thrown.code !== "audit_secret") throw thrown;
-    return [{ code: "audit", message: thrown.message, hint: thrown.hint }];
+    return [{ code: "audit_chain", message: thrown.message, hint: thrown.hint }];
   }
 }
 

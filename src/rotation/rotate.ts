@@ -88,7 +88,7 @@ async function refuse(
 ): Promise<KekError> {
   const listed = problems.map((problem) => problem.message).slice(0, 50);
   // Under another audit secret nothing can be written to the log, not even this.
-  if (!dryRun && !problems.some(({ code }) => code === "audit"))
+  if (!dryRun && !problems.some(({ code }) => code === "audit_chain"))
     await note(store, auditor, "rotation.refused", { to: wanted.to, problems: listed });
   return refusal(problems);
 }

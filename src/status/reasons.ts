@@ -216,7 +216,7 @@ function stagedForNobody({ _id }: VersionDoc): Problem {
 
 function brokenChain(fault: string | null): Problem {
   return {
-    code: "audit",
+    code: "audit_chain",
     message: `the audit chain is broken: ${fault}`,
     hint: "is CERTAUTOPILOT_AUDIT_SECRET the fleet's here? If it is, the log was changed: certautopilot audit verify",
   };

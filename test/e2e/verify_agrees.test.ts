@@ -57,7 +57,7 @@ const SITUATIONS: Situation[] = [
   },
   {
     what: "a field holds plaintext",
-    says: /secrets:value is at version none/,
+    says: /1 value of secrets:value has no kek_version: plaintext/,
     arrange: (install) => secrets(install).insertOne({ _id: "plain" as never, value: "plain" }),
     restore: (install) => secrets(install).deleteOne({ _id: "plain" as never }),
   },
