@@ -13,6 +13,7 @@ import { hsm } from "./hsm.ts";
 import { type Line, line, type Measured } from "./line.ts";
 import { circumstances, report } from "./report.ts";
 import { roundsKept, takeEachOnce } from "./rounds.ts";
+import { scan } from "./scan.ts";
 import { run, type Stage, say, withStage } from "./stage.ts";
 import { start } from "./start.ts";
 
@@ -50,6 +51,7 @@ const TOPICS: Record<string, (stage: Stage, asked: Asked) => Promise<Line[]>> = 
   hot: (stage, { rounds }) => hotPath(stage, rounds),
   api: (stage, { rounds }) => api(stage, rounds),
   hsm: (stage, { rounds }) => hsm(stage, rounds),
+  scan: (stage, { records, rounds }) => scan(stage, Math.min(records, 300_000), rounds),
   start: (stage) => start(stage, 11),
 };
 const FLAGS = ["quick", "records", "rounds", "only", "keep", "vault", "json"];

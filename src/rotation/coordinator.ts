@@ -94,6 +94,8 @@ export class Coordinator {
     await this.#enter(2);
     const { config, install } = this.#context;
     const { from, to } = this.#doc;
+    // A rotation that was restored into this phase never lifted it.
+    if (await this.#fence.stands(to)) await this.#fence.lift(to);
     const versions = await readVersions(this.#context.store);
     const recipes = await this.#context.provider.recipes(this.#options.concurrency);
     const before = this.#doc.fields;

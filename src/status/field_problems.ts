@@ -91,7 +91,13 @@ function problemsOf({ field, collection, index, inArray }: FieldFact): Problem[]
   const unregister = `certautopilot kek field remove ${id}`;
   const fault = collection && collectionFault(collection);
   if (fault !== undefined)
-    return [{ code: "field", message: `${id} cannot hold envelopes: ${fault}`, hint: unregister }];
+    return [
+      {
+        code: "field",
+        message: `${id} cannot hold envelopes: ${fault}`,
+        hint: `keep encrypted values in an ordinary collection, and unregister this field once it holds none: ${unregister}`,
+      },
+    ];
   if (index.state === "unusable")
     return [
       { code: "index", message: `the index ${index.name} of ${field.collection} ${index.why}`, hint: index.remedy },

@@ -29,7 +29,7 @@ export function rotationView(doc: RotationDoc, now: Date, roster: Member[] = [])
     coordinator: doc.lease?.owner ?? null,
     led,
     lease_ran_out_ms: ranOut(doc, now),
-    fields: doc.fields,
+    fields: doc.fields.map(({ field, done, remaining, failed }) => ({ field, done, remaining, failed })),
     done: sum("done"),
     remaining,
     failed_count: sum("failed"),

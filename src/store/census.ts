@@ -1,4 +1,4 @@
-import { EJSON } from "bson";
+import { Decimal128, Double, EJSON, Long } from "bson";
 import type { Document } from "mongodb";
 import type { FieldName } from "../config/config.ts";
 import { fieldId } from "./fields.ts";
@@ -79,7 +79,8 @@ export async function countVersions(store: Store, fields: FieldName[]): Promise<
     for (const { _id: version } of versions) {
       if (version === null || version === undefined) continue;
       const count = await countWith(store, field, { [key]: version });
-      const label = typeof version === "number" ? String(version) : EJSON.stringify(version, { relaxed: false });
+      // MongoDB takes numbers that are equal for one, and answers with the type of any of them.
+      const label = labelOf({ version, type: isNumber(version) ? "int" : "other" });
       // One that was moved away between the two looks.
       if (count > 0) rows.push({ field: fieldId(field), version: label, count });
     }
@@ -118,10 +119,14 @@ interface Version {
 }
 
 function labelOf({ version, type }: Version): string {
-  if (type === "int") return String(version);
+  if (type === "int") return String(Number(String(version)));
   // A number that is equal to a version, and is none: readers of format 1 refuse it.
   if (["long", "double", "decimal"].includes(type)) return `${Number(String(version))} (${type})`;
   return EJSON.stringify(version, { relaxed: false });
+}
+
+function isNumber(value: unknown): boolean {
+  return typeof value === "number" || value instanceof Long || value instanceof Decimal128 || value instanceof Double;
 }
 
 function byVersion(a: { _id: Version }, b: { _id: Version }): number {

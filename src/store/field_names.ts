@@ -16,7 +16,10 @@ export function fieldFault({ collection, path }: FieldName): string | undefined 
   return undefined;
 }
 
-/** A name in a path that MongoDB takes for a position in an array; undefined when there is none. Pure. */
+/** A name in a path that MongoDB takes for a position in an array; undefined when there is none. A record itself is none. Pure. */
 export function positionIn(path: string): string | undefined {
-  return path.split(".").find((name) => /^\d+$/.test(name));
+  return path
+    .split(".")
+    .slice(1)
+    .find((name) => /^\d+$/.test(name));
 }

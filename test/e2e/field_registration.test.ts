@@ -50,6 +50,14 @@ test("a field that is registered already goes on being encrypted, and verify nam
   ]);
 });
 
+test("a view that is registered is named, and unregistered: what it shows lies elsewhere", async () => {
+  const _id = "view:value" as never;
+  await db.collection<Document>("kek_fields").insertOne({ _id, collection: "view", path: "value" });
+  const verified = await kek(install, "verify", "--target=2");
+  expect(JSON.stringify(verified.json.problems)).toContain("view:value cannot hold envelopes: it is a view");
+  expect((await kek(install, "field", "remove", "view:value")).code).toBe(0);
+});
+
 test("an index that stands in the way is named when the field is registered", async () => {
   const name = "token.kek_version_1__id_1";
   await db.collection("users").createIndex({ name: 1 }, { name });

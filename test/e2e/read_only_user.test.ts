@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { guardedMongod } from "../harness/other_mongod.ts";
 import { kekHex, run } from "../harness/program.ts";
-import { frozenState, newestRotation, rotating, seededInstall } from "../harness/schedule.ts";
+import { frozenState, newestRotation, rotating, seededInstall, serveAll } from "../harness/schedule.ts";
 
 /** What a user of MongoDB with the role `read` alone can be given: the commands that change nothing. */
 
@@ -19,6 +19,7 @@ test("a user with the role read verifies, opens every record and sees the status
     await run(words, install.variables([1, 2], 2, { CERTAUTOPILOT_DATABASE_URI }));
   const notes = (stderr: string) => stderr.match(/MongoDB does not permit writing to kek_verifications/g)?.length;
   expect((await rotating(install, "--to-version=2").exited).code).toBe(0);
+  await serveAll(install, "serving");
   const before = await frozenState(install);
 
   const verified = await reads("kek", "verify");
