@@ -1,8 +1,10 @@
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
 import { seconds } from "../fleet/readiness.ts";
+import { countAt } from "../store/census.ts";
 import type { Phase, RotationDoc, VersionDoc } from "../store/documents.ts";
 import { isTransient } from "../store/failures.ts";
+import { fieldId, readFields } from "../store/fields.ts";
 import { releaseLease } from "../store/rotation_lease.ts";
 import { advancePhase, completeRotation } from "../store/rotation_steps.ts";
 import { readRotation } from "../store/rotations.ts";
@@ -137,6 +139,20 @@ export class Coordinator {
     if (completed === undefined && !(await this.#hadMoved((doc) => doc.state === "completed")))
       await this.#lease.refused();
     crashPoint("complete.done");
+    await this.#tellLeft().catch((thrown) =>
+      this.#reporter.note(`what is left at version ${this.#doc.from} could not be counted: ${messageOf(thrown)}`),
+    );
+  }
+
+  /** A field that was registered after the last count: its envelopes keep their key, and the same command moves them. */
+  async #tellLeft(): Promise<void> {
+    const { store } = this.#context;
+    const { from } = this.#doc;
+    for (const field of await readFields(store)) {
+      const count = await countAt(store, field, from);
+      if (count > 0)
+        this.#reporter.note(`${count} envelopes of ${fieldId(field)} are still at version ${from}: ${REPAIR}`);
+    }
   }
 
   async #enter(phase: Phase): Promise<void> {
@@ -194,6 +210,8 @@ export class Coordinator {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+const REPAIR = "it was registered after the last count; run the same command again, which moves them";
 
 function laneKey(versions: VersionDoc[], version: number): LaneKey {
   const doc = versions.find((entry) => entry._id === version);

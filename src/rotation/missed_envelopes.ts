@@ -61,9 +61,10 @@ export async function refuseMissed(
   const fields = await readFields(store);
   const { unregistered } = await readFieldFacts(store, fields);
   const missed: Pick<EnvelopePlace, "collection" | "path" | "count">[] = [];
-  for (const field of unregistered) {
-    const count = await countAt(store, field, from);
-    if (count > 0) missed.push({ ...field, count });
+  for (const { collection, path } of unregistered) {
+    const count = await countAt(store, { collection, path }, from);
+    const known = missed.some((place) => place.collection === collection && place.path === path);
+    if (count > 0 && !known) missed.push({ collection, path, count });
   }
   if (missed.length > 0) throw incomplete(from, missed);
   const uuids = new Map((await readCollections(store)).map(({ name, uuid }) => [name, uuid]));

@@ -113,10 +113,10 @@ function problemsOf({ field, collection, index, inArray }: FieldFact): Problem[]
   return [];
 }
 
-function unregisteredProblem({ collection, path }: { collection: string; path: string }): Problem {
+function unregisteredProblem({ collection, path, index }: FieldFacts["unregistered"][number]): Problem {
   return {
     code: "unregistered_field",
     message: `${collection}:${path} has an index over KEK versions and is not registered: no rotation sees its envelopes`,
-    hint: `if ${collection} was renamed, rename it back; else register it: certautopilot kek field add ${collection}:${path}; if it holds no envelopes, drop the index ${path}.kek_version_1__id_1`,
+    hint: `if ${collection} was renamed, rename it back; else register it: certautopilot kek field add ${collection}:${path}; if it holds no envelopes, drop its index; in mongosh: db.getCollection(${JSON.stringify(collection)}).dropIndex(${JSON.stringify(index)})`,
   };
 }

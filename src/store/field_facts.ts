@@ -21,8 +21,8 @@ export interface FieldFacts {
   /** The name of the install's database, for commands that are told to people. */
   database: string;
   fields: FieldFact[];
-  /** Places with an index of ours that are not registered: the collection was renamed, or `kek_fields` was lost. */
-  unregistered: FieldName[];
+  /** Indexes over KEK versions at places that are not registered: the collection was renamed, or `kek_fields` was lost. */
+  unregistered: (FieldName & { index: string })[];
 }
 
 export const NO_FIELDS: FieldFacts = { database: "", fields: [], unregistered: [] };
@@ -48,9 +48,11 @@ export async function readFieldFacts(store: Store, fields: FieldDoc[]): Promise<
   });
   const registered = new Set(fields.map(({ collection, path }) => `${collection}:${path}`));
   const unregistered = [...indexes].flatMap(([collection, all]) =>
-    all.flatMap(({ name }) => {
-      const path = pathOfIndex(name);
-      return path === undefined || registered.has(`${collection}:${path}`) ? [] : [{ collection, path }];
+    all.flatMap((index) => {
+      const path = pathOfIndex(index);
+      return path === undefined || registered.has(`${collection}:${path}`)
+        ? []
+        : [{ collection, path, index: index.name }];
     }),
   );
   return { database: store.db.databaseName, fields: await Promise.all(facts), unregistered };

@@ -18,9 +18,10 @@ export function versionIndexName(path: string): string {
   return `${versionKey(path)}_1__id_1`;
 }
 
-/** The path of the field whose index this would be by its name; undefined for any other index. Pure. */
-export function pathOfIndex(name: string): string | undefined {
-  return /^(.+)\.kek_version_1__id_1$/.exec(name)?.[1];
+/** The path of the field over whose versions an index is, whatever its name and options; undefined for any other index. Pure. */
+export function pathOfIndex({ name, key }: IndexDefinition): string | undefined {
+  const names = [name.replace(/_1__id_1$/, ""), ...Object.keys(key)];
+  return names.flatMap((each) => /^(.+)\.kek_version$/.exec(each)?.[1] ?? []).at(0);
 }
 
 export type IndexState =
@@ -113,7 +114,8 @@ export async function dropIndex(store: Store, { collection, path }: FieldName): 
   try {
     await store.db.collection(collection).dropIndex(versionIndexName(path));
   } catch (thrown) {
-    if (![NAMESPACE_NOT_FOUND, INDEX_NOT_FOUND].includes(serverCode(thrown) ?? 0)) throw thrown;
+    const NOTHING_THERE = [NAMESPACE_NOT_FOUND, INDEX_NOT_FOUND, COMMAND_NOT_SUPPORTED_ON_VIEW];
+    if (!NOTHING_THERE.includes(serverCode(thrown) ?? 0)) throw thrown;
   }
 }
 

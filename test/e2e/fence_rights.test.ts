@@ -19,6 +19,7 @@ import {
   SLOWLY,
   seededInstall,
   versionStates,
+  withoutBackupCheck,
 } from "../harness/schedule.ts";
 
 /** Between two counts a rotation waits for the lease and a batch's limit: long enough for a busy machine, and no longer. */
@@ -95,7 +96,7 @@ test("readWrite alone does everything but set the fence: forward, back, cancel, 
   const uri = guarded.uri("writer", password);
   const asWriter = (versions: number[], ...argv: string[]) =>
     start(["kek", ...argv, "--json"], install.variables(versions, 2, { CERTAUTOPILOT_DATABASE_URI: uri }));
-  const rotate = (...argv: string[]) => asWriter([1, 2], "rotate", ...argv).exited;
+  const rotate = (...argv: string[]) => asWriter([1, 2], ...withoutBackupCheck(["rotate", ...argv])).exited;
   const unfenced = (versions: number[]) => ({
     state: "completed",
     fence: { versions, unfenced: ["secrets"], collections: [{ collection: "secrets" }] },
@@ -148,7 +149,7 @@ test("a user that lost the right rotates on without a new fence; the old one sta
   const uri = guarded.uri("operator", password);
   const rotate = (to: number) =>
     start(
-      ["kek", "rotate", "--json", `--to-version=${to}`],
+      ["kek", "rotate", "--json", "--no-backup-check", `--to-version=${to}`],
       install.variables([1, 2, 3], to, { CERTAUTOPILOT_DATABASE_URI: uri }),
     ).exited;
   expect((await rotate(2)).json).toMatchObject({ fenced: true });

@@ -57,7 +57,8 @@ export class Accidents {
       case "empty kek_fields":
         return void (await this.#db.collection("kek_fields").deleteMany({}));
       case "unregister":
-        if (await this.#fieldCommand("remove")) return;
+        // Refused while it holds envelopes; then it is taken out of the list by hand.
+        await this.#fieldCommand("remove");
         return void (await this.#db.collection<{ _id: string }>("kek_fields").deleteOne({ _id: FIELD }));
       case "put back":
         return await this.alone(() => this.#putBack(act.share));

@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Db, MongoClient } from "mongodb";
+import { refuseClosedSockets } from "../../src/store/closed_sockets.ts";
 import { testToken } from "../harness/token.ts";
 import { Accidents, FIELD } from "./accidents.ts";
 import { Fleet, type Part, type Variables } from "./fleet.ts";
@@ -85,7 +86,10 @@ export class Scene {
     };
     this.declare(1);
     this.fleet = new Fleet({ ...common, ...this.token?.variables }, tree);
+    // An act may use a connection whose mongod was killed just before.
+    refuseClosedSockets();
     this.#client = new MongoClient(set.uri, {
+      socketTimeoutMS: 30_000,
       writeConcern: { w: "majority", journal: true },
       readConcern: { level: "majority" },
     });
