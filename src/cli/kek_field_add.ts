@@ -11,7 +11,7 @@ export default leaf({
   args: { field: FIELD },
   async run({ args, output }) {
     const field = fieldNamed(args.field);
-    return await withInstall(args.config, { output, keys: false }, async (context) => {
+    return await withInstall(args.config, { output }, async (context) => {
       const { added, envelopes } = await addField(context, field);
       const what = added ? "is registered" : "was registered already";
       output.result(`${fieldId(field)} ${what}: ${envelopes} envelopes`, { field: fieldId(field), added, envelopes });

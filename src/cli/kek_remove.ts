@@ -23,13 +23,19 @@ export default leaf({
       description: "all: read every collection first; registered: count the known fields only (default all)",
       valueHint: "MODE",
     },
+    anew: { type: "boolean", description: "Do not resume an interrupted read of the collections" },
     "dry-run": { type: "boolean", description: "Check everything, say what would be done, change nothing" },
     "keep-copy": { type: "boolean", description: "Keep the destroyed key in a file beside the secrets file" },
     yes: { type: "boolean", description: "Do not ask" },
   },
   async run({ args, output }) {
     const number = required(version("version", args.version), "version");
-    const options: RemoveOptions = { version: number, scan: scanOf(args.scan), keepCopy: args["keep-copy"] === true };
+    const options: RemoveOptions = {
+      version: number,
+      scan: scanOf(args.scan),
+      anew: args.anew === true,
+      keepCopy: args["keep-copy"] === true,
+    };
     return await withInstall(args.config, { output }, async (context) => {
       const keepCopy = options.keepCopy;
       if (keepCopy && !context.provider.copyable) throw noCopy("the keys are in an HSM: a key never leaves its token");
@@ -41,8 +47,11 @@ export default leaf({
       const reporter = scanReporter(output);
       if (args["dry-run"] === true) {
         const scanned = await searchDatabase(context, options, doc, reporter);
-        const read = scanned === undefined ? "" : `; ${readText(scanned)}`;
-        const text = `nothing needs KEK version ${number}${read}\nnothing was changed: this was a dry run`;
+        const found =
+          scanned === undefined
+            ? `no registered field needs KEK version ${number}; nothing else was read`
+            : `nothing needs KEK version ${number}; ${readText(scanned)}`;
+        const text = `${found}\nnothing was changed: this was a dry run`;
         output.result(text, { dry_run: true, version: number, state: doc.state, scan: options.scan });
         return EXIT.done;
       }

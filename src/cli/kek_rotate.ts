@@ -1,7 +1,9 @@
 import { availableParallelism } from "node:os";
 import { EXIT, KekError } from "../errors/errors.ts";
 import { cancel } from "../rotation/cancel.ts";
-import { checkRemoval, remove } from "../rotation/remove.ts";
+import type { Context } from "../rotation/context.ts";
+import type { RotationSummary } from "../rotation/coordinator.ts";
+import { remove } from "../rotation/remove.ts";
 import { prepareRotation, type RotateOptions, runRotation } from "../rotation/rotate.ts";
 import { waysOn } from "../status/ways_on.ts";
 import { HSM_SESSIONS, hsmSessions, repeated, required, version, wholeNumber } from "./arguments.ts";
@@ -9,6 +11,7 @@ import { BACKUP_FLAGS, backupCheck } from "./backup_flags.ts";
 import { leaf } from "./command.ts";
 import { CancelOnInterrupt } from "./interrupt.ts";
 import { describeRemoval } from "./kek_remove.ts";
+import type { Output } from "./output.ts";
 import { describePlan, progressReporter } from "./rotate_progress.ts";
 import { scanReporter } from "./scan_progress.ts";
 import { withInstall } from "./session.ts";
@@ -118,14 +121,7 @@ export default leaf({
           output.result(text, { ...summary, state: "completed" });
           return EXIT.done;
         }
-        await checkRemoval(context, summary.from);
-        const removal = await remove(
-          context,
-          { version: summary.from, scan: "all", keepCopy: false },
-          scanReporter(output),
-        );
-        output.result(`${text}\n${describeRemoval(removal)}`, { ...summary, state: "completed", removal });
-        return EXIT.done;
+        return await removeOld(context, summary, text, output);
       } finally {
         await interrupt.settled();
         interrupt.disarm();
@@ -133,3 +129,29 @@ export default leaf({
     });
   },
 });
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** The rotation is complete whatever comes of this: a refusal to destroy the key must not look like one to rotate. */
+async function removeOld(context: Context, summary: RotationSummary, text: string, output: Output): Promise<number> {
+  const completed = { ...summary, state: "completed" };
+  try {
+    const removal = await remove(
+      context,
+      { version: summary.from, scan: "all", anew: false, keepCopy: false },
+      scanReporter(output),
+    );
+    output.result(`${text}\n${describeRemoval(removal)}`, { ...completed, removal });
+    return EXIT.done;
+  } catch (thrown) {
+    if (!(thrown instanceof KekError)) throw thrown;
+    const { code, message } = thrown;
+    const hint = `${thrown.hint}; the rotation is complete, and the key is kept. To destroy it later: certautopilot kek remove --version=${summary.from}`;
+    output.result(`${text}\nKEK version ${summary.from} is not removed`, {
+      ...completed,
+      removal: null,
+      removal_error: { code, message, hint },
+    });
+    return output.complain(new KekError(code, message, hint, { cause: thrown }));
+  }
+}

@@ -8,7 +8,10 @@ import { noBson, TYPE_ARRAY, TYPE_DOCUMENT, TYPE_INT32, TYPE_INT64 } from "./raw
  */
 
 export interface FoundEnvelope {
-  /** The path to it; `[]` stands for a position in an array. Empty where the record itself has the form of an envelope. */
+  /**
+   * The path to it; `[]` stands for a position in an array, and a name with dots in it is quoted: `["a.b"]`. Empty where the record
+   * itself has the form of an envelope.
+   */
   path: string;
   version: FoundVersion;
   /** Where the subdocument begins and ends in the bytes that were searched. */
@@ -57,6 +60,7 @@ const VERSION_MEMBER = Buffer.from("kek_version", "latin1");
 const OTHER_MEMBER = Buffer.from("wrapped_dek", "latin1");
 const NEEDLE = Buffer.concat([VERSION_MEMBER, Buffer.alloc(1)]);
 const LENGTH = 4;
+const TYPE_CODE_WITH_SCOPE = 0x0f;
 
 class Finder {
   readonly #bytes: Buffer;
@@ -83,8 +87,8 @@ class Finder {
   /** Goes into those subdocuments only in which the name occurs. */
   #search(start: number, end: number, path: string, isArray: boolean): void {
     const bytes = this.#bytes;
-    let versionAt = -1;
-    let versionType = 0;
+    // Of several members of one name MongoDB and a driver may mean different ones.
+    let versions: { type: number; at: number }[] | undefined;
     let wrapped = false;
     for (let at = start + LENGTH; at < end - 1; ) {
       const type = bytes[at] as number;
@@ -93,27 +97,35 @@ class Finder {
       at = valueAt + sizeOf(bytes, type, valueAt);
       if (at >= end) throw noBson();
       if (isNamed(bytes, nameAt, valueAt, VERSION_MEMBER)) {
-        versionAt = valueAt;
-        versionType = type;
+        versions ??= [];
+        versions.push({ type, at: valueAt });
       } else if (!wrapped) wrapped = isNamed(bytes, nameAt, valueAt, OTHER_MEMBER);
       if (this.next < valueAt) this.next = this.#find(valueAt);
-      if (this.next < at && (type === TYPE_DOCUMENT || type === TYPE_ARRAY)) {
-        const name = isArray ? "[]" : bytes.toString("utf8", nameAt, valueAt - 1);
-        const inner = path === "" ? name : isArray ? `${path}[]` : `${path}.${name}`;
-        this.#search(valueAt, at, inner, type === TYPE_ARRAY);
+      if (this.next < at && (type === TYPE_DOCUMENT || type === TYPE_ARRAY || type === TYPE_CODE_WITH_SCOPE)) {
+        const inner = isArray ? `${path}[]` : joined(path, bytes.toString("utf8", nameAt, valueAt - 1));
+        // A scope lies behind the code's own length and text.
+        const innerAt =
+          type === TYPE_CODE_WITH_SCOPE ? valueAt + 2 * LENGTH + lengthAt(bytes, valueAt + LENGTH) : valueAt;
+        this.#search(innerAt, at, inner, type === TYPE_ARRAY);
       }
       // Nothing more of it can be, or hold, an envelope; the other member may still come.
-      if (this.next >= end && versionAt < 0) return;
+      if (this.next >= end && versions === undefined) return;
       if (this.next >= end && wrapped) break;
     }
-    if (versionAt >= 0 && wrapped)
-      this.#visit({ path, version: versionOf(bytes, versionType, versionAt), at: start, end }, this.#record);
+    if (!wrapped || versions === undefined) return;
+    for (const { type, at } of versions)
+      this.#visit({ path, version: versionOf(bytes, type, at), at: start, end }, this.#record);
   }
 
   #find(from: number): number {
     const at = this.#bytes.indexOf(NEEDLE, from);
     return at < 0 ? Number.POSITIVE_INFINITY : at;
   }
+}
+
+function joined(path: string, name: string): string {
+  if (name.includes(".")) return `${path}[${JSON.stringify(name)}]`;
+  return path === "" ? name : `${path}.${name}`;
 }
 
 function isNamed(bytes: Buffer, nameAt: number, valueAt: number, name: Buffer): boolean {

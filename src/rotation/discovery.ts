@@ -1,17 +1,13 @@
-import { deserialize } from "bson";
-import { dekAad } from "../envelope/aad.ts";
-import { idBsonOf } from "../envelope/raw_record.ts";
-import { KekError } from "../errors/errors.ts";
-import { loadProved } from "../fleet/keystore.ts";
 import type { Problem } from "../fleet/readiness.ts";
 import { type CollectionInfo, collectionFault, readCollections } from "../store/collections.ts";
-import type { FieldDoc, VersionDoc } from "../store/documents.ts";
+import type { VersionDoc } from "../store/documents.ts";
 import { fieldId, readFields } from "../store/fields.ts";
 import { readState } from "../store/state.ts";
 import type { Context } from "./context.ts";
-import { type EnvelopePlace, type Sample, type ScanReporter, scanDatabase } from "./database_scan.ts";
+import { type ScanReporter, scanDatabase } from "./database_scan.ts";
 import { placeName } from "./places_text.ts";
 import type { ScannedData } from "./remove.ts";
+import { SealedFor } from "./sealed_for.ts";
 
 /** `kek verify --discover`: where envelopes lie, whatever is registered, and what each of them was sealed for. */
 
@@ -21,8 +17,10 @@ export interface DiscoveredPlace {
   version: string;
   count: number;
   registered: boolean;
-  /** The field that its envelopes open at, by `<collection>:<path>`; null where no key here opens one at any known field. */
+  /** The field that its envelopes open at, by `<collection>:<path>`; null where none of the samples opens at any known field. */
   sealed_for: string | null;
+  /** Whether this host has the key, so that they could be tried. */
+  tried: boolean;
 }
 
 export interface Discovery {
@@ -33,14 +31,22 @@ export interface Discovery {
 
 export async function discover(context: Context, anew: boolean, reporter: ScanReporter): Promise<Discovery> {
   const { store } = context;
-  const { places, collections, records, bytes, seconds } = await scanDatabase(context, anew, reporter);
+  const { places, collections, records, bytes, seconds } = await scanDatabase(
+    context,
+    { anew, samples: true },
+    reporter,
+  );
   const [fields, state, listed] = await Promise.all([readFields(store), readState(store), readCollections(store)]);
-  const sealed = new SealedFor(context, state.versions, fields);
+  const sealed = new SealedFor(context, state.versions);
   const found: DiscoveredPlace[] = [];
   for (const place of places) {
-    const { collection, path, version, count } = place;
+    const { collection, path, version, count, number } = place;
     const registered = fields.some((field) => field.collection === collection && field.path === path);
-    found.push({ collection, path, version, count, registered, sealed_for: await sealed.of(place) });
+    const own = { collection, path: path.replaceAll("[]", "") };
+    const others = fields.filter((field) => fieldId(field) !== fieldId(own));
+    const tried = place.samples.length > 0 && (await sealed.hasKey(number));
+    const sealed_for = tried ? await sealed.of(place, [own, ...others]) : null;
+    found.push({ collection, path, version, count, registered, sealed_for, tried });
   }
   const problems = found.flatMap((place) => placeProblem(place, state.versions, listed) ?? []);
   return { places: found, problems, scanned: { collections, records, bytes, seconds } };
@@ -55,107 +61,58 @@ export function placeProblem(
   versions: Pick<VersionDoc, "_id" | "state">[],
   listed: Pick<CollectionInfo, "name" | "type" | "capped">[],
 ): Problem | undefined {
-  const { collection, path, version, count, registered, sealed_for: origin } = place;
+  const { collection, path, version, count, registered, sealed_for: origin, tried } = place;
   const name = placeName(place);
-  const what = `${count} ${count === 1 ? "envelope" : "envelopes"} of ${name} at version ${version}`;
-  const are = count === 1 ? "is" : "are";
+  const one = count === 1;
+  const what = `${count} ${one ? "envelope" : "envelopes"} of ${name} at version ${version}`;
   const problem = (message: string, hint: string): Problem => ({ code: "unregistered_field", message, hint });
   const known = versions.find(({ _id }) => String(_id) === version);
-  if (known === undefined || known.state === "destroyed")
+  if (known === undefined)
     return problem(
-      `${what} cannot be opened: ${known === undefined ? "no such version is known" : "its key was destroyed"}`,
-      "restore these records from a backup with the key that it needs, or remove the values",
+      `${what} cannot be opened: no such version is known`,
+      "keep them: the kek_ collections of the install that they are from, and its key, open them; or write the values again through the library",
+    );
+  if (known.state === "destroyed")
+    return problem(
+      `${what} cannot be opened: that version is destroyed`,
+      tried
+        ? `this host still has its key: keep it. Restore these records and the kek_ collections from one backup, into a database of their own`
+        : "a copy of its key in your secret store opens them: restore these records and the kek_ collections from one backup, into a database of their own",
     );
   if (origin !== null && origin !== name) {
     const home = origin.slice(0, origin.indexOf(":"));
     const renamed = home !== collection && !listed.some((each) => each.name === home);
     return problem(
-      `${what} ${are} sealed for ${origin}, and ${count === 1 ? "opens" : "open"} only there`,
+      `${what} ${one ? "is" : "are"} sealed for ${origin}, and ${one ? "opens" : "open"} only there`,
       renamed
         ? `if ${home} was renamed to ${collection}, rename it back; in mongosh: db.getCollection(${JSON.stringify(collection)}).renameCollection(${JSON.stringify(home)})`
         : `move the records to ${home} under their own _id, or the values to that path; what is only a copy: remove it`,
     );
   }
-  if (registered) return undefined;
   const fault = listed.find((each) => each.name === collection);
   const why = fault && collectionFault(fault);
-  if (path === "" || path.includes("[]") || why !== undefined)
+  const unfit =
+    why ??
+    (path === ""
+      ? "the record itself is the envelope"
+      : /\[/.test(path)
+        ? "in an array, or under a name with a dot"
+        : undefined);
+  if (unfit !== undefined)
     return problem(
-      `${what} ${are} where no rotation can rewrap ${count === 1 ? "it" : "them"}: ${why ?? (path === "" ? "the record itself is the envelope" : "in an array")}`,
-      "store each of these secrets at a path without arrays, in a collection of its own kind, through the library",
+      `${what} ${one ? "is" : "are"} where no rotation can rewrap ${one ? "it" : "them"}: ${unfit}`,
+      "store each of these secrets at a path without arrays, in an ordinary collection, through the library; what is only a copy: remove it",
+    );
+  if (registered) return undefined;
+  if (tried && origin === null)
+    return problem(
+      `${what} ${one ? "opens" : "open"} at no known field: copied from another record, or damaged`,
+      "no rotation can rewrap them. What is only a copy: remove it; else restore the records from a backup",
     );
   return problem(
-    `${what} ${are} not registered: no rotation sees ${count === 1 ? "it" : "them"}`,
-    `certautopilot kek field add ${name}`,
+    `${what} ${one ? "is" : "are"} not registered: no rotation sees ${one ? "it" : "them"}`,
+    tried
+      ? `certautopilot kek field add ${name}`
+      : `on a host that has the key of version ${version}: certautopilot kek field add ${name}`,
   );
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-
-/** Tries samples at the places that an envelope could have been sealed for. */
-class SealedFor {
-  readonly #context: Context;
-  readonly #fields: FieldDoc[];
-  readonly #loadable: Map<number, VersionDoc>;
-  readonly #loaded = new Map<number, boolean>();
-
-  constructor(context: Context, versions: VersionDoc[], fields: FieldDoc[]) {
-    this.#context = context;
-    this.#fields = fields;
-    this.#loadable = new Map(versions.filter(({ state }) => state !== "destroyed").map((doc) => [doc._id, doc]));
-  }
-
-  async of(place: EnvelopePlace): Promise<string | null> {
-    if (!(await this.#load(place.number))) return null;
-    const plain = place.path.replaceAll("[]", "");
-    const own = { collection: place.collection, path: plain };
-    const others = this.#fields.filter((field) => fieldId(field) !== fieldId(own));
-    for (const candidate of [own, ...others]) {
-      for (const sample of place.samples) {
-        if (await this.#opens(sample, place.number, candidate)) return fieldId(candidate);
-      }
-    }
-    return null;
-  }
-
-  /** Without the key of a version nothing is learnt of its envelopes. */
-  async #load(version: number): Promise<boolean> {
-    const known = this.#loaded.get(version);
-    if (known !== undefined) return known;
-    const doc = this.#loadable.get(version);
-    const loaded = doc !== undefined && (await this.#proved(doc));
-    this.#loaded.set(version, loaded);
-    return loaded;
-  }
-
-  async #proved(doc: VersionDoc): Promise<boolean> {
-    const { provider, install } = this.#context;
-    try {
-      await loadProved(provider, install.install_id, doc);
-      return true;
-    } catch (thrown) {
-      if (thrown instanceof KekError && ["key_missing", "key_mismatch"].includes(thrown.code)) return false;
-      throw thrown;
-    }
-  }
-
-  async #opens(
-    { record, envelope }: Sample,
-    version: number,
-    field: { collection: string; path: string },
-  ): Promise<boolean> {
-    const { provider, install } = this.#context;
-    const { wrapped_dek: wrap } = deserialize(envelope, { promoteBuffers: true });
-    if (!(wrap instanceof Uint8Array)) return false;
-    try {
-      const place = { collection: field.collection, idBson: idBsonOf(record), path: field.path };
-      const dek = await provider.unwrap(wrap, dekAad(install.install_id, provider.name, version, place), version);
-      dek.fill(0);
-      return true;
-    } catch (thrown) {
-      if (thrown instanceof KekError && ["envelope_does_not_open", "envelope_invalid"].includes(thrown.code))
-        return false;
-      throw thrown;
-    }
-  }
 }

@@ -1,22 +1,28 @@
 import type { FieldName } from "../config/config.ts";
+import { splitDocuments } from "../envelope/raw_record.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
+import { waysOn } from "../status/ways_on.ts";
 import { audited } from "../store/audit_log.ts";
 import { countEnvelopes, NO_VERSION, takeCensus } from "../store/census.ts";
 import { readCollections } from "../store/collections.ts";
-import { fieldId, listField, missingFields, prepareField, unlistField } from "../store/fields.ts";
+import { checkField, fieldId, listField, missingFields, prepareField, unlistField } from "../store/fields.ts";
+import { envelopesOf } from "../store/records.ts";
 import { newestRotation } from "../store/rotations.ts";
+import { readState } from "../store/state.ts";
 import { isOpen } from "../store/state_rules.ts";
 import { dropIndex } from "../store/version_index.ts";
 import type { Context } from "./context.ts";
+import { PlaceTally } from "./scan_tally.ts";
+import { SealedFor } from "./sealed_for.ts";
 
 /** `kek field add` and `kek field remove`: what an operator does where no process of the fleet registers a field. */
 
-/** @throws KekError as `prepareField`. */
-export async function addField(
-  { store, auditor }: Context,
-  field: FieldName,
-): Promise<{ added: boolean; envelopes: number }> {
+/** @throws KekError as `prepareField`; `refused` when the envelopes that are there open at another place. */
+export async function addField(context: Context, field: FieldName): Promise<{ added: boolean; envelopes: number }> {
+  const { store, auditor } = context;
+  await checkField(store, field);
+  await refuseForeign(context, field);
   await prepareField(store, field);
   crashPoint("field.prepared");
   const added = await audited(store, auditor, async (session) => {
@@ -32,13 +38,11 @@ export async function addField(
  */
 export async function removeField({ store, auditor }: Context, field: FieldName): Promise<void> {
   const id = fieldId(field);
+  if ((await missingFields(store, [field])).length > 0)
+    throw new KekError("usage", `${id} is not registered`, "certautopilot kek field list  shows those that are");
   const open = await newestRotation(store);
   if (open !== undefined && isOpen(open))
-    throw new KekError(
-      "refused",
-      `the rotation ${open.from} → ${open.to} is open, and counts ${id}`,
-      "finish it first",
-    );
+    throw new KekError("refused", `the rotation ${open.from} → ${open.to} is open, and counts ${id}`, waysOn(open));
   const [collection] = await readCollections(store, [field.collection]);
   const rows = (await takeCensus(store, [field])).filter(({ version }) => version !== NO_VERSION);
   const count = rows.reduce((total, row) => total + row.count, 0);
@@ -47,10 +51,8 @@ export async function removeField({ store, auditor }: Context, field: FieldName)
     throw new KekError(
       "refused",
       `${id} holds ${count} envelopes: unregistered, no rotation would rewrap them, and they would be lost with their key`,
-      `remove the values first, or leave it registered: certautopilot kek field list`,
+      "remove the values first, or leave it registered",
     );
-  if ((await missingFields(store, [field])).length > 0)
-    throw new KekError("usage", `${id} is not registered`, "certautopilot kek field list  shows those that are");
   // Before the list: an index without a field in the list looks like a field that was lost from it.
   await dropIndex(store, field);
   crashPoint("field.unindexed");
@@ -58,4 +60,34 @@ export async function removeField({ store, auditor }: Context, field: FieldName)
     if (!(await unlistField(store, field, session))) return undefined;
     return [{ event: "field.removed", data: { field: id }, result: true }];
   });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** So many of the records that are there are tried. */
+const TRIED = 20;
+
+/** A field of copies would stop every rotation: none of them can be rewrapped. Without the key nothing is known, and nothing refused. */
+async function refuseForeign(context: Context, field: FieldName): Promise<void> {
+  const { store } = context;
+  const sealed = new SealedFor(context, (await readState(store)).versions);
+  let tried = 0;
+  for await (const { bytes } of envelopesOf(store, field, TRIED)) {
+    for (const raw of splitDocuments(bytes)) {
+      const tally = new PlaceTally(field.collection, [], true);
+      tally.addRecord(raw);
+      for (const place of tally.places) {
+        if (place.path !== field.path || !(await sealed.hasKey(place.number))) continue;
+        if ((await sealed.of(place, [field])) !== null) return;
+        tried += 1;
+      }
+    }
+    break;
+  }
+  if (tried === 0) return;
+  throw new KekError(
+    "refused",
+    `none of the first ${tried} envelopes of ${fieldId(field)} opens there: they were sealed for another record, field or collection`,
+    "certautopilot kek verify --discover  says where they open",
+  );
 }

@@ -5,16 +5,17 @@ import type { FieldCount } from "../store/documents.ts";
 import { readFieldFacts } from "../store/field_facts.ts";
 import { fieldId, readFields } from "../store/fields.ts";
 import type { Context, Reporter } from "./context.ts";
-import { type EnvelopePlace, scanDatabase } from "./database_scan.ts";
+import { scanDatabase } from "./database_scan.ts";
 import type { LeaseKeeper } from "./lease.ts";
-import { placesText } from "./places_text.ts";
+import { placesAre } from "./places_text.ts";
+import type { EnvelopePlace } from "./scan_tally.ts";
 
 /**
  * Before processes give a version up: whether the zero count is of the records that there were. A collection that was renamed or
  * replaced, or a field that lost its envelopes on the way, counts as zero as well.
  */
 
-/** A field whose records went another way than by being rewrapped. */
+/** A field that lost its envelopes, and not by being rewrapped. */
 export interface LostField {
   field: string;
   why: string;
@@ -37,7 +38,7 @@ export function lostFields(
     const seen = Math.max(done, (had?.done ?? 0) + (had?.remaining ?? 0));
     if (seen === 0) return [];
     const collection = field.slice(0, field.indexOf(":"));
-    if (!uuids.has(collection)) return [{ field, why: `${collection} is gone` }];
+    if (!uuids.has(collection)) return [{ field, why: `there is no collection ${collection} any more` }];
     const now = uuids.get(collection);
     if (uuid !== undefined && now !== undefined && uuid !== now)
       return [{ field, why: `${collection} is another collection now` }];
@@ -74,12 +75,10 @@ export async function refuseMissed(
   if (lost.length === 0) return;
   for (const { field, why } of lost) reporter.note(`${field} had envelopes in this rotation, and ${why}`);
   reporter.note(`reading every collection for envelopes of version ${from} before it is left`);
-  const { places } = await scanDatabase(context, true, {
-    note: reporter.note,
-    progress: () => lease.check(),
-  });
+  const scanning = { note: reporter.note, progress: () => lease.check() };
+  const { places, written } = await scanDatabase(context, { version: from, anew: true }, scanning);
   lease.check();
-  const left = places.filter(({ number }) => number === from);
+  const left = [...places.filter(({ number }) => number === from), ...written];
   if (left.length > 0) throw incomplete(from, left);
   reporter.note(`no envelope of version ${from} is left in any collection`);
 }
@@ -89,7 +88,7 @@ export async function refuseMissed(
 function incomplete(from: number, places: Pick<EnvelopePlace, "collection" | "path" | "count">[]): KekError {
   return new KekError(
     "incomplete",
-    `version ${from} is not retired: ${placesText(places)} ${places.length === 1 ? "is" : "are"} under it and not registered`,
+    `version ${from} is not retired: ${placesAre(places)} under it, where no rotation rewraps them`,
     "if a collection was renamed, rename it back; certautopilot kek verify --discover  names each place and what to do; then run the same command again",
   );
 }

@@ -1,4 +1,4 @@
-import type { EnvelopePlace } from "./database_scan.ts";
+import type { EnvelopePlace } from "./scan_tally.ts";
 
 /** Where envelopes lie, in words. Pure. */
 
@@ -8,7 +8,13 @@ export function placeName({ collection, path }: Pick<EnvelopePlace, "collection"
   return path === "" ? `${collection} (whole records)` : `${collection}:${path}`;
 }
 
-/** The first places with their counts, as part of a sentence. */
+/** The first places with their counts and a verb, as part of a sentence: "3 envelopes of users:token are". */
+export function placesAre(places: Pick<EnvelopePlace, "collection" | "path" | "count">[]): string {
+  const one = places.length === 1 && places[0]?.count === 1;
+  return `${placesText(places)} ${one ? "is" : "are"}`;
+}
+
+/** The first places with their counts. */
 export function placesText(places: Pick<EnvelopePlace, "collection" | "path" | "count">[]): string {
   const shown = places
     .slice(0, SHOWN)

@@ -18,7 +18,7 @@ import { type IndexHint, indexHint } from "../store/version_index.ts";
 import { canaryOf, forgetStaged, markDestroyed } from "../store/versions.ts";
 import { type Context, lateWriteMs } from "./context.ts";
 import { type ScanReport, type ScanReporter, scanDatabase } from "./database_scan.ts";
-import { placesText } from "./places_text.ts";
+import { placesAre, placesText } from "./places_text.ts";
 
 /** `kek remove --version=N`: destroys a retired version, forgets a staged one. Refuses while anything could need it. */
 
@@ -72,6 +72,8 @@ export interface RemoveOptions extends DestroyOptions {
   version: number;
   /** `all` reads every collection of the database, `registered` counts the known fields alone. */
   scan: "all" | "registered";
+  /** Do not resume an interrupted search. */
+  anew: boolean;
 }
 
 /**
@@ -81,7 +83,7 @@ export interface RemoveOptions extends DestroyOptions {
  */
 export async function searchDatabase(
   context: Context,
-  { version, scan }: RemoveOptions,
+  { version, scan, anew }: RemoveOptions,
   doc: VersionDoc,
   reporter: ScanReporter,
 ): Promise<ScanReport | undefined> {
@@ -89,16 +91,16 @@ export async function searchDatabase(
   // On another host the version may be destroyed already, and its key still be here.
   if (doc.state === "destroyed" && !(await context.provider.available()).includes(version)) return undefined;
   reporter.note(`reading every collection of ${context.store.db.databaseName} for envelopes of KEK version ${version}`);
-  const report = await scanDatabase(context, false, reporter);
-  const needing = report.places.filter(({ number }) => number === version);
+  const report = await scanDatabase(context, { version, anew }, reporter);
+  const needing = [...report.places, ...report.written].filter(({ number }) => number === version);
   if (needing.length > 0) {
     throw new KekError(
       "refused",
-      `${placesText(needing)} ${needing.length === 1 ? "is" : "are"} at KEK version ${version}: without its key they could not be read`,
+      `${placesAre(needing)} at KEK version ${version}: without its key they could not be read`,
       "certautopilot kek verify --discover  names each place and what to do; then run it again",
     );
   }
-  const unknown = report.places.filter(({ number }) => Number.isNaN(number));
+  const unknown = [...report.places, ...report.written].filter(({ number }) => Number.isNaN(number));
   if (unknown.length > 0) {
     throw new KekError(
       "refused",
@@ -161,6 +163,9 @@ export async function remove(context: Context, options: RemoveOptions, reporter:
     if (destroyed === undefined) throw changed(version);
     crashPoint("remove.marked");
   }
+  // On this host the key may still be there, and records may have been restored since another host destroyed it.
+  if (doc.state === "destroyed" && (await provider.available()).includes(version))
+    await refuseIfCounted(context, await readFields(store), version);
   const proof = proofOf(canaryOf(doc), install.install_id, provider.name, version);
   const outcome = await provider.destroy(version, proof, options);
   const advice = `${backupsNote(doc)}; ${outcome.advice}`;

@@ -102,12 +102,20 @@ function problemsOf({ field, collection, index, inArray }: FieldFact): Problem[]
     return [
       { code: "index", message: `the index ${index.name} of ${field.collection} ${index.why}`, hint: index.remedy },
     ];
-  if (inArray || positionIn(field.path) !== undefined)
+  if (positionIn(field.path) !== undefined)
     return [
       {
         code: "field",
         message: `${id} leads through an array: a rotation cannot rewrap an envelope in it`,
-        hint: `store each of these secrets at a path without arrays; once none is left in an array, drop the index ${index.state === "whole" ? index.name : ""} and make it anew: certautopilot kek field add ${id}`,
+        hint: `move the values to a path without positions, then: ${unregister}`,
+      },
+    ];
+  if (inArray)
+    return [
+      {
+        code: "field",
+        message: `${id} leads through an array: a rotation cannot rewrap an envelope in it`,
+        hint: `store each of these secrets at a path without arrays: certautopilot kek verify --discover  counts those in arrays`,
       },
     ];
   return [];
@@ -117,6 +125,6 @@ function unregisteredProblem({ collection, path, index }: FieldFacts["unregister
   return {
     code: "unregistered_field",
     message: `${collection}:${path} has an index over KEK versions and is not registered: no rotation sees its envelopes`,
-    hint: `if ${collection} was renamed, rename it back; else register it: certautopilot kek field add ${collection}:${path}; if it holds no envelopes, drop its index; in mongosh: db.getCollection(${JSON.stringify(collection)}).dropIndex(${JSON.stringify(index)})`,
+    hint: `if ${collection} was renamed, rename it back; certautopilot kek verify --discover  says where its envelopes open; if they open there: certautopilot kek field add ${collection}:${path}; if it holds no envelopes, drop its index; in mongosh: db.getCollection(${JSON.stringify(collection)}).dropIndex(${JSON.stringify(index)})`,
   };
 }

@@ -58,7 +58,7 @@ export async function takeCensus(store: Store, fields: FieldName[]): Promise<Cen
     const key = versionKey(field.path);
     const group = { _id: { version: `$${key}`, type: { $type: `$${key}` } }, count: { $sum: 1 } };
     const found = await aggregate<{ _id: Version; count: number }>(store, field, [{ $group: group }]);
-    for (const { _id, count } of found.filter(({ _id }) => !NOTHING.includes(_id.type)).toSorted(byVersion))
+    for (const { _id, count } of found.filter(({ _id }) => isThere(_id)).toSorted(byVersion))
       rows.push({ field: fieldId(field), version: labelOf(_id), count });
   }
   for (const field of fields) {
@@ -123,6 +123,11 @@ function labelOf({ version, type }: Version): string {
   // A number that is equal to a version, and is none: readers of format 1 refuse it.
   if (["long", "double", "decimal"].includes(type)) return `${Number(String(version))} (${type})`;
   return EJSON.stringify(version, { relaxed: false });
+}
+
+/** Of an array on the path that holds no version MongoDB makes an empty array. */
+function isThere({ version, type }: Version): boolean {
+  return !NOTHING.includes(type) && !(Array.isArray(version) && version.length === 0);
 }
 
 function isNumber(value: unknown): boolean {

@@ -1,4 +1,4 @@
-import { type Document, Long, UUID } from "mongodb";
+import { type Document, Long, type Timestamp, UUID } from "mongodb";
 import type { CollectionInfo } from "./collections.ts";
 import { serverCode } from "./failures.ts";
 import type { Store } from "./store.ts";
@@ -20,18 +20,35 @@ export class CollectionChanged extends Error {
   override readonly name = "CollectionChanged";
 }
 
+/** Where to go on in a collection. */
+export interface ReadPosition {
+  /** Behind the last record that was read. Positions are those of one member of a replica set, as long as it runs. */
+  after: Long;
+  node: string;
+}
+
+/** Which member answers as primary, and since when it runs. */
+export async function primaryNode(store: Store): Promise<string> {
+  const { me, topologyVersion } = await store.db.command({ hello: 1 });
+  return `${me ?? "mongos"} ${topologyVersion?.processId ?? ""}`;
+}
+
 /**
- * The next batch is asked for while the one before is at work.
- * @param after where to go on.
+ * The next batch is asked for while the one before is searched.
+ * @param since a moment of MongoDB's, `moment`: what was written before it is seen.
+ * @param from where to go on.
  * @throws CollectionChanged when the read is not of this collection, whole: what came so far counts for nothing.
  */
 export async function* readWhole(
   store: Store,
   collection: Pick<CollectionInfo, "name" | "uuid" | "type">,
-  after?: Long,
+  since: Timestamp,
+  from?: ReadPosition,
 ): AsyncGenerator<ReadBatch> {
-  const { cursor, first } = await open(store, collection, after);
+  const { cursor, first } = await open(store, collection, since, from?.after);
   try {
+    if (from !== undefined && (await primaryNode(store)) !== from.node)
+      throw new CollectionChanged(`${collection.name} is read by another member now, with other positions`);
     for (let more = first; more; ) {
       const { documents } = cursor;
       // Time series, and shards, give no token.
@@ -39,7 +56,7 @@ export async function* readWhole(
       const array = documents.batch.toBytes();
       documents.clear();
       const next = cursor.hasNext();
-      // Whoever gets the batch may throw: the answer to come is then nobody's.
+      // The caller may throw while this answer is on its way: then nobody needs it.
       next.catch(() => undefined);
       yield { array, position: Long.isLong(position) ? position : undefined };
       more = await next;
@@ -66,29 +83,35 @@ interface CommandCursor {
 
 const NO_RESUME_TOKEN = [2, 9, 72, 115, 168, 40415, 5743801];
 
-async function open(store: Store, collection: Pick<CollectionInfo, "name" | "uuid" | "type">, after?: Long) {
+async function open(
+  store: Store,
+  collection: Pick<CollectionInfo, "name" | "uuid" | "type">,
+  since: Timestamp,
+  after?: Long,
+) {
   const positions = collection.type === "collection";
   try {
-    return await begin(store, collection, positions, after);
+    return await begin(store, collection, since, positions, after);
   } catch (thrown) {
     const met = changed(thrown, collection.name);
     if (met !== undefined) throw met;
     // A mongos knows no positions: such a collection is read in one go.
     if (!positions || after !== undefined || !NO_RESUME_TOKEN.includes(serverCode(thrown) ?? 0)) throw thrown;
-    return await begin(store, collection, false);
+    return await begin(store, collection, since, false);
   }
 }
 
 async function begin(
   store: Store,
   { name, uuid }: Pick<CollectionInfo, "name" | "uuid">,
+  since: Timestamp,
   positions: boolean,
   after?: Long,
 ): Promise<{ cursor: CommandCursor; first: boolean }> {
   const command = {
     find: name,
     hint: { $natural: 1 },
-    readConcern: { level: "majority" },
+    readConcern: { level: "majority", afterClusterTime: since },
     ...(uuid === undefined ? {} : { collectionUUID: UUID.createFromHexString(uuid) }),
     ...(positions ? { $_requestResumeToken: true } : {}),
     ...(after === undefined ? {} : { $_resumeAfter: { $recordId: after } }),

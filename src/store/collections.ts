@@ -14,8 +14,8 @@ export interface CollectionInfo {
   validator: ValidatorOptions;
 }
 
-/** MongoDB's own: definitions of views, buckets of time series (which are read through their name), users, profiles. */
-const INTERNAL = /^system\./;
+/** MongoDB's own: definitions of views, buckets of time series (which are read through their name), profiles. */
+const INTERNAL = /^system\.(views$|buckets\.|profile$)/;
 
 /**
  * Every collection of the install's database, without MongoDB's own.

@@ -3,7 +3,7 @@ import { type CollectionInfo, readCollections } from "./collections.ts";
 import type { FieldDoc, ValidatorOptions } from "./documents.ts";
 import { serverCode } from "./failures.ts";
 import type { Store } from "./store.ts";
-import { type IndexState, isInArray, judgeIndexes, listIndexes, pathOfIndex } from "./version_index.ts";
+import { hasEnvelopeInArray, type IndexState, judgeIndexes, listIndexes, pathOfIndex } from "./version_index.ts";
 
 /** How registered fields stand in the database, and what looks like a field and is not registered: read without their records. */
 
@@ -12,7 +12,7 @@ export interface FieldFact {
   /** Undefined when there is no such collection. */
   collection: CollectionInfo | undefined;
   index: IndexState;
-  /** Whether a record has an array on the path. */
+  /** Whether an envelope lies in an array on the path. */
   inArray: boolean;
   validator: ValidatorOptions | undefined;
 }
@@ -60,12 +60,15 @@ export async function readFieldFacts(store: Store, fields: FieldDoc[]): Promise<
 
 // ---------------------------------------------------------------------------------------------------------------------
 
+const BAD_VALUE = 2;
+const NAMESPACE_NOT_FOUND = 26;
+
 /** The index, or the collection, may be gone by now: then the next look tells. */
 async function mayBeInArray(store: Store, field: FieldName, index: string): Promise<boolean> {
   try {
-    return await isInArray(store, field, index);
+    return await hasEnvelopeInArray(store, field, index);
   } catch (thrown) {
-    if (serverCode(thrown) === undefined) throw thrown;
+    if (![BAD_VALUE, NAMESPACE_NOT_FOUND].includes(serverCode(thrown) ?? 0)) throw thrown;
     return false;
   }
 }

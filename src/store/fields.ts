@@ -6,7 +6,7 @@ import { serverCode } from "./failures.ts";
 import { fieldFault, positionIn } from "./field_names.ts";
 import { fieldOf } from "./shapes.ts";
 import type { Session, Store } from "./store.ts";
-import { dropIndex, indexError, isInArray, makeIndex } from "./version_index.ts";
+import { dropIndex, hasArrays, indexError, makeIndex } from "./version_index.ts";
 
 /** `kek_fields`: every field that holds envelopes, and its index. A field that is not here would be missed. */
 
@@ -24,6 +24,17 @@ export async function registerField(store: Store, field: FieldName, registeredBy
 }
 
 /**
+ * Whether a field can hold envelopes, by its name and its collection.
+ * @throws KekError `usage`.
+ */
+export async function checkField(store: Store, field: FieldName): Promise<void> {
+  const fault = fieldFault(field);
+  if (fault !== undefined)
+    throw unfit(field, fault, "name a collection of the application's, and the path of a field in it");
+  if ((await missingFields(store, [field])).length > 0) await refuseUnfit(store, field);
+}
+
+/**
  * Everything but the list: the index comes first, for a field that MongoDB makes none for must not stand in the list, where every
  * rotation would meet it. A field that is in the list already is not judged again: its envelopes are there, and refusing it
  * would make them unreadable.
@@ -31,17 +42,14 @@ export async function registerField(store: Store, field: FieldName, registeredBy
  * collection. `index_unusable` where another index stands in the way.
  */
 export async function prepareField(store: Store, field: FieldName): Promise<void> {
-  const fault = fieldFault(field);
-  if (fault !== undefined)
-    throw unfit(field, fault, "name a collection of the application's, and the path of a field in it");
+  await checkField(store, field);
   const known = (await missingFields(store, [field])).length === 0;
-  if (!known) await refuseUnfit(store, field);
   const index = await makeIndex(store, field).catch((thrown) => {
     throw refusedIndex(field, thrown) ?? thrown;
   });
   if (known) return;
   if (index.state === "unusable") throw indexError(field, index);
-  if (index.state === "whole" && (await isInArray(store, field, index.name))) {
+  if (index.state === "whole" && (await hasArrays(store, field, index.name))) {
     await dropIndex(store, field);
     throw unfit(field, "records of its collection have an array on this path", NO_ARRAYS);
   }

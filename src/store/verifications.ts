@@ -1,4 +1,6 @@
-import type { Binary, Long } from "mongodb";
+import type { Binary } from "mongodb";
+import type { WatchToken } from "./change_watch.ts";
+import type { ReadPosition } from "./collection_reader.ts";
 import { serverCode } from "./failures.ts";
 import type { Store } from "./store.ts";
 
@@ -33,6 +35,8 @@ export interface ScanDoc {
   started_at: Date;
   /** As above. */
   basis: string;
+  /** For the version that is to be left or destroyed: what was written since the search began. Null when all versions were counted. */
+  watch: { version: number; token: WatchToken; written: ScannedPlace[] } | null;
   /** What was read of each collection so far, by the collection's own identity. */
   collections: ScannedCollection[];
 }
@@ -42,12 +46,21 @@ export interface ScannedCollection {
   identity: string;
   name: string;
   done: boolean;
-  /** Behind the last record that was read. */
-  position: Long | null;
+  /** Behind the last record that was read, by the member of the replica set that read it. */
+  position: ReadPosition | null;
   records: number;
   bytes: number;
   /** Envelopes up to the position. */
-  places: { path: string; version: string; number: number; count: number }[];
+  places: ScannedPlace[];
+}
+
+export interface ScannedPlace {
+  collection: string;
+  path: string;
+  version: string;
+  /** NaN for what is no number. */
+  number: number;
+  count: number;
 }
 
 interface Docs {

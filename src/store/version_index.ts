@@ -147,10 +147,21 @@ export async function byIndex<T>(store: Store, field: FieldName, query: (how: In
   }
 }
 
-/** Whether a record has an array on the field's path: an envelope in it could be read by nobody, nor rewrapped. */
-export async function isInArray(store: Store, { collection, path }: FieldName, index: string): Promise<boolean> {
+/** Whether a record has an array on the field's path: what MongoDB notes of an index once it has met one. */
+export async function hasArrays(store: Store, { collection, path }: FieldName, index: string): Promise<boolean> {
   const cursor = store.db.collection(collection).find({ [versionKey(path)]: 1 }, { hint: index });
   return JSON.stringify(await cursor.explain("queryPlanner")).includes('"isMultiKey":true');
+}
+
+/** Whether an envelope lies in an array on the field's path: nobody could read it, nor rewrap it. Cheap where there are no arrays. */
+export async function hasEnvelopeInArray(store: Store, field: FieldName, index: string): Promise<boolean> {
+  if (!(await hasArrays(store, field, index))) return false;
+  const names = field.path.split(".");
+  const onTheWay = names.map((_, at) => ({ $isArray: [`$${names.slice(0, at + 1).join(".")}`] }));
+  const inArray = { [versionKey(field.path)]: { $gte: 1 }, $expr: { $or: onTheWay } };
+  return (
+    (await store.db.collection(field.collection).findOne(inArray, { hint: index, projection: { _id: 1 } })) !== null
+  );
 }
 
 /** What is wrong with a field's index, as an error that says how to put it right. */

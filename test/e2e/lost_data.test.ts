@@ -271,6 +271,7 @@ test("a scan that was interrupted is resumed, and what was saved is not believed
     started_at: new Date(),
     basis: "epoch 4; versions 1 retired, 2 active",
     collections: [],
+    watch: { version: 1, token: { _data: "00" }, written: [] },
     mac: "0".repeat(64),
   };
   await install.db.collection<Document>("kek_verifications").insertOne({ _id: "scan" as never, ...forged });

@@ -114,7 +114,7 @@ const SITUATIONS: Situation[] = [
         .collection<Document>("kek_fields")
         .insertOne({ _id: "devices:list.value" as never, collection: "devices", path: "list.value" });
       await db.collection("devices").createIndex({ "list.value.kek_version": 1, _id: 1 });
-      await db.collection<Document>("devices").insertOne({ list: [{ value: 1 }] });
+      await db.collection<Document>("devices").insertOne({ list: [{ value: { kek_version: 1 } }] });
     },
     restore: async ({ db }) => {
       await db.collection("devices").drop();
