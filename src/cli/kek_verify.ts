@@ -53,13 +53,18 @@ export default leaf({
       );
     return await withInstall(args.config, { output }, async (context) => {
       if (args.backup !== undefined) {
-        const proved = await verifyBackup(context, args.backup);
+        const { versions: proved, unknown } = await verifyBackup(context, args.backup);
+        if (unknown.length > 0)
+          output.log.warn(
+            `not verified: KEK ${unknown.length === 1 ? "version" : "versions"} ${unknown.join(", ")} of ${args.backup}: no process has made it known yet. Run it again when one has, within seconds after it got the key`,
+          );
         output.result(
           `${args.backup} opens the canaries of KEK ${proved.length === 1 ? "version" : "versions"} ${proved.join(", ")}`,
           {
             ready: true,
             backup: args.backup,
             versions: proved,
+            unknown,
           },
         );
         return EXIT.done;

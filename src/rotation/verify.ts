@@ -107,16 +107,19 @@ export async function verifyInstall(context: Context): Promise<Verification> {
 
 /**
  * Proves that a copy of the secrets opens the canary of every version in use, and notes it for `--require-backup`.
- * @returns the versions that the copy opens. @throws KekError `key_missing`, `key_mismatch`, naming the version.
+ * @returns the versions that the copy opens, and those in it that the database does not know, so that nothing can be said of them.
+ * @throws KekError `key_missing`, `key_mismatch`, naming the version.
  */
-export async function verifyBackup(context: Context, file: string): Promise<number[]> {
+export async function verifyBackup(context: Context, file: string): Promise<{ versions: number[]; unknown: number[] }> {
   const { store, provider, install, auditor } = context;
   const copy = provider.overCopy(file);
   const proved: VersionDoc[] = [];
+  let unknown: number[] = [];
   try {
     const { versions, rotation } = await readState(store);
     const held = await copy.available();
     const needed = writable(versions, rotation);
+    unknown = held.filter((version) => !versions.some(({ _id }) => _id === version));
     for (const doc of versions.filter(({ state }) => state !== "destroyed")) {
       // A version that was left need not be in the copy; one that is there is proved, for the way back to it.
       if (!held.includes(doc._id) && !needed.includes(doc)) continue;
@@ -132,7 +135,7 @@ export async function verifyBackup(context: Context, file: string): Promise<numb
     for (const doc of proved) if (!(await markBackupVerified(store, session, doc))) return undefined;
     return [{ event: "version.backup_verified", data: { versions }, result: true }];
   });
-  if (marked !== undefined) return versions;
+  if (marked !== undefined) return { versions, unknown };
   throw new KekError("refused", "a version was removed or made again while the copy was tried", "run it again");
 }
 

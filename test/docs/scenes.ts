@@ -27,6 +27,15 @@ export const SCENES: Record<string, Scene> = {
   },
   "the copy is fetched back": async (stage, host) => {
     await stage.sh(host, `install -m 0600 ${SECRETS} /root/copy.env`);
+    // The page says that the process makes the new version known within seconds.
+    for (let tries = 0; tries < 100; tries += 1) {
+      const { stdout } = await (await stage.host(host)).run(["certautopilot", "kek", "status", "--json"]);
+      const { versions = [] } = JSON.parse(stdout) as { versions?: unknown[] };
+      const keys = (await (await stage.host(host)).run(["grep", "-c", "_KEK_V", "/root/copy.env"])).stdout;
+      if (versions.length >= Number(keys)) return;
+      await Bun.sleep(100);
+    }
+    throw new Error("a version of the copy does not become known");
   },
   "the secrets of app-1 are brought here": async (stage, host) => {
     await layRelease(stage, host, "1.4.0");

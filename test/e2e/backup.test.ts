@@ -46,7 +46,11 @@ test("a copy that lacks a key, has other bytes or is open to others proves nothi
   expect((await rotate("--to-version=2")).code).toBe(3);
 
   const whole = await backup(copy("whole", some(install, 1, 2)));
-  expect([whole.code, whole.json.versions]).toEqual([0, [1, 2]]);
+  expect([whole.code, whole.json.versions, whole.json.unknown]).toEqual([0, [1, 2], []]);
+  // Of a key that no process has made known nothing is proved, and that is said.
+  const more = await backup(copy("more", some(install, 1, 2, 4)));
+  expect([more.code, more.json.versions, more.json.unknown]).toEqual([0, [1, 2], [4]]);
+  expect(more.stderr).toContain("not verified: KEK version 4 of");
   expect((await rotate("--to-version=2")).code).toBe(0);
 
   // A version that was left may be missing from the copy; one that is there is proved, for the way back.
