@@ -71,8 +71,7 @@ export class Accidents {
     for (;;) {
       try {
         await this.#renameBack();
-        await this.#ignoring(INDEX_NOT_FOUND, () => this.#records.dropIndex(ODD_INDEX));
-        await this.#ignoring(INDEX_NOT_FOUND, () => this.#hide(false));
+        await this.indexesRight();
         const _id = FIELD;
         const [collection, path] = FIELD.split(":");
         await this.#db
@@ -84,6 +83,12 @@ export class Accidents {
         await Bun.sleep(200);
       }
     }
+  }
+
+  /** Ours can be counted by. */
+  async indexesRight(): Promise<void> {
+    await this.#ignoring(INDEX_NOT_FOUND, () => this.#records.dropIndex(ODD_INDEX));
+    await this.#ignoring(INDEX_NOT_FOUND, () => this.#hide(false));
   }
 
   // -------------------------------------------------------------------------------------------------------------------

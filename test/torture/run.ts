@@ -19,6 +19,27 @@ export async function runSchedule(schedule: Schedule, conditions: Conditions): P
 
 async function torture(scene: Scene): Promise<void> {
   scene.begin();
+  const following = setInterval(() => followHints(scene), 1000);
+  try {
+    await storm(scene);
+  } finally {
+    clearInterval(following);
+  }
+  scene.tell("all is well again");
+  scene.tokenVolume?.free();
+  await scene.set.heal();
+  await scene.accidents.putRight(ALL_WELL_MS);
+}
+
+/** An operator whose rotation waits for an index does what it says. */
+function followHints(scene: Scene): void {
+  const waits = scene.fleet
+    .living(scene.fleet.coordinators)
+    .some((part) => /^waiting: the index/.test(part.stderr().trimEnd().split("\n").at(-1) ?? ""));
+  if (waits) scene.accidents.indexesRight().catch((thrown) => scene.tell(`could not: indexes right: ${thrown}`));
+}
+
+async function storm(scene: Scene): Promise<void> {
   for (const { atMs, act, inPhase } of scene.schedule.acts) {
     if (inPhase === undefined) await Bun.sleep(Math.max(0, atMs - scene.spentMs));
     else await reached(scene, inPhase).then(() => Bun.sleep(atMs));
@@ -27,10 +48,6 @@ async function torture(scene: Scene): Promise<void> {
   }
   await Bun.sleep(Math.max(0, scene.schedule.durationMs - scene.spentMs));
   await Promise.all(scene.under);
-  scene.tell("all is well again");
-  scene.tokenVolume?.free();
-  await scene.set.heal();
-  await scene.accidents.putRight(ALL_WELL_MS);
 }
 
 /** Waits for a rotation to be in a phase; not for ever, for it may never come to it. */
