@@ -42,7 +42,7 @@ export default leaf({
       const doc = await checkRemoval(context, number);
       if (keepCopy && doc.state === "staged")
         throw noCopy(`KEK version ${number} is staged, and its key is not destroyed`);
-      output.log.info(whatWillBe(doc));
+      output.log.info(whatWillBe(doc, await backupsNote(context, doc)));
       if (options.scan === "registered" && doc.state !== "staged") output.log.warn(NOT_SEEN);
       const reporter = scanReporter(output);
       if (args["dry-run"] === true) {
@@ -95,12 +95,12 @@ export function describeRemoval({
 const NOT_SEEN =
   "--scan=registered counts the registered fields only: envelopes in other collections or at other paths are not seen, and are lost with the key";
 
-function whatWillBe(doc: VersionDoc): string {
+function whatWillBe(doc: VersionDoc, backups: string): string {
   const { _id: number, state } = doc;
   if (state === "destroyed")
     return `KEK version ${number} is destroyed already: making sure that nothing of its key is left here`;
   if (state === "staged") return `KEK version ${number} is staged: no record is under it. It will be forgotten`;
-  return `KEK version ${number} is ${state}: its key will be destroyed; ${backupsNote(doc)}`;
+  return `KEK version ${number} is ${state}: its key will be destroyed; ${backups}`;
 }
 
 function noCopy(why: string): KekError {

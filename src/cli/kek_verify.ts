@@ -1,3 +1,4 @@
+import { statSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { EXIT, KekError } from "../errors/errors.ts";
 import { seconds } from "../fleet/readiness.ts";
@@ -53,6 +54,12 @@ export default leaf({
       );
     return await withInstall(args.config, { output }, async (context) => {
       if (args.backup !== undefined) {
+        if (isSameFile(args.backup, context.config.secretsFile))
+          throw new KekError(
+            "usage",
+            `${args.backup} is the secrets file that this program runs with, and no copy of it`,
+            "fetch the copy back from your secret store, into a file of its own, and give that",
+          );
         const { versions: proved, unknown } = await verifyBackup(context, args.backup);
         if (unknown.length > 0)
           output.log.warn(
@@ -95,6 +102,13 @@ export default leaf({
 });
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+function isSameFile(one: string, other: string | undefined): boolean {
+  const [a, b] = [one, other].map((path) =>
+    path === undefined ? undefined : statSync(path, { throwIfNoEntry: false }),
+  );
+  return a !== undefined && b !== undefined && a.dev === b.dev && a.ino === b.ino;
+}
 
 function describe(verification: Verification): string {
   const { ready, target, active, processes, census, problems, warnings, rotation, capabilities } = verification;

@@ -172,6 +172,8 @@ class DatabaseScan {
       await this.#readAll(left);
       listed = await this.#list();
     }
+    // A cursor answers one caller at a time.
+    await this.#saving;
     // Collections that were made since the last list hold what the watch has seen inserted.
     await this.#watch?.drain(await moment(this.#context.store), (events) => this.#written?.add(events));
     return this.#report(listed);

@@ -48,18 +48,19 @@ export async function discover(context: Context, anew: boolean, reporter: ScanRe
     const sealed_for = tried ? await sealed.of(place, [own, ...others]) : null;
     found.push({ collection, path, version, count, registered, sealed_for, tried });
   }
-  const problems = found.flatMap((place) => placeProblem(place, state.versions, listed) ?? []);
+  const problems = found.flatMap((place) => placeProblem(place, state.versions, listed, store.db.databaseName) ?? []);
   return { places: found, problems, scanned: { collections, records, bytes, seconds } };
 }
 
 /**
  * What is wrong with envelopes at a place, and what to do. Pure.
- * @param listed the collections that there are.
+ * @param listed the collections that there are. @param database its name, for mongosh.
  */
 export function placeProblem(
   place: DiscoveredPlace,
   versions: Pick<VersionDoc, "_id" | "state">[],
   listed: Pick<CollectionInfo, "name" | "type" | "capped">[],
+  database: string,
 ): Problem | undefined {
   const { collection, path, version, count, registered, sealed_for: origin, tried } = place;
   const name = placeName(place);
@@ -85,8 +86,8 @@ export function placeProblem(
     return problem(
       `${what} ${one ? "is" : "are"} sealed for ${origin}, and ${one ? "opens" : "open"} only there`,
       renamed
-        ? `if ${home} was renamed to ${collection}, rename it back; in mongosh: db.getCollection(${JSON.stringify(collection)}).renameCollection(${JSON.stringify(home)})`
-        : `move the records to ${home} under their own _id, or the values to that path; what is only a copy: remove it`,
+        ? `if ${home} was renamed to ${collection}, rename it back; in mongosh: db.getSiblingDB(${JSON.stringify(database)}).getCollection(${JSON.stringify(collection)}).renameCollection(${JSON.stringify(home)})`
+        : `move the records to ${home} under their own _id, or the values to that path${known.state === "retired" ? `, with bypassDocumentValidation, for MongoDB rejects version ${version}; then rotate to the active version` : ""}; what is only a copy: remove it`,
     );
   }
   const fault = listed.find((each) => each.name === collection);

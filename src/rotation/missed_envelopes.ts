@@ -1,9 +1,10 @@
 import { KekError } from "../errors/errors.ts";
 import { countAt, countEnvelopes } from "../store/census.ts";
 import { readCollections } from "../store/collections.ts";
-import type { FieldCount } from "../store/documents.ts";
+import type { FieldCount, FieldDoc } from "../store/documents.ts";
 import { readFieldFacts } from "../store/field_facts.ts";
 import { fieldId, readFields } from "../store/fields.ts";
+import { rotationHistory } from "../store/rotations.ts";
 import type { Context, Reporter } from "./context.ts";
 import { scanDatabase } from "./database_scan.ts";
 import type { LeaseKeeper } from "./lease.ts";
@@ -62,18 +63,17 @@ export async function refuseMissed(
   const fields = await readFields(store);
   const { unregistered } = await readFieldFacts(store, fields);
   const missed: Pick<EnvelopePlace, "collection" | "path" | "count">[] = [];
-  for (const { collection, path } of unregistered) {
-    const count = await countAt(store, { collection, path }, from);
-    const known = missed.some((place) => place.collection === collection && place.path === path);
-    if (count > 0 && !known) missed.push({ collection, path, count });
+  for (const field of unregistered) {
+    const count = await countAt(store, field, from);
+    if (count > 0) missed.push({ ...field, count });
   }
   if (missed.length > 0) throw incomplete(from, missed);
   const uuids = new Map((await readCollections(store)).map(({ name, uuid }) => [name, uuid]));
   const total = new Map<string, number>();
   for (const field of fields) total.set(fieldId(field), await countEnvelopes(store, field));
-  const lost = lostFields(before, after, total, uuids);
+  const lost = [...lostFields(before, after, total, uuids), ...(await unlistedFields(context, fields))];
   if (lost.length === 0) return;
-  for (const { field, why } of lost) reporter.note(`${field} had envelopes in this rotation, and ${why}`);
+  for (const { field, why } of lost) reporter.note(`${field} had envelopes, and ${why}`);
   reporter.note(`reading every collection for envelopes of version ${from} before it is left`);
   const scanning = { note: reporter.note, progress: () => lease.check() };
   const { places, written } = await scanDatabase(context, { version: from, anew: true }, scanning);
@@ -83,7 +83,22 @@ export async function refuseMissed(
   reporter.note(`no envelope of version ${from} is left in any collection`);
 }
 
+/** What earlier rotations moved and nobody lists now; and where nothing is listed at all, nothing would be missed. */
+async function unlistedFields({ store }: Context, fields: FieldDoc[]): Promise<LostField[]> {
+  const NOTHING = { field: "the database", why: "no field is registered now" };
+  const [, ...earlier] = await rotationHistory(store, EARLIER);
+  const had = earlier.flatMap((rotation) => rotation.fields.filter(({ done }) => done > 0).map(({ field }) => field));
+  const unlisted = [...new Set(had)].filter((field) => !fields.some(({ _id }) => _id === field));
+  return [
+    ...unlisted.map((field) => ({ field, why: "it is not registered now" })),
+    ...(fields.length === 0 ? [NOTHING] : []),
+  ];
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
+
+/** A field that was unregistered on purpose is asked about by so many rotations. */
+const EARLIER = 3;
 
 function incomplete(from: number, places: Pick<EnvelopePlace, "collection" | "path" | "count">[]): KekError {
   return new KekError(

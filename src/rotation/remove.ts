@@ -10,7 +10,7 @@ import type { FieldDoc, RotationDoc, VersionDoc } from "../store/documents.ts";
 import { fieldId, readFields } from "../store/fields.ts";
 import { memberName, readRoster } from "../store/heartbeats.ts";
 import { fenceRecorder } from "../store/rotation_records.ts";
-import { newestRotation } from "../store/rotations.ts";
+import { newestRotation, rotationHistory } from "../store/rotations.ts";
 import { type KekState, readState } from "../store/state.ts";
 import { isOpen } from "../store/state_rules.ts";
 import type { Session } from "../store/store.ts";
@@ -42,9 +42,14 @@ export interface ScannedData {
   seconds: number;
 }
 
-/** Which backups need the key of a version that was left. Pure. */
-export function backupsNote({ _id, retired_at }: Pick<VersionDoc, "_id" | "retired_at">): string {
-  const before = retired_at === undefined ? "from before its rotation" : `made before ${rfc3339(retired_at)}`;
+/** Which backups need the key of a version that was left. @returns a sentence's part. */
+export async function backupsNote({ store }: Context, { _id, retired_at }: VersionDoc): Promise<string> {
+  // A repair moves envelopes of a version long after it was retired.
+  const ends = (await rotationHistory(store, HISTORY))
+    .filter(({ from }) => from === _id)
+    .map(({ ended_at }) => ended_at);
+  const last = Math.max(...[...ends, retired_at].map((at) => at?.getTime() ?? 0));
+  const before = last === 0 ? "from before its rotation" : `made before ${rfc3339(new Date(last))}`;
   return `backups of the database ${before} hold envelopes of KEK version ${_id}: keep a copy of its key as long as you keep them`;
 }
 
@@ -168,7 +173,7 @@ export async function remove(context: Context, options: RemoveOptions, reporter:
     await refuseIfCounted(context, await readFields(store), version);
   const proof = proofOf(canaryOf(doc), install.install_id, provider.name, version);
   const outcome = await provider.destroy(version, proof, options);
-  const advice = `${backupsNote(doc)}; ${outcome.advice}`;
+  const advice = `${await backupsNote(context, doc)}; ${outcome.advice}`;
   return { version, outcome: "destroyed", ...outcome, advice, scanned: scanned && scannedOf(scanned) };
 }
 
@@ -177,6 +182,9 @@ export async function remove(context: Context, options: RemoveOptions, reporter:
 function scannedOf({ collections, records, bytes, seconds }: ScanReport): ScannedData {
   return { collections, records, bytes, seconds };
 }
+
+/** Rotations that are looked at. */
+const HISTORY = 1000;
 
 async function rotationHolds(context: Context, version: number, session: Session): Promise<boolean> {
   const open = await newestRotation(context.store, session);

@@ -99,7 +99,7 @@ export async function verifyInstall(context: Context): Promise<Verification> {
     processes: roster,
     census: census.rows,
     problems,
-    warnings: due,
+    warnings: [...(await missingKeys(context, state)), ...due],
     rotation: openOf(state),
     capabilities: await provider.probe(),
   };
@@ -205,6 +205,19 @@ async function canaryProblems(context: Context, state: KekState, needed: Version
     }
   }
   return problems;
+}
+
+/** Of keys in a file each host has its own copy: one that lacks a version in use can start no process. */
+async function missingKeys({ provider }: Context, { versions, rotation }: KekState): Promise<Problem[]> {
+  if (provider.staging === "by_init") return [];
+  const held = await provider.available();
+  return (stanceOf(versions, rotation)?.readable ?? [])
+    .filter((version) => !held.includes(version))
+    .map((version) => ({
+      code: "canary",
+      message: `this command: there is no key of KEK version ${version}, which records need: no process could start with these settings`,
+      hint: provider.howToGive(version, true),
+    }));
 }
 
 /** What a whole backup of the keys must open: what records are under, and what is to be written under. */

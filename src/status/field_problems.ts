@@ -29,13 +29,24 @@ export function emptiedFields(facts: FieldFacts, census: CensusRow[], newest: Ro
     return [
       {
         code: "field" as const,
-        message: `${id} had ${had} envelopes in rotation ${newest?._id}, and has none${gone ? ": there is no such collection" : ""}`,
+        message: `${id} had ${had} ${had === 1 ? "envelope" : "envelopes"} in rotation ${newest?._id}, and has none${gone ? ": there is no such collection" : ""}`,
         hint: gone
           ? `if ${field.collection} was renamed, rename it back; if it was dropped on purpose: certautopilot kek field remove ${id}`
           : "if the application did not remove them: certautopilot kek verify --discover  finds envelopes that were moved",
       },
     ];
   });
+}
+
+/** Counting such a field reads its whole collection, and it would be missed if the list of fields were lost. */
+export function missingIndexes({ fields }: FieldFacts): Problem[] {
+  return fields
+    .filter(({ index, collection }) => index.state === "absent" && collection?.type === "collection")
+    .map(({ field }) => ({
+      code: "index",
+      message: `${fieldId(field)} has no index over its KEK versions`,
+      hint: `make it: certautopilot kek field add ${fieldId(field)}  or with the next rotation`,
+    }));
 }
 
 /** Collections whose live validators reject what processes write now: `kek_…` was restored without them, or they were changed. */
@@ -121,10 +132,10 @@ function problemsOf({ field, collection, index, inArray }: FieldFact): Problem[]
   return [];
 }
 
-function unregisteredProblem({ collection, path, index }: FieldFacts["unregistered"][number]): Problem {
+function unregisteredProblem({ collection, path }: FieldFacts["unregistered"][number]): Problem {
   return {
     code: "unregistered_field",
     message: `${collection}:${path} has an index over KEK versions and is not registered: no rotation sees its envelopes`,
-    hint: `if ${collection} was renamed, rename it back; certautopilot kek verify --discover  says where its envelopes open; if they open there: certautopilot kek field add ${collection}:${path}; if it holds no envelopes, drop its index; in mongosh: db.getCollection(${JSON.stringify(collection)}).dropIndex(${JSON.stringify(index)})`,
+    hint: `certautopilot kek verify --discover  says what they are. If kek_fields was lost: certautopilot kek field add ${collection}:${path}. If ${collection} was renamed: rename it back`,
   };
 }

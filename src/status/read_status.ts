@@ -1,6 +1,6 @@
 import type { Config } from "../config/config.ts";
 import { auditTail } from "../store/audit_tail.ts";
-import { countVersions } from "../store/census.ts";
+import { takeCensus } from "../store/census.ts";
 import type { InstallDoc } from "../store/documents.ts";
 import { readFieldFacts } from "../store/field_facts.ts";
 import { readFields } from "../store/fields.ts";
@@ -28,7 +28,7 @@ export class StatusReader {
     this.#config = config;
     this.#census = new KeptCensus(async () => {
       const fields = await readFields(store);
-      const [rows, facts] = await Promise.all([countVersions(store, fields), readFieldFacts(store, fields)]);
+      const [rows, facts] = await Promise.all([takeCensus(store, fields), readFieldFacts(store, fields)]);
       return { rows, fields: facts };
     });
   }

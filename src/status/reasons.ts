@@ -4,7 +4,7 @@ import { wrapProblems, wrapWarnings, writable } from "../fleet/wrap_limit.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
 import { type Member, memberName } from "../store/heartbeats.ts";
 import { isOpen } from "../store/state_rules.ts";
-import { emptiedFields, fieldProblems, rejectingProblems, unfencedProblems } from "./field_problems.ts";
+import { emptiedFields, fieldProblems, missingIndexes, rejectingProblems, unfencedProblems } from "./field_problems.ts";
 import { driftProblems, idleProblems, isLed, unledRotation } from "./health.ts";
 import type { Reason } from "./status_view.ts";
 import { strayProblems } from "./strays.ts";
@@ -64,6 +64,7 @@ export function findingsOf(facts: Facts): Findings {
       ...problems.filter((problem) => !urgentOf(problem)),
       ...otherDeclarations(facts, stance, drift),
       ...notFenced(state.rotation),
+      ...missingIndexes(fields),
       ...(open === undefined ? emptiedFields(fields, census.rows, state.rotation) : []),
       ...wrapWarnings(written),
       ...state.versions.filter((doc) => doc._id !== open?.from).flatMap((doc) => wasDue(doc, facts)),

@@ -1,4 +1,4 @@
-import { Decimal128, Double, EJSON, Long } from "bson";
+import { EJSON } from "bson";
 import type { Document } from "mongodb";
 import type { FieldName } from "../config/config.ts";
 import { fieldId } from "./fields.ts";
@@ -69,25 +69,6 @@ export async function takeCensus(store: Store, fields: FieldName[]): Promise<Cen
   return rows;
 }
 
-/** The versions alone, of whatever type: cheap enough to be asked every second. */
-export async function countVersions(store: Store, fields: FieldName[]): Promise<CensusRow[]> {
-  const rows: CensusRow[] = [];
-  for (const field of fields) {
-    const key = versionKey(field.path);
-    // Nothing but the group's key: MongoDB jumps from one version to the next in the index.
-    const versions = await aggregate<{ _id: unknown }>(store, field, [{ $group: { _id: `$${key}` } }, BY_ID]);
-    for (const { _id: version } of versions) {
-      if (version === null || version === undefined) continue;
-      const count = await countWith(store, field, { [key]: version });
-      // MongoDB takes numbers that are equal for one, and answers with the type of any of them.
-      const label = labelOf({ version, type: isNumber(version) ? "int" : "other" });
-      // One that was moved away between the two looks.
-      if (count > 0) rows.push({ field: fieldId(field), version: label, count });
-    }
-  }
-  return rows;
-}
-
 /** Whether a row of the version counts is at a version, as opposed to something that only looks like one. */
 export function isVersion(row: CensusRow): boolean {
   return /^[1-9]\d*$/.test(row.version);
@@ -110,7 +91,6 @@ async function aggregate<T extends Document>(store: Store, field: FieldName, sta
   );
 }
 
-const BY_ID = { $sort: { _id: 1 } };
 const NOTHING = ["missing", "null", "undefined"];
 
 interface Version {
@@ -128,10 +108,6 @@ function labelOf({ version, type }: Version): string {
 /** Of an array on the path that holds no version MongoDB makes an empty array. */
 function isThere({ version, type }: Version): boolean {
   return !NOTHING.includes(type) && !(Array.isArray(version) && version.length === 0);
-}
-
-function isNumber(value: unknown): boolean {
-  return typeof value === "number" || value instanceof Long || value instanceof Decimal128 || value instanceof Double;
 }
 
 function byVersion(a: { _id: Version }, b: { _id: Version }): number {

@@ -22,7 +22,7 @@ export interface FieldFacts {
   database: string;
   fields: FieldFact[];
   /** Indexes over KEK versions at places that are not registered: the collection was renamed, or `kek_fields` was lost. */
-  unregistered: (FieldName & { index: string })[];
+  unregistered: FieldName[];
 }
 
 export const NO_FIELDS: FieldFacts = { database: "", fields: [], unregistered: [] };
@@ -42,7 +42,7 @@ export async function readFieldFacts(store: Store, fields: FieldDoc[]): Promise<
     const index: IndexState =
       collection === undefined
         ? { state: "no collection" }
-        : judgeIndexes(field.collection, field.path, indexes.get(field.collection) ?? []);
+        : judgeIndexes(store.db.databaseName, field, indexes.get(field.collection) ?? []);
     const inArray = index.state === "whole" && (await mayBeInArray(store, field, index.name));
     return { field, collection, index, inArray, validator: collection?.validator };
   });
@@ -50,12 +50,15 @@ export async function readFieldFacts(store: Store, fields: FieldDoc[]): Promise<
   const unregistered = [...indexes].flatMap(([collection, all]) =>
     all.flatMap((index) => {
       const path = pathOfIndex(index);
-      return path === undefined || registered.has(`${collection}:${path}`)
-        ? []
-        : [{ collection, path, index: index.name }];
+      return path === undefined || registered.has(`${collection}:${path}`) ? [] : [{ collection, path }];
     }),
   );
-  return { database: store.db.databaseName, fields: await Promise.all(facts), unregistered };
+  // A field may have several indexes.
+  const once = unregistered.filter(
+    ({ collection, path }, at) =>
+      unregistered.findIndex((other) => other.collection === collection && other.path === path) === at,
+  );
+  return { database: store.db.databaseName, fields: await Promise.all(facts), unregistered: once };
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -39,7 +39,11 @@ export interface IndexDefinition extends Document {
 }
 
 /** What the indexes of a collection are worth for counting a field's versions. Pure. */
-export function judgeIndexes(collection: string, path: string, indexes: IndexDefinition[]): IndexState {
+export function judgeIndexes(
+  database: string,
+  { collection, path }: FieldName,
+  indexes: IndexDefinition[],
+): IndexState {
   const name = versionIndexName(path);
   const alike = indexes.filter(({ key }) => JSON.stringify(key) === JSON.stringify({ [versionKey(path)]: 1, _id: 1 }));
   // Another name does no harm: what counts is the definition, and MongoDB makes no second index that is the same.
@@ -49,20 +53,20 @@ export function judgeIndexes(collection: string, path: string, indexes: IndexDef
   const named = indexes.find((index) => index.name === name);
   if (named === undefined) {
     const twin = alike.find(isTwin);
-    return twin === undefined ? { state: "absent" } : blocked(collection, path, twin);
+    return twin === undefined ? { state: "absent" } : blocked(database, { collection, path }, twin);
   }
   const why = alike.includes(named) ? (defectOf(named) as string) : "has other keys";
   const remedy =
     named["hidden"] === true && defectOf({ ...named, hidden: false }) === undefined
-      ? mongosh(`db.runCommand({collMod: ${text(collection)}, index: {name: ${text(name)}, hidden: false}})`)
-      : mongosh(`db.getCollection(${text(collection)}).dropIndex(${text(name)})`);
+      ? mongosh(database, `runCommand({collMod: ${text(collection)}, index: {name: ${text(name)}, hidden: false}})`)
+      : mongosh(database, `getCollection(${text(collection)}).dropIndex(${text(name)})`);
   return { state: "unusable", name, why, remedy };
 }
 
 /** @throws MongoServerError when MongoDB does not permit it. */
-export async function readIndexState(store: Store, { collection, path }: FieldName): Promise<IndexState> {
-  const indexes = await listIndexes(store, collection);
-  return indexes === undefined ? { state: "no collection" } : judgeIndexes(collection, path, indexes);
+export async function readIndexState(store: Store, field: FieldName): Promise<IndexState> {
+  const indexes = await listIndexes(store, field.collection);
+  return indexes === undefined ? { state: "no collection" } : judgeIndexes(store.db.databaseName, field, indexes);
 }
 
 /** @returns undefined when there is no such collection. A view has no indexes. */
@@ -95,7 +99,7 @@ export async function makeIndex(store: Store, field: FieldName): Promise<IndexSt
     return { state: "whole", name: versionIndexName(path) };
   } catch (thrown) {
     if (!CONFLICTS.includes(serverCode(thrown) ?? 0)) throw thrown;
-    return inTheWay(collection, path, (await listIndexes(store, collection)) ?? [], thrown);
+    return inTheWay(store.db.databaseName, field, (await listIndexes(store, collection)) ?? [], thrown);
   }
 }
 
@@ -208,26 +212,29 @@ function isTwin(index: Document): boolean {
   );
 }
 
-function blocked(collection: string, path: string, { name, ...index }: Document): IndexState {
+function blocked(database: string, { collection, path }: FieldName, { name, ...index }: Document): IndexState {
   return {
     state: "unusable",
     name: String(name),
     why: `${defectOf(index) ?? "is there"} and keeps MongoDB from making ${versionIndexName(path)}`,
-    remedy: mongosh(`db.getCollection(${text(collection)}).dropIndex(${text(String(name))})`),
+    remedy: mongosh(database, `getCollection(${text(collection)}).dropIndex(${text(String(name))})`),
   };
 }
 
 /** Which index MongoDB means: it names none that a program could rely on. */
-function inTheWay(collection: string, path: string, indexes: IndexDefinition[], cause: unknown): IndexState {
-  const state = judgeIndexes(collection, path, indexes);
+function inTheWay(database: string, field: FieldName, indexes: IndexDefinition[], cause: unknown): IndexState {
+  const state = judgeIndexes(database, field, indexes);
   if (state.state !== "absent") return state;
-  const other = indexes.find(({ key }) => JSON.stringify(key) === JSON.stringify({ [versionKey(path)]: 1, _id: 1 }));
+  const other = indexes.find(
+    ({ key }) => JSON.stringify(key) === JSON.stringify({ [versionKey(field.path)]: 1, _id: 1 }),
+  );
   if (other === undefined) throw cause;
-  return blocked(collection, path, other);
+  return blocked(database, field, other);
 }
 
-function mongosh(command: string): string {
-  return `run in mongosh: ${command}`;
+/** With the database in it: a shell stands in another one where the URI names none. */
+function mongosh(database: string, command: string): string {
+  return `run in mongosh: db.getSiblingDB(${text(database)}).${command}`;
 }
 
 function text(name: string): string {

@@ -47,6 +47,15 @@ test("a copy that lacks a key, has other bytes or is open to others proves nothi
 
   const whole = await backup(copy("whole", some(install, 1, 2)));
   expect([whole.code, whole.json.versions, whole.json.unknown]).toEqual([0, [1, 2], []]);
+  const live = copy("live", some(install, 1, 2));
+  const itself = await run(
+    ["kek", "verify", `--backup=${live}`],
+    install.variables([], 2, { CERTAUTOPILOT_SECRETS_FILE: live }),
+  );
+  expect([itself.code, itself.stderr]).toEqual([
+    2,
+    expect.stringContaining("is the secrets file that this program runs with"),
+  ]);
   // Of a key that no process has made known nothing is proved, and that is said.
   const more = await backup(copy("more", some(install, 1, 2, 4)));
   expect([more.code, more.json.versions, more.json.unknown]).toEqual([0, [1, 2], [4]]);

@@ -189,8 +189,11 @@ class Running {
   async #follow(command: string): Promise<void> {
     this.#tell(`followed: ${command}`);
     const { db } = this.#world;
-    const dropped = /^db\.getCollection\((".*")\)\.dropIndex\((".*")\)$/.exec(command);
-    const shown = /^db\.runCommand\((\{collMod: ".*", index: \{name: ".*", hidden: false\}\})\)$/.exec(command);
+    const dropped = /^db\.getSiblingDB\(".*?"\)\.getCollection\((".*")\)\.dropIndex\((".*")\)$/.exec(command);
+    const shown =
+      /^db\.getSiblingDB\(".*?"\)\.runCommand\((\{collMod: ".*", index: \{name: ".*", hidden: false\}\})\)$/.exec(
+        command,
+      );
     if (dropped !== null)
       await db.collection(JSON.parse(dropped[1] as string)).dropIndex(JSON.parse(dropped[2] as string));
     else if (shown !== null)
