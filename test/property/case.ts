@@ -149,9 +149,28 @@ class Running {
     const all = starts && this.#conditions.program.can.noBackupCheck ? [...words, "--no-backup-check"] : words;
     for (let again = 0; ; again += 1) {
       const ran = await this.#checked(all, crashAt, live);
+      if (ran.code === 0 || again === 5) return;
       // As its hint says: a busy machine has cost it its lease, and the same command goes on from there.
-      if (ran.code === 0 || again === 3 || !/lease ran out|another coordinator/.test(ran.stderr)) return;
+      if (/lease ran out|another coordinator/.test(ran.stderr)) continue;
+      // Every other operator does what a refusal asks for, and runs the command again.
+      if (this.#world.story.seed % 2 === 0 || !(await this.#followed(ran))) return;
     }
+  }
+
+  /** @returns whether a hint named a command. */
+  async #followed({ stderr }: Ran): Promise<boolean> {
+    const shells = [...stderr.matchAll(/run in mongosh: (.*)$/gm)].map(([, command = ""]) => command);
+    for (const command of new Set(shells))
+      await this.#follow(command).catch((thrown) => this.#tell(`could not: ${command}: ${(thrown as Error).message}`));
+    const fields = [...stderr.matchAll(/certautopilot kek field add (\S+?)\.? /g)].map(([, field = ""]) => field);
+    let added = 0;
+    for (const id of new Set(fields)) {
+      if ((await this.#checked(["kek", "field", "add", id.replace(/\.$/, "")])).code !== 0) continue;
+      added += 1;
+      this.#world.registered.add(id);
+      this.#world.everRegistered.add(id);
+    }
+    return shells.length + added > 0;
   }
 
   /** Runs a command, and holds everything in the database to what it said. */
