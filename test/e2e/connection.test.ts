@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { library, seed } from "../harness/library.ts";
-import { primaryAndSecondary, uninitiatedMongod, untilHello } from "../harness/other_mongod.ts";
+import { adminCommand, primaryAndSecondary, uninitiatedMongod, untilHello } from "../harness/other_mongod.ts";
 import { run, stop, testInstall } from "../harness/program.ts";
 import { expectRefusal } from "../harness/refusal.ts";
 
@@ -59,12 +59,12 @@ test("a direct connection to a secondary names the primary at once, exit 9", asy
 
 test("a member that recovers or has no primary is named for what it is", async () => {
   const { onPrimary, onSecondary, primary, secondary } = pair;
-  await onSecondary.db("admin").command({ replSetMaintenance: 1 });
+  await adminCommand(onSecondary, { replSetMaintenance: 1 });
   const direct = await run(VERIFY, at(`mongodb://${secondary}/?directConnection=true`));
   const error = new RegExp(`${secondary} is starting up, recovering or rolling back, a member of .* is ${primary}`);
   expectRefusal(direct, { exit: 9, code: "mongodb_refused", error, hint: /remove directConnection/ }, false);
-  await onSecondary.db("admin").command({ replSetMaintenance: 0 });
-  await onPrimary.db("admin").command({ replSetStepDown: 60, force: true });
+  await adminCommand(onSecondary, { replSetMaintenance: 0 });
+  await adminCommand(onPrimary, { replSetStepDown: 60, force: true });
   await untilHello(onPrimary, (hello) => hello["secondary"] === true);
   const none = await run(VERIFY, at(`mongodb://${primary}/?replicaSet=rs0`));
   const members = new RegExp(`has no primary: .*${primary} is a secondary`);
@@ -76,11 +76,11 @@ test("a member that recovers or has no primary is named for what it is", async (
 
 test("a member that was removed from its set is told apart from one that cannot be reached", async () => {
   const { onPrimary, onSecondary, secondary } = pair;
-  await onPrimary.db("admin").command({ replSetFreeze: 0 });
+  await adminCommand(onPrimary, { replSetFreeze: 0 });
   await untilHello(onPrimary, (hello) => hello["isWritablePrimary"] === true);
-  const { config } = await onPrimary.db("admin").command({ replSetGetConfig: 1 });
+  const { config } = await adminCommand(onPrimary, { replSetGetConfig: 1 });
   const alone = { ...config, version: config.version + 1, members: [config.members[0]] };
-  await onPrimary.db("admin").command({ replSetReconfig: alone });
+  await adminCommand(onPrimary, { replSetReconfig: alone });
   await untilHello(onSecondary, (hello) => hello["setName"] === undefined);
   const ran = await run(VERIFY, at(`mongodb://${secondary}/?replicaSet=rs0`));
   const error = new RegExp(`${secondary} .* or this member was removed from it`);

@@ -4,7 +4,7 @@ import { randomBytes } from "node:crypto";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Document, MongoClient } from "mongodb";
+import { type Document, MongoClient, MongoNetworkError } from "mongodb";
 import { initiateReplicaSet } from "../../src/store/replica_set.ts";
 import { mongodBinary, unusedPort } from "./mongod_here.ts";
 
@@ -63,10 +63,22 @@ export async function primaryAndSecondary(): Promise<Pair> {
 /** Waits until a member says so of itself. */
 export async function untilHello(client: MongoClient, holds: (hello: Document) => boolean): Promise<void> {
   const began = performance.now();
-  while (!holds(await client.db("admin").command({ hello: 1 }))) {
+  while (!holds(await adminCommand(client, { hello: 1 }))) {
     if (performance.now() - began > 60_000)
       throw new Error("a member of the replica set is not as it should be in time");
     await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+/** A member that steps down, or is taken out of its set, closes its connections: then the command is sent again on another. */
+export async function adminCommand(client: MongoClient, command: Document): Promise<Document> {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return await client.db("admin").command(command);
+    } catch (thrown) {
+      if (!(thrown instanceof MongoNetworkError) || tries === 50) throw thrown;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
   }
 }
 
