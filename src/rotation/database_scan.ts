@@ -1,6 +1,7 @@
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { availableParallelism } from "node:os";
 import { EJSON, type Timestamp } from "bson";
+import { collectGarbage } from "../config/memory.ts";
 import { KekError, messageOf, rfc3339 } from "../errors/errors.ts";
 import { ChangeWatch, moment } from "../store/change_watch.ts";
 import { CollectionChanged, primaryNode, type ReadPosition, readWhole } from "../store/collection_reader.ts";
@@ -66,6 +67,7 @@ export interface ScanProgress {
 
 const SAVE_MS = 2000;
 const REPORT_MS = 500;
+const COLLECT_BYTES = 128 * 2 ** 20;
 const BACKOFF_MS = 1000;
 const TRIES = 30;
 /** So often one collection may be dropped, renamed or replaced while it is read. */
@@ -124,6 +126,7 @@ class DatabaseScan {
   #savedAt = performance.now();
   #saving: Promise<void> | undefined;
   #reportedAt = 0;
+  #uncollected = 0;
 
   constructor(
     context: Context,
@@ -223,6 +226,7 @@ class DatabaseScan {
           current.records += current.tally.add(array);
           current.bytes += array.length;
           this.#rate.add(array.length);
+          this.#collect(array.length);
           if (position !== undefined) {
             current.position = { after: position, node };
             tries = 1;
@@ -267,6 +271,14 @@ class DatabaseScan {
     const fresh = { identity, name: collection.name, done: false, position: null, records: 0, bytes: 0, tally };
     this.#readings.set(identity, fresh);
     return fresh;
+  }
+
+  /** Most of what an answer leaves lies outside the heap that the runtime looks at. */
+  #collect(bytes: number): void {
+    this.#uncollected += bytes;
+    if (this.#uncollected < COLLECT_BYTES) return;
+    this.#uncollected = 0;
+    collectGarbage();
   }
 
   async #tell(): Promise<void> {
