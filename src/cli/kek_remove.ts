@@ -66,7 +66,7 @@ export default leaf({
 });
 
 /** @throws KekError `usage`. */
-export function scanOf(given: string | undefined): RemoveOptions["scan"] {
+function scanOf(given: string | undefined): RemoveOptions["scan"] {
   if (given === undefined || given === "all") return "all";
   if (given === "registered") return "registered";
   throw new KekError("usage", `--scan=${given} is neither all nor registered`, "give --scan=all or --scan=registered");

@@ -83,6 +83,8 @@ export async function refuseMissed(
   reporter.note(`no envelope of version ${from} is left in any collection`);
 }
 
+// ---------------------------------------------------------------------------------------------------------------------
+
 /** What earlier rotations moved and nobody lists now; and where nothing is listed at all, nothing would be missed. */
 async function unlistedFields({ store }: Context, fields: FieldDoc[]): Promise<LostField[]> {
   const NOTHING = { field: "the database", why: "no field is registered now" };
@@ -94,8 +96,6 @@ async function unlistedFields({ store }: Context, fields: FieldDoc[]): Promise<L
     ...(fields.length === 0 ? [NOTHING] : []),
   ];
 }
-
-// ---------------------------------------------------------------------------------------------------------------------
 
 /** A field that was unregistered on purpose is asked about by so many rotations. */
 const EARLIER = 3;

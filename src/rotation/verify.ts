@@ -5,14 +5,12 @@ import { stanceOf } from "../fleet/stance.ts";
 import { wrapWarnings, writable } from "../fleet/wrap_limit.ts";
 import type { Capability } from "../providers/provider.ts";
 import { isLed } from "../status/health.ts";
-import { readFacts } from "../status/read_status.ts";
+import { readCounts, readFacts } from "../status/read_status.ts";
 import { findingsOf } from "../status/reasons.ts";
 import { ways } from "../status/ways_on.ts";
 import { audited } from "../store/audit_log.ts";
-import { type CensusRow, takeCensus } from "../store/census.ts";
+import type { CensusRow } from "../store/census.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
-import { readFieldFacts } from "../store/field_facts.ts";
-import { readFields } from "../store/fields.ts";
 import { type Member, readRoster } from "../store/heartbeats.ts";
 import { type KekState, readState } from "../store/state.ts";
 import { isOpen } from "../store/state_rules.ts";
@@ -84,11 +82,7 @@ export async function verifyTarget(context: Context, { target, from, backup }: T
 /** The whole install's health: what `kek status` finds, and what takes this host's keys to find out. */
 export async function verifyInstall(context: Context): Promise<Verification> {
   const { store, install, config, provider } = context;
-  const facts = await readFacts(store, install, config, async (_, now) => {
-    const fields = await readFields(store);
-    const [rows, facts] = await Promise.all([takeCensus(store, fields), readFieldFacts(store, fields)]);
-    return { rows, fields: facts, at: now };
-  });
+  const facts = await readFacts(store, install, config, async (_, at) => ({ ...(await readCounts(store)), at }));
   const { state, roster, census } = facts;
   const { urgent, due } = findingsOf(facts);
   const problems = [...(await canaryProblems(context, state, keysInUse(state))), ...urgent];

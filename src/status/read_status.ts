@@ -8,7 +8,7 @@ import { readRoster } from "../store/heartbeats.ts";
 import { rotationHistory } from "../store/rotations.ts";
 import { readState } from "../store/state.ts";
 import { type Store, serverNow } from "../store/store.ts";
-import { type Census, KeptCensus } from "./kept_census.ts";
+import { type Census, type Counts, KeptCensus } from "./kept_census.ts";
 import type { StatusView } from "./status_view.ts";
 import { type Facts, viewOf } from "./view.ts";
 
@@ -26,11 +26,7 @@ export class StatusReader {
     this.#store = store;
     this.#install = install;
     this.#config = config;
-    this.#census = new KeptCensus(async () => {
-      const fields = await readFields(store);
-      const [rows, facts] = await Promise.all([takeCensus(store, fields), readFieldFacts(store, fields)]);
-      return { rows, fields: facts };
-    });
+    this.#census = new KeptCensus(() => readCounts(store));
   }
 
   /** @throws KekError `mongodb_…`, `document_invalid`, `document_newer`. */
@@ -39,6 +35,13 @@ export class StatusReader {
       await readFacts(this.#store, this.#install, this.#config, (epoch, now) => this.#census.of(epoch, now)),
     );
   }
+}
+
+/** The version counts, and how the fields stand. */
+export async function readCounts(store: Store): Promise<Counts> {
+  const fields = await readFields(store);
+  const [rows, facts] = await Promise.all([takeCensus(store, fields), readFieldFacts(store, fields)]);
+  return { rows, fields: facts };
 }
 
 /**
