@@ -41,10 +41,16 @@ export class History {
 
   /** From the next change on. */
   async record(): Promise<void> {
-    this.#open();
-    // The stream begins where the server says it does; a first event proves that it has begun.
+    await withinAMinute(async () => {
+      this.#open();
+      // The stream's cursor is made by its first look.
+      const event = await this.#stream?.tryNext();
+      if (event) this.#take(event);
+    });
     await this.#sentinel("begin");
     this.#running = this.#follow();
+    // Reported by finish(), which awaits it.
+    this.#running.catch(() => undefined);
   }
 
   /** Everything until now is in `changes` when this returns. */
@@ -57,37 +63,35 @@ export class History {
 
   // -------------------------------------------------------------------------------------------------------------------
 
-  #open(): void {
+  /**
+   * Any member will do: events are a majority's on each. One whose disk was emptied has an oplog that begins later, and
+   * cannot resume the stream even as the primary; the others can.
+   */
+  #open(readPreference: "primary" | "secondary" = "primary"): void {
     const options = this.#token === undefined ? {} : { resumeAfter: this.#token };
-    this.#stream = this.#client.db(this.#database).watch([], { ...options, maxAwaitTimeMS: 200 });
+    this.#stream = this.#client.db(this.#database).watch([], { ...options, maxAwaitTimeMS: 200, readPreference });
   }
 
-  async #sentinel(what: string): Promise<void> {
-    const until = performance.now() + 60_000;
-    for (;;) {
-      try {
-        // The stream's cursor is made by its first look.
-        await this.#stream?.tryNext().then((event) => event && this.#take(event));
-        await this.#client.db(this.#database).collection(SENTINEL).insertOne({ what });
-        return;
-      } catch (thrown) {
-        if (performance.now() > until) throw thrown;
-        await Bun.sleep(100);
-        this.#open();
-      }
-    }
+  async #sentinel(what: "begin" | "end"): Promise<void> {
+    await withinAMinute(() => this.#client.db(this.#database).collection(SENTINEL).insertOne({ what }));
   }
 
+  /** @throws what MongoDB answered, when no member has continued the stream for a minute. */
   async #follow(): Promise<void> {
+    let lastEvent = performance.now();
+    let preference: "primary" | "secondary" = "primary";
     while (!this.#ended) {
       try {
-        const event = await this.#stream?.next();
-        if (event !== undefined) this.#take(event);
-      } catch {
-        // The primary is away, or another one: it goes on behind the last event that was taken.
+        const event = await this.#stream?.tryNext();
+        lastEvent = performance.now();
+        if (event) this.#take(event);
+      } catch (thrown) {
+        if (performance.now() - lastEvent > 60_000) throw thrown;
+        // The primary is away, or another one: it continues behind the last event that was taken.
         await Bun.sleep(200);
         await this.#stream?.close().catch(() => undefined);
-        if (!this.#ended) this.#open();
+        preference = preference === "primary" ? "secondary" : "primary";
+        this.#open(preference);
       }
     }
   }
@@ -112,6 +116,20 @@ export class History {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+/** Tries until it succeeds. @throws what the last attempt threw after a minute. */
+async function withinAMinute(attempt: () => Promise<unknown>): Promise<void> {
+  const until = performance.now() + 60_000;
+  for (;;) {
+    try {
+      await attempt();
+      return;
+    } catch (thrown) {
+      if (performance.now() > until) throw thrown;
+      await Bun.sleep(100);
+    }
+  }
+}
 
 // biome-ignore lint/suspicious/noExplicitAny: change events come in many shapes
 function afterwards(before: Document | undefined, event: any): Document | undefined {
