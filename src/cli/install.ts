@@ -27,6 +27,7 @@ export default leaf({
       const request = await installRequest(args, argv, output);
       const prepared = await prepareInstall(request);
       refuseOpenApi(prepared.config);
+      for (const { message, hint } of prepared.notes) output.log.warn(`${message}\n   hint: ${hint}`);
       const { database } = prepared.found;
       if (database.seen && !database.fence)
         output.log.warn(
@@ -67,22 +68,24 @@ export function refuseConfig(config: string | undefined): void {
     );
 }
 
-/** Ctrl-C, and SIGTERM, once: the step in hand is finished and all is undone. */
+/** Ctrl-C, SIGTERM, or a terminal that is closed, once: the step in hand is finished and all is undone. */
 export async function withInterrupt(output: Output, work: (interrupted: AbortSignal) => Promise<void>): Promise<void> {
   const abort = new AbortController();
   const stop = () => {
     output.log.warn("interrupted: the step in hand is finished, then everything is undone");
     abort.abort();
   };
-  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, stop);
+  for (const signal of INTERRUPTING) process.on(signal, stop);
   try {
     await work(abort.signal);
   } finally {
-    for (const signal of ["SIGINT", "SIGTERM"] as const) process.off(signal, stop);
+    for (const signal of INTERRUPTING) process.off(signal, stop);
   }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+const INTERRUPTING = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
 const titles = (steps: Step[]) => steps.map(({ title }) => title);
 
@@ -97,7 +100,8 @@ function refuseNotRoot(root: string | undefined): void {
 
 function nextSteps(request: InstallRequest, { config, wanted, found }: Prepared): string[] {
   const { server } = config;
-  const page = `${server.tls === undefined ? "http" : "https"}://${server.host}:${server.port}/settings/kek-versions`;
+  const host = server.host.includes(":") ? `[${server.host}]` : server.host;
+  const page = `${server.tls === undefined ? "http" : "https"}://${host}:${server.port}/settings/kek-versions`;
   const backUp = [
     `back up ${request.root}${LAYOUT.secrets} now, off this host: whoever loses the keys loses every secret`,
   ];

@@ -5,6 +5,7 @@ import { checkUri } from "../config/database_uri.ts";
 import { readEnvironment } from "../config/environment.ts";
 import { parseSecrets, readPrivateFile } from "../config/secrets_file.ts";
 import { compiledBinary } from "../config/self.ts";
+import { VERSION } from "../config/version.ts";
 import { KekError } from "../errors/errors.ts";
 import { LAYOUT } from "../install/layout.ts";
 import type { InstallRequest } from "../install/request.ts";
@@ -47,6 +48,7 @@ export const INSTALL_FLAGS = {
     description: "This process's name in the fleet (default: the host's)",
     valueHint: "NAME",
   },
+  "allow-downgrade": { type: "boolean", description: "Put an older release in place of a newer one" },
   root: { type: "string", description: "Lay it down below a directory; start nothing", valueHint: "DIR" },
   "no-service": { type: "boolean", description: "No systemd here: start nothing, say how" },
 } as const;
@@ -89,6 +91,8 @@ export async function installRequest(flags: InstallFlags, argv: string[], output
     listen: text("listen"),
     instanceName: text("instance-name"),
     binary,
+    version: VERSION,
+    allowDowngrade: flags["allow-downgrade"] === true,
   };
 }
 

@@ -29,7 +29,7 @@ export default leaf({
       // Nobody else can look into what is installed, so a dry run needs it too.
       if (root === "" && process.getuid?.() !== 0)
         throw new KekError("usage", "uninstall changes the host: it needs root", "run it with sudo");
-      const { steps, holds } = await planUninstall({ root, purge });
+      const { steps, holds, stays } = await planUninstall({ root, purge });
       const lost = holds.map(({ path, bytes }) => `  ${root}${path} (${sizeShown(bytes)}): ${HOLDS[path]}`);
       if (purge && lost.length > 0) output.log.warn(["this is lost for ever:", ...lost, ...ELSEWHERE].join("\n"));
       if (purge && !meant && !dry)
@@ -38,19 +38,24 @@ export default leaf({
           "--purge destroys keys: it needs --yes-i-mean-it as well",
           "back up what is listed above first; then add it",
         );
-      const data = { steps: steps.map(({ title }) => title), kept: purge ? [] : holds };
+      const data = { steps: steps.map(({ title }) => title), kept: purge ? [] : holds, stays };
+      const left = stays.map((what) => `  stays: ${what}`);
       if (steps.length === 0 || dry) {
         const titles = steps.map(({ title }) => `  ${title}`);
         output.result(
-          steps.length === 0 ? "nothing to remove" : ["would do:", ...titles, "nothing was changed"].join("\n"),
+          steps.length === 0
+            ? "nothing to remove"
+            : ["would do:", ...titles, ...left, "nothing was changed"].join("\n"),
           data,
         );
         return EXIT.done;
       }
+      if (purge)
+        output.log.info(["this is what will be done:", ...steps.map(({ title }) => `  ${title}`), ...left].join("\n"));
       if (args.yes !== true && !(await output.confirm(purge ? "Destroy all this?" : "Take the service off this host?")))
         throw new KekError("cancelled", "nothing was changed", "run it again when you are sure");
       await uninstall(root, steps, output.log);
-      output.result(["done", ...(purge ? [] : keptText(root, holds))].join("\n"), data);
+      output.result(["done", ...(purge ? [] : keptText(root, holds)), ...left].join("\n"), data);
       return EXIT.done;
     }),
 });

@@ -16,6 +16,8 @@ const HOLD = `umask 077; exec flock -n ${LOCK} sh -c 'echo held; exec cat'`;
  * @throws KekError `refused` when another one runs.
  */
 export async function alone<T>(changesHost: boolean, log: Log, work: () => Promise<T>): Promise<T> {
+  // Directories that we or the host's tools make get their usual modes, whatever umask the caller has.
+  process.umask(0o022);
   if (!changesHost || process.getuid?.() !== 0) return await work();
   // A process group of its own: a Ctrl-C is for this program, which still undoes what it did.
   const holder = spawn("sh", ["-c", HOLD], { cwd: "/", detached: true, stdio: ["pipe", "pipe", "pipe"] });

@@ -7,17 +7,17 @@ import { KekError } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
 import type { LocalDatabase } from "../store/local_users.ts";
 import { must } from "./command.ts";
-import { installPackages } from "./find_mongod.ts";
+import { installedPackages, installPackages } from "./find_mongod.ts";
 import { isLocked, makeFirstKey } from "./first_key.ts";
 import type { Found, Ids } from "./found.ts";
 import { Journal } from "./journal.ts";
 import { LAYOUT, MONGOD_OF_PACKAGES, wantsLink } from "./layout.ts";
 import { canConnect, MongodProcess } from "./mongod_process.ts";
-import { makeAbove, type Placed, placeCopy, placeDirectory, placeText } from "./place.ts";
-import { awaitUnit, notReady } from "./ready.ts";
+import { makeAbove, type Placed, placeCopy, placeDirectory, placeText, replaceText } from "./place.ts";
+import { awaitUnit, notReady, startUnit } from "./ready.ts";
 import type { InstallRequest } from "./request.ts";
 import { type Action, idsOf, type Owner, type Step } from "./step.ts";
-import { makeUser, removeUser } from "./system_user.ts";
+import { makeUser, removeAccounts } from "./system_user.ts";
 import { systemctl } from "./systemd.ts";
 import type { Wanted } from "./wanted.ts";
 
@@ -80,6 +80,8 @@ class Run {
   #mongod: MongodProcess | undefined;
   /** Whether this run made the database, from an empty directory. */
   #databaseIsNew = false;
+  /** Files that this run has placed: the first time says what is put back. */
+  readonly #files = new Set<string>();
 
   constructor(applying: Applying) {
     this.#applying = applying;
@@ -103,20 +105,27 @@ class Run {
     packages: async ({ names }, title) => {
       this.journal.did({
         what: title,
-        undo: () => Promise.reject(new Error("packages are left to the package manager")),
+        async undo() {
+          const there = await installedPackages(names);
+          if (there.length > 0)
+            throw new Error(`${there.join(" ")} stay, remove them with apt-get if they are not wanted`);
+        },
       });
       await installPackages(names);
     },
     user: async (_action, title) => {
       this.#user = await makeUser(this.#root);
-      this.journal.did({ what: title, undo: () => removeUser(this.#root), keeps: true });
+      this.journal.did({ what: title, undo: () => removeAccounts(this.#root), keeps: true });
     },
     directory: ({ path, mode, owner }, title) => {
       this.#placed(title, placeDirectory(this.#at(path), this.#rights(mode, owner)), true);
     },
     file: ({ path, mode, owner, content, keeps }, title) => {
       this.#aboveOf(path);
-      this.#placed(title, placeText(this.#at(path), this.#rights(mode, owner), content), keeps);
+      const rights = this.#rights(mode, owner);
+      if (this.#files.has(path)) return replaceText(this.#at(path), rights, content);
+      this.#placed(title, placeText(this.#at(path), rights, content), keeps);
+      this.#files.add(path);
     },
     binary: ({ path, from }, title) => {
       this.#aboveOf(path);
@@ -204,7 +213,7 @@ class Run {
       await systemctl("reset-failed", unit).catch(() => undefined);
     };
     this.journal.did({ what: title, undo: stop });
-    await systemctl(restart ? "restart" : "start", unit);
+    await startUnit(restart ? "restart" : "start", unit, this.#applying.log);
   }
 
   #userIds(): Ids {

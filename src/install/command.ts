@@ -1,4 +1,5 @@
 import { execFile } from "node:child_process";
+import { childEnvironment } from "../config/environment.ts";
 import { KekError } from "../errors/errors.ts";
 
 /** Other programs of the host. No secret is ever among their arguments. */
@@ -14,12 +15,16 @@ export interface RunOptions {
   limitMs?: number;
 }
 
-/** Runs to the end, whatever it answers. @returns code 127 when there is no such program. */
+/**
+ * Runs to the end, whatever it answers, and in English: what it prints is parsed.
+ * @returns code 127 when there is no such program.
+ */
 export async function run([program, ...args]: [string, ...string[]], options: RunOptions = {}): Promise<Ran> {
-  const { env, limitMs = 120_000 } = options;
+  const { env = childEnvironment({}), limitMs = 120_000 } = options;
+  const english = { ...env, LC_ALL: "C", LANGUAGE: "C" };
   const limits = { timeout: limitMs, maxBuffer: 16 << 20, killSignal: "SIGKILL" as const };
   return await new Promise((resolve) => {
-    execFile(program, args, { ...limits, ...(env === undefined ? {} : { env }) }, (error, stdout, stderr) => {
+    execFile(program, args, { ...limits, env: english }, (error, stdout, stderr) => {
       const failed = error as { code?: number | string } | null;
       const code =
         failed === null ? 0 : typeof failed.code === "number" ? failed.code : failed.code === "ENOENT" ? 127 : 1;

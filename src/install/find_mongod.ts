@@ -1,14 +1,14 @@
-import { accessSync, constants, existsSync, realpathSync } from "node:fs";
+import { accessSync, constants, existsSync, readdirSync, realpathSync } from "node:fs";
 import { join } from "node:path";
-import { mongodHints } from "../config/environment.ts";
+import { childEnvironment, mongodHints } from "../config/environment.ts";
 import { KekError } from "../errors/errors.ts";
 import { must, run } from "./command.ts";
+import { OLDEST_MONGOD } from "./layout.ts";
 import type { InstallRequest } from "./request.ts";
 import { mongodIn } from "./units.ts";
 
 /** Which mongod a local MongoDB is run by: the one named, the one installed, PATH's, or the distribution's packages. */
 
-const OLDEST = 6;
 const PACKAGES = [["mongodb-org-server", "mongodb-mongosh"], ["mongodb-org-server"], ["mongodb-server"]] as const;
 
 /** @returns undefined when there is none. @throws KekError `usage` when the one that is named cannot be used. */
@@ -29,16 +29,41 @@ export async function findMongod(
 export async function packagesOfMongodb(): Promise<string[]> {
   for (const names of PACKAGES) {
     const policies = await Promise.all(names.map((name) => run(["apt-cache", "policy", name])));
-    if (policies.every(({ stdout }) => /^ {2}Candidate: \d/m.test(stdout))) return [...names];
+    const [server, ...others] = policies.map(({ stdout }) => candidateOf(stdout));
+    if (server !== undefined && majorOf(server) >= OLDEST_MONGOD && others.every(Boolean)) return [...names];
   }
   return [];
 }
 
+/** Whether the package manager has lists of packages at all. */
+export function hasPackageLists(): boolean {
+  const lists = "/var/lib/apt/lists";
+  return existsSync(lists) && readdirSync(lists).some((name) => name.includes("_Packages"));
+}
+
 export async function installPackages(names: string[]): Promise<void> {
-  await must(["apt-get", "install", "--yes", "--no-install-recommends", ...names], { limitMs: 600_000 });
+  const wait = ["-o", "DPkg::Lock::Timeout=300"];
+  const env = childEnvironment({ DEBIAN_FRONTEND: "noninteractive" });
+  await must(["apt-get", "install", "--yes", "--no-install-recommends", ...wait, ...names], { env, limitMs: 900_000 });
+}
+
+/** Those of these packages that are installed now. */
+export async function installedPackages(names: string[]): Promise<string[]> {
+  const { stdout } = await run(["dpkg-query", "--list", ...names]);
+  return [...stdout.matchAll(/^ii +([^\s:]+)/gm)].map(([, name = ""]) => name);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+/** @param policy what `apt-cache policy` prints; a package that cannot be had has the candidate `(none)`. */
+function candidateOf(policy: string): string | undefined {
+  return /^ {2}Candidate: (\d\S*)$/m.exec(policy)?.[1];
+}
+
+/** Of a Debian version, as `1:3.6.3-0ubuntu1`: what comes before the first dot, after the epoch. */
+function majorOf(version: string): number {
+  return Number(/^(?:\d+:)?(\d+)/.exec(version)?.[1] ?? 0);
+}
 
 async function usable(path: string, from: string): Promise<string> {
   const unusable = (why: string, hint: string) => new KekError("usage", `mongod ${path} (${from}) ${why}`, hint);
@@ -47,16 +72,11 @@ async function usable(path: string, from: string): Promise<string> {
     real = realpathSync(path);
     accessSync(real, constants.X_OK);
   } catch {
-    throw unusable("cannot be run", "name a mongod 6 or newer with --mongod=PATH");
+    throw unusable("cannot be run", `name a mongod ${OLDEST_MONGOD} or newer with --mongod=PATH`);
   }
-  if (/^\/(root|home|run\/user)\//.test(real))
-    throw unusable(
-      "is in a home directory, which the service must not see",
-      `copy it: install -m 0755 ${real} /usr/local/bin/mongod`,
-    );
   const { stdout } = await run([real, "--version"], { limitMs: 20_000 });
   const major = Number(/^db version v(\d+)\./m.exec(stdout)?.[1] ?? Number.NaN);
   if (Number.isNaN(major)) throw unusable("does not run here", `see what it says: ${real} --version`);
-  if (major < OLDEST) throw unusable(`is version ${major}`, `version ${OLDEST} or newer is needed`);
+  if (major < OLDEST_MONGOD) throw unusable(`is version ${major}`, `version ${OLDEST_MONGOD} or newer is needed`);
   return real;
 }

@@ -1,3 +1,5 @@
+import { chownSync, mkdtempSync } from "node:fs";
+import { dirname, join } from "node:path";
 import type { Config, KekHex, ProviderName } from "../config/config.ts";
 import { childEnvironment } from "../config/environment.ts";
 import { kekVersionOf } from "../config/schema.ts";
@@ -10,8 +12,9 @@ import { closeAuditor, openAuditor } from "../store/audit_log.ts";
 import { lockInstall, readInstall } from "../store/install.ts";
 import { closeStore, openStore } from "../store/store.ts";
 import { readVersions } from "../store/versions.ts";
-import { run } from "./command.ts";
+import { must, run } from "./command.ts";
 import type { Found, Ids } from "./found.ts";
+import { executableDirectory } from "./host_facts.ts";
 import { LAYOUT } from "./layout.ts";
 import { asServiceUser } from "./system_user.ts";
 import type { WantedToken } from "./wanted.ts";
@@ -115,27 +118,23 @@ async function makeInToken({ config, token, tokenGroup, user }: FirstKey): Promi
     CERTAUTOPILOT_ENCRYPTION_PKCS11_PIN_FILE: LAYOUT.pin,
     HOME: LAYOUT.state,
   };
-  const command = [
-    "sh",
-    "-c",
-    IN_OWN_DIRECTORY,
-    LAYOUT.state,
-    LAYOUT.binary,
-    "kek",
-    "pkcs11-init",
-    "--version=1",
-    "--json",
-  ];
-  const ran = await run([...asServiceUser(user, tokenGroup), ...command] as [string, ...string[]], {
-    env: childEnvironment(settings),
-    limitMs: 300_000,
-  });
-  if (ran.code !== 0) throw asError(ran.stdout, ran.stderr);
+  const unpacked = mkdtempSync(join(executableDirectory(UNPACKED_IN), "certautopilot-init-"));
+  try {
+    chownSync(unpacked, user.uid, user.gid);
+    const command = [LAYOUT.binary, "kek", "pkcs11-init", "--version=1", "--json"] as const;
+    const env = childEnvironment({ ...settings, BUN_TMPDIR: unpacked });
+    const ran = await run([...asServiceUser(user, tokenGroup), ...command], { env, limitMs: 300_000 });
+    if (ran.code !== 0) throw asError(ran.stdout, ran.stderr);
+  } finally {
+    await must(["rm", "-rf", "--", unpacked]);
+  }
 }
 
-/** The embedded pkcs11.node is unpacked before it is loaded, which fails where /tmp is mounted noexec. */
-const IN_OWN_DIRECTORY =
-  'BUN_TMPDIR=$(mktemp -d "$0/init.XXXXXX") && export BUN_TMPDIR && { "$@"; code=$?; rm -rf "$BUN_TMPDIR"; exit $code; }';
+/**
+ * The embedded pkcs11.node is unpacked into a directory of its own before it is loaded, and that must not be mounted noexec.
+ * In these nobody but root can put something else in a directory's place. The last one's file system holds the program.
+ */
+const UNPACKED_IN = ["/run", "/tmp", "/var/tmp", "/dev/shm", "/usr/local/lib", dirname(LAYOUT.binary)];
 
 /** What the command said as JSON, as if it had been thrown here. */
 function asError(stdout: string, stderr: string): KekError {

@@ -33,8 +33,21 @@ export interface Installed {
   tokenLabel: string | undefined;
 }
 
+/** Of the host that the units are for. */
+export interface Systemd {
+  /** Undefined where there is none, or none that can be asked. */
+  version: number | undefined;
+  /** False where the kernel allows none, and PrivateUsers= makes a unit fail. */
+  userNamespaces: boolean;
+}
+
 export interface Found {
   user: Ids | undefined;
+  /** The name of the user's primary group; where there is no user yet, of the one that it gets. */
+  group: string;
+  systemd: Systemd;
+  /** Whether install made the user. */
+  userIsOurs: boolean;
   /** Whether owners can be set at all, and a user be made here. */
   privileged: boolean;
   mayMakeUser: boolean;
@@ -46,11 +59,17 @@ export interface Found {
   installed: Installed | undefined;
   /** Whether the binary in place is this program, byte for byte. */
   binaryIsThis: boolean;
+  /** The release of the binary in place; undefined when there is none, or below another root, where nothing is run. */
+  installedVersion: string | undefined;
+  /** Whether the data directory of a local MongoDB has files in it. */
+  mongodHasData: boolean;
   units: { service: UnitState; mongod: UnitState };
   /** The mongod that a unit here starts, else one that was found; undefined when there is none. */
   mongod: string | undefined;
   /** Packages of MongoDB that the package manager has, for when there is no mongod. */
   mongodPackages: string[];
+  /** Whether the package manager has lists of packages at all; a fresh image has none. */
+  packageLists: boolean;
   /** The group that owns the directory named by `--pkcs11-state`. */
   tokenGroup: string | undefined;
   database: FoundDatabase;

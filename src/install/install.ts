@@ -1,3 +1,4 @@
+import { realpathSync, statSync } from "node:fs";
 import type { Config } from "../config/config.ts";
 import { readConfigText } from "../config/config_file.ts";
 import { settleConfig } from "../config/load.ts";
@@ -5,10 +6,12 @@ import { parseSecrets } from "../config/secrets_file.ts";
 import { KekError } from "../errors/errors.ts";
 import { proveCarried } from "./first_key.ts";
 import type { Found } from "./found.ts";
+import { type Asked, checkHost, type Finding } from "./host_check.ts";
+import { lookAtHost } from "./host_facts.ts";
 import { LAYOUT } from "./layout.ts";
 import { newMaterial } from "./material.ts";
-import { canConnect, refuseTakenPort } from "./mongod_process.ts";
 import { listenOf, planInstall } from "./plan.ts";
+import { refuseDowngrade } from "./release_version.ts";
 import type { InstallRequest } from "./request.ts";
 import type { Step } from "./step.ts";
 import { survey } from "./survey.ts";
@@ -21,39 +24,93 @@ export interface Prepared {
   steps: Step[];
   /** What the service will run with. */
   config: Config;
+  /** What to know about the host, and does not keep it from being installed. */
+  notes: Finding[];
+}
+
+/** A host that cannot be installed yet, with everything that is in the way. */
+export class HostRefused extends KekError {
+  readonly problems: Finding[];
+
+  constructor(problems: [Finding, ...Finding[]]) {
+    const [first, ...others] = problems;
+    const more =
+      others.length === 0
+        ? ""
+        : `${problems.length} things of this host are in the way, nothing was changed; the first: `;
+    super("refused", `${more}${first.message}`, first.hint);
+    this.problems = problems;
+  }
 }
 
 /** Looks, refuses what cannot be, and plans. Nothing is written. @throws KekError. */
 export async function prepareInstall(request: InstallRequest): Promise<Prepared> {
   const found = await survey(request);
+  if (!request.allowDowngrade) refuseDowngrade(found.installedVersion, request.version);
   const material = newMaterial();
   const wanted = settleWanted(request, found, material);
   const steps = planInstall(request, wanted, found, material);
   const content = (path: string) =>
-    steps.find((step) => step.do === "file" && step.path === path) as { content: string };
+    steps.findLast((step) => step.do === "file" && step.path === path) as { content: string };
   const secrets = parseSecrets(content(LAYOUT.secrets).content, LAYOUT.secrets);
   const complete = { CERTAUTOPILOT_DATABASE_URI: wanted.uri, ...secrets };
   const config = settleConfig(readConfigText(content(LAYOUT.config).content), complete, {}, LAYOUT.config);
   await proveCarried(secrets, found.database);
-  if (request.root === "") await refuseTakenPorts(request, wanted, found, steps);
-  return { found, wanted, steps, config };
+  const notes = request.root === "" ? await hostNotes(request, wanted, found, steps) : [];
+  return { found, wanted, steps, config, notes };
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-async function refuseTakenPorts(request: InstallRequest, wanted: Wanted, found: Found, steps: Step[]): Promise<void> {
+/** @throws HostRefused. */
+async function hostNotes(request: InstallRequest, wanted: Wanted, found: Found, steps: Step[]): Promise<Finding[]> {
+  const asked = whatIsAsked(request, wanted, found, steps);
+  const facts = await lookAtHost({
+    places: [LAYOUT.etc, LAYOUT.state, LAYOUT.binary, LAYOUT.serviceUnit],
+    readable: asked.needs.map(({ path }) => path),
+    addresses: asked.listens.filter(({ isOurs }) => !isOurs).map(({ address }) => address),
+    user: found.user,
+    extraGroup: found.tokenGroup,
+  });
+  const findings = checkHost(asked, facts, found);
+  const [first, ...others] = findings.filter(({ blocks }) => blocks);
+  if (first !== undefined) throw new HostRefused([first, ...others]);
+  return findings;
+}
+
+function whatIsAsked(request: InstallRequest, wanted: Wanted, found: Found, steps: Step[]): Asked {
+  const { token, mongo } = wanted;
+  const { units, entries, installed, mongod } = found;
   const setsUp = steps.some((step) => step.do === "local_database" && step.change);
-  if (setsUp && wanted.mongo.kind === "local") await refuseTakenPort(wanted.mongo.port);
-  const listen = listenOf(request, found)
-    .replace(/^0\.0\.0\.0:/, "127.0.0.1:")
-    .replace(/^\[::\]:/, "[::1]:");
-  const ours =
-    found.units.service.active && (request.listen === undefined || request.listen === found.installed?.listen);
-  if (request.units === "started" && !ours && (await canConnect(listen))) {
-    throw new KekError(
-      "refused",
-      `${listenOf(request, found)} is taken: the service cannot listen there`,
-      "name another with --listen=ADDRESS:PORT, or stop what listens there",
-    );
-  }
+  const need = (what: string, path: string | undefined) =>
+    path === undefined ? [] : [{ what, path, real: realpathSync(path) }];
+  const local =
+    mongo.kind === "local" && (request.units === "started" || setsUp)
+      ? [
+          {
+            address: `127.0.0.1:${mongo.port}`,
+            flag: entries.has(LAYOUT.mongodConfig) ? undefined : "--mongo-port",
+            what: "MongoDB",
+            isOurs: units.mongod.active,
+          },
+        ]
+      : [];
+  const service = {
+    address: listenOf(request, found),
+    flag: "--listen",
+    what: "the service",
+    isOurs: units.service.active && (request.listen === undefined || request.listen === installed?.listen),
+  };
+  return {
+    steps,
+    units: request.units,
+    token: token !== undefined,
+    programBytes: statSync(request.binary).size,
+    needs: [
+      ...need("mongod", mongo.kind === "local" ? mongod : undefined),
+      ...need("the PKCS#11 library", token?.modulePath),
+      ...need("the library's directory", token?.stateDirectory),
+    ],
+    listens: [...local, ...(request.units === "started" ? [service] : [])],
+  };
 }

@@ -22,6 +22,8 @@ export const LAYOUT = {
 
 export const SERVICE = "certautopilot.service";
 export const MONGOD = "certautopilot-mongod.service";
+/** The oldest major version of MongoDB that serves. */
+export const OLDEST_MONGOD = 6;
 /** Where the distribution's packages put it. */
 export const MONGOD_OF_PACKAGES = "/usr/bin/mongod";
 

@@ -70,16 +70,6 @@ export class MongodProcess {
   }
 }
 
-/** @throws KekError `refused` when something else has the port. */
-export async function refuseTakenPort(port: number): Promise<void> {
-  if (!(await canConnect(`127.0.0.1:${port}`))) return;
-  throw new KekError(
-    "refused",
-    `port ${port} of 127.0.0.1 is taken: a MongoDB of its own cannot listen there`,
-    "name another with --mongo-port=PORT; or use the MongoDB that is there with --mongo=external",
-  );
-}
-
 export async function canConnect(address: string): Promise<boolean> {
   const colon = address.lastIndexOf(":");
   return await new Promise((resolve) => {

@@ -43,19 +43,7 @@ export function placeFile(path: string, rights: Rights, fill: (descriptor: numbe
   const { fresh, old } = besideNames(path);
   const replaced = lstatSync(path, { throwIfNoEntry: false });
   if (replaced?.isDirectory()) throw inTheWay(path);
-  rmSync(fresh, { force: true });
-  const descriptor = openSync(fresh, NEW_FILE, 0o600);
-  try {
-    own(descriptor, rights.ids);
-    fill(descriptor);
-    fchmodSync(descriptor, rights.mode);
-    fsyncSync(descriptor);
-  } catch (thrown) {
-    rmSync(fresh, { force: true });
-    throw noSpace(thrown, path) ?? thrown;
-  } finally {
-    closeSync(descriptor);
-  }
+  writeFresh(path, rights, fill);
   rmSync(old, { force: true });
   if (replaced !== undefined) linkSync(path, old);
   renameSync(fresh, path);
@@ -68,6 +56,13 @@ export function placeFile(path: string, rights: Rights, fill: (descriptor: numbe
 
 export function placeText(path: string, rights: Rights, content: string): Placed {
   return placeFile(path, rights, (descriptor) => writeFileSync(descriptor, content));
+}
+
+/** Replaces a file that was placed just before, whose `undo` puts back what was there before both. */
+export function replaceText(path: string, rights: Rights, content: string): void {
+  writeFresh(path, rights, (descriptor) => writeFileSync(descriptor, content));
+  renameSync(besideNames(path).fresh, path);
+  syncDirectory(dirname(path));
 }
 
 export function placeCopy(path: string, rights: Rights, from: string): Placed {
@@ -108,6 +103,27 @@ export function makeAbove(path: string): string[] {
 // ---------------------------------------------------------------------------------------------------------------------
 
 const NEW_FILE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
+
+/** Writes the file that is renamed over another, complete and synced. */
+function writeFresh(path: string, rights: Rights, fill: (descriptor: number) => void): void {
+  const { fresh } = besideNames(path);
+  try {
+    rmSync(fresh, { force: true });
+    const descriptor = openSync(fresh, NEW_FILE, 0o600);
+    try {
+      own(descriptor, rights.ids);
+      fill(descriptor);
+      fchmodSync(descriptor, rights.mode);
+      fsyncSync(descriptor);
+    } finally {
+      closeSync(descriptor);
+    }
+  } catch (thrown) {
+    // Of a file system that became read-only this would fail too, and hide the reason.
+    if (lstatSync(fresh, { throwIfNoEntry: false }) !== undefined) rmSync(fresh, { force: true });
+    throw cannotWrite(thrown, path) ?? thrown;
+  }
+}
 
 function copyInto(descriptor: number, from: string): void {
   const source = openSync(from, "r");
@@ -158,11 +174,18 @@ function inTheWay(path: string): KekError {
   );
 }
 
-function noSpace(thrown: unknown, path: string): KekError | undefined {
-  if ((thrown as NodeJS.ErrnoException).code !== "ENOSPC") return undefined;
+const WHY: Record<string, string> = {
+  ENOSPC: "there is no space left on the disk of",
+  EDQUOT: "the quota is used up on the disk of",
+  EROFS: "install cannot write to the read-only file system of",
+};
+
+function cannotWrite(thrown: unknown, path: string): KekError | undefined {
+  const why = WHY[(thrown as NodeJS.ErrnoException).code ?? ""];
+  if (why === undefined) return undefined;
   return new KekError(
     "refused",
-    `there is no space left on the disk of ${path}`,
-    `make room (df -h ${dirname(path)}), and run this again`,
+    `${why} ${path}`,
+    `see what is mounted and used: df -h ${dirname(path)}; then run this again`,
   );
 }

@@ -2,7 +2,7 @@ import type { Changes } from "../config/config_file.ts";
 import { editConfig } from "../config/config_file.ts";
 import { KekError } from "../errors/errors.ts";
 import type { Found } from "./found.ts";
-import { LAYOUT, MONGOD, MONGOD_OF_PACKAGES, SERVICE, USER } from "./layout.ts";
+import { LAYOUT, MONGOD, MONGOD_OF_PACKAGES, OLDEST_MONGOD, SERVICE, USER } from "./layout.ts";
 import type { Material } from "./material.ts";
 import { localUri, mongodConfig, REPLICA_SET } from "./mongod_config.ts";
 import { Planner } from "./planner.ts";
@@ -22,9 +22,9 @@ export function planInstall(request: InstallRequest, wanted: Wanted, found: Foun
   plan.user();
   plan.directory(LAYOUT.etc, 0o750, "readable");
   plan.directory(LAYOUT.state, 0o750, "service");
-  planLocalMongo(plan, request, wanted, found, material);
   planSecrets(plan, request, wanted, found, material);
-  plan.binary(request.binary);
+  planLocalMongo(plan, request, wanted, found, material);
+  plan.binary(request.binary, request.version);
   const locked = found.database.seen && found.database.lock !== undefined && found.database.versions.length > 0;
   const assumed = !found.database.seen && found.installed !== undefined && !setUpNeeded(wanted, found);
   plan.add(
@@ -65,7 +65,7 @@ const FIRST_KEY_TITLE = {
 };
 
 /** An earlier run wrote the URI into secrets.env when the database was complete. */
-function setUpNeeded(wanted: Wanted, found: Found): boolean {
+export function setUpNeeded(wanted: Wanted, found: Found): boolean {
   return wanted.mongo.kind === "local" && found.secrets["CERTAUTOPILOT_DATABASE_URI"] === undefined;
 }
 
@@ -80,7 +80,7 @@ function planLocalMongo(
   const { port, adminPassword } = wanted.mongo;
   const mongod = found.mongod ?? MONGOD_OF_PACKAGES;
   if (found.mongod === undefined) {
-    if (found.mongodPackages.length === 0 && request.root === "") throw noMongod();
+    if (found.mongodPackages.length === 0 && request.root === "") throw noMongod(found.packageLists);
     const names = found.mongodPackages;
     plan.add({ do: "packages", names }, `packages of the distribution: ${names.join(" ")}`, names.length > 0);
   }
@@ -106,6 +106,21 @@ function planLocalMongo(
     `MongoDB: replica set "${REPLICA_SET}" of one member, its administrator, and user "${USER}" for database "${wanted.databaseName}"`,
     request.root === "" && setUpNeeded(wanted, found),
   );
+  if (request.root !== "" || !setUpNeeded(wanted, found)) return;
+  // It also says that the database is complete.
+  plan.file(LAYOUT.secrets, 0o600, "service", secretsOf(request, wanted, found, material, wanted.uri), {
+    title: `the database's URI in ${LAYOUT.secrets}`,
+  });
+}
+
+function secretsOf(
+  { carried }: InstallRequest,
+  { provider }: Wanted,
+  { entries, secrets }: Found,
+  material: Material,
+  uri: string | undefined,
+): string {
+  return secretsText(entries.get(LAYOUT.secrets)?.content, secrets, { provider, uri, carried }, material);
 }
 
 function passwordOf(uri: string): string {
@@ -113,12 +128,9 @@ function passwordOf(uri: string): string {
 }
 
 function planSecrets(plan: Planner, request: InstallRequest, wanted: Wanted, found: Found, material: Material): void {
-  const { provider, token } = wanted;
-  const { carried, root } = request;
-  const there = found.entries.get(LAYOUT.secrets)?.content;
-  // Below another root no database is set up, so there is no URI to tell yet.
-  const uri = root !== "" && setUpNeeded(wanted, found) ? undefined : wanted.uri;
-  const text = secretsText(there, found.secrets, { provider, uri, carried }, material);
+  const { token } = wanted;
+  // A database that is still to be set up comes after its keys, and its URI after it.
+  const text = secretsOf(request, wanted, found, material, setUpNeeded(wanted, found) ? undefined : wanted.uri);
   plan.file(LAYOUT.secrets, 0o600, "service", text, { title: `keys ${LAYOUT.secrets}` });
   plan.file(LAYOUT.apiToken, 0o600, "service", `${material.apiToken}\n`, {
     title: `API token ${LAYOUT.apiToken}`,
@@ -170,10 +182,10 @@ function planUnits(plan: Planner, request: InstallRequest, wanted: Wanted, found
   const units = [...(local ? [MONGOD] : []), SERVICE];
   const changedBefore = plan.changed([LAYOUT.secrets, LAYOUT.apiToken, LAYOUT.pin, LAYOUT.config, LAYOUT.binary]);
   if (local)
-    plan.file(LAYOUT.mongodUnit, 0o644, "root", mongodUnit(found.mongod ?? MONGOD_OF_PACKAGES), {
+    plan.file(LAYOUT.mongodUnit, 0o644, "root", mongodUnit(found.mongod ?? MONGOD_OF_PACKAGES, found), {
       title: `unit ${LAYOUT.mongodUnit}`,
     });
-  plan.file(LAYOUT.serviceUnit, 0o644, "root", serviceUnit({ localMongo: local, token }), {
+  plan.file(LAYOUT.serviceUnit, 0o644, "root", serviceUnit({ localMongo: local, token }, found), {
     title: `unit ${LAYOUT.serviceUnit}`,
   });
   const unitsChanged = { service: plan.changed([LAYOUT.serviceUnit]), mongod: plan.changed([LAYOUT.mongodUnit]) };
@@ -203,10 +215,11 @@ function planUnits(plan: Planner, request: InstallRequest, wanted: Wanted, found
 
 const stateOf = ({ units }: Found, unit: string) => (unit === MONGOD ? units.mongod : units.service);
 
-function noMongod(): KekError {
+function noMongod(packageLists: boolean): KekError {
+  const add = `add MongoDB's repository (https://www.mongodb.com/docs/manual/administration/install-on-linux/) and run this again, or name a mongod ${OLDEST_MONGOD} or newer with --mongod=PATH`;
   return new KekError(
     "mongodb_away",
-    "--mongo=local needs a mongod: there is none on PATH, and no configured package repository has one",
-    "add MongoDB's repository (https://www.mongodb.com/docs/manual/administration/install-on-linux/) and run this again, or name a mongod 6 or newer with --mongod=PATH",
+    `--mongo=local needs a mongod: there is none on PATH, and no configured package repository has one of version ${OLDEST_MONGOD} or newer`,
+    packageLists ? add : `this host has no lists of packages: run apt-get update first; then, if need be, ${add}`,
   );
 }

@@ -60,14 +60,19 @@ export class Planner {
   file(path: string, mode: number, owner: Owner, content: string, { title, asFound = false }: FileOptions): void {
     const there = this.#found.entries.get(path)?.content;
     const wanted = asFound && there !== undefined ? there : content;
-    const keeps = path.startsWith(`${LAYOUT.etc}/`);
+    // What a database knows of must stay, but a configuration that the service did not take is put back.
+    const keeps = path.startsWith(`${LAYOUT.etc}/`) && (path !== LAYOUT.config || there === undefined);
     const change = there !== wanted || !this.#is(path, "file", mode, owner);
     this.add({ do: "file", path, mode, owner, content: wanted, keeps }, `${title}${shown(mode, owner)}`, change);
   }
 
-  binary(from: string): void {
-    const change = !this.#found.binaryIsThis || !this.#is(LAYOUT.binary, "file", 0o755, "root");
-    this.add({ do: "binary", path: LAYOUT.binary, from }, `program ${LAYOUT.binary}${shown(0o755, "root")}`, change);
+  /** @param version of the program that runs now, and is to be the host's. */
+  binary(from: string, version: string): void {
+    const { binaryIsThis, installedVersion } = this.#found;
+    const change = !binaryIsThis || !this.#is(LAYOUT.binary, "file", 0o755, "root");
+    const versions = installedVersion === undefined ? version : `${installedVersion} → ${version}`;
+    const title = `program ${change ? versions : version} ${LAYOUT.binary}${shown(0o755, "root")}`;
+    this.add({ do: "binary", path: LAYOUT.binary, from }, title, change);
   }
 
   #is(path: string, kind: "file" | "directory", mode: number, owner: Owner): boolean {

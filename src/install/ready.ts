@@ -1,8 +1,8 @@
 import { get as overHttp } from "node:http";
 import { get as overHttps } from "node:https";
-import { KekError } from "../errors/errors.ts";
+import { KekError, messageOf } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
-import { journalTail, unitFacts } from "./systemd.ts";
+import { journalOfStart, systemctl, unitFacts } from "./systemd.ts";
 
 /** Waits for a unit to do what it was started for, and says what it waits for. */
 
@@ -44,16 +44,26 @@ export async function awaitUnit(
   throw await notComing(unit, `${where} is not there within ${PATIENCE_MS / 1000} s: ${told}`, log);
 }
 
-/** @returns why it is not ready; undefined when it is. */
-export async function notReady(url: string): Promise<string | undefined> {
+/** @throws KekError `refused` with what this start of the unit said. */
+export async function startUnit(verb: "start" | "restart", unit: string, log: Log): Promise<void> {
   try {
-    const { status, body } = await ask(url);
-    if (status === 200) return undefined;
-    const { reason } = JSON.parse(body) as { reason?: string };
-    return reason ?? `it answers ${status}`;
+    await systemctl(verb, unit);
+  } catch (thrown) {
+    throw await notComing(unit, messageOf(thrown), log);
+  }
+}
+
+/** @returns why the service is not ready; undefined when it is. Another program's answer is none of ours. */
+export async function notReady(url: string): Promise<string | undefined> {
+  let answer: { status: number | undefined; body: string };
+  try {
+    answer = await ask(url);
   } catch {
     return "it does not listen yet";
   }
+  const { ready, reason } = readinessIn(answer.body);
+  if (answer.status === 200 && ready === true) return undefined;
+  return reason ?? `another program answers there, with ${answer.status}`;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -73,8 +83,18 @@ async function ask(url: string): Promise<{ status: number | undefined; body: str
   });
 }
 
+/** What `/readyz` says; nothing where the body is not of that kind. */
+function readinessIn(body: string): { ready?: unknown; reason?: string } {
+  try {
+    const { ready, reason } = JSON.parse(body) as { ready?: unknown; reason?: unknown };
+    return { ready, ...(typeof reason === "string" ? { reason } : {}) };
+  } catch {
+    return {};
+  }
+}
+
 async function notComing(unit: string, what: string, log: Log): Promise<KekError> {
-  const said = await journalTail(unit);
+  const said = await journalOfStart(unit);
   for (const line of said) log.warn(`${unit}: ${line}`);
   const error = said.findLast((line) => line.startsWith("error: "));
   return new KekError(

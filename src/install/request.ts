@@ -18,8 +18,10 @@ export interface InstallRequest {
   carried: Record<string, string> | undefined;
   listen: string | undefined;
   instanceName: string | undefined;
-  /** The compiled program, as it runs now. */
+  /** The compiled program, as it runs now, and its release. */
   binary: string;
+  version: string;
+  allowDowngrade: boolean;
 }
 
 export interface TokenRequest {

@@ -25,6 +25,15 @@ export function carriedFrom(values: Record<string, string>): Record<string, stri
   );
 }
 
+/** What data of this install cannot do without, as far as it is not in these values. */
+export function missingSecrets(values: Record<string, string>, provider: ProviderName): string[] {
+  const keks = HELD_BY_HOSTS[provider] && !holdsKeys(values) ? ["CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V…"] : [];
+  return [...keks, ...(values[AUDIT] === undefined ? [AUDIT] : [])];
+}
+
+/** Whether each host of a fleet has the bytes of the keys. */
+export const HELD_BY_HOSTS: Record<ProviderName, boolean> = { env: true, pkcs11: false };
+
 export const holdsKeys = (values: Record<string, string>) => Object.keys(values).some((name) => KEK.test(name));
 
 /**

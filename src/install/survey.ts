@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { createReadStream, lstatSync, readFileSync } from "node:fs";
+import { createReadStream, lstatSync, readdirSync, readFileSync } from "node:fs";
 import process from "node:process";
 import { readConfigText } from "../config/config_file.ts";
 import { checkUri, databaseOfUri } from "../config/database_uri.ts";
@@ -12,12 +12,14 @@ import { checkRights } from "../store/rights.ts";
 import { closeStore, openStore } from "../store/store.ts";
 import { saysNotInitiated } from "../store/topology.ts";
 import { readVersions } from "../store/versions.ts";
-import { findMongod, packagesOfMongodb } from "./find_mongod.ts";
+import { run } from "./command.ts";
+import { findMongod, hasPackageLists, packagesOfMongodb } from "./find_mongod.ts";
 import type { Entry, Found, FoundDatabase, Installed, UnitState } from "./found.ts";
+import { hostSystemd } from "./host_systemd.ts";
 import { besideNames, DEFAULT_DATABASE, LAYOUT, MONGOD, SERVICE, USER, wantsLink } from "./layout.ts";
 import { readyUrl } from "./plan.ts";
 import type { InstallRequest } from "./request.ts";
-import { findUser, groupOf } from "./system_user.ts";
+import { findUser, groupName, groupOf, ownAccounts } from "./system_user.ts";
 import { unitState } from "./systemd.ts";
 import { stateDirectoryIn } from "./units.ts";
 
@@ -38,18 +40,24 @@ export async function survey(request: InstallRequest): Promise<Found> {
   if (user?.uid === 0) throw userIsRoot();
   return {
     user,
+    group: user === undefined ? USER : groupName(root, user.gid),
+    userIsOurs: ownAccounts(root).user,
+    systemd: await hostSystemd(root),
     privileged,
     mayMakeUser: privileged && lstatSync(`${root}/etc/passwd`, { throwIfNoEntry: false }) !== undefined,
     entries,
     secrets,
     installed,
     binaryIsThis: await sameFile(`${root}${LAYOUT.binary}`, request.binary),
+    installedVersion: root === "" && entries.has(LAYOUT.binary) ? await versionOf(LAYOUT.binary) : undefined,
+    mongodHasData: entries.has(LAYOUT.mongodData) && readdirSync(`${root}${LAYOUT.mongodData}`).length > 0,
     units: {
       service: started ? await unitState(SERVICE) : laidState(entries, SERVICE),
       mongod: started ? await unitState(MONGOD) : laidState(entries, MONGOD),
     },
     mongod,
     mongodPackages: isLocal && mongod === undefined && root === "" ? await packagesOfMongodb() : [],
+    packageLists: hasPackageLists(),
     tokenGroup: stateDirectory === undefined ? undefined : await groupOf(root, stateDirectory),
     database: root === "" ? await lookAtDatabase(request, secrets, installed, isLocal) : { seen: false },
   };
@@ -152,6 +160,12 @@ async function sameFile(path: string, other: string): Promise<boolean> {
   const [one, two] = [path, other].map((file) => lstatSync(file, { throwIfNoEntry: false }));
   if (one === undefined || two === undefined || !one.isFile() || one.size !== two.size) return false;
   return one.ino === two.ino || (await digestOfFile(path)) === (await digestOfFile(other));
+}
+
+/** @returns undefined when it does not run, as after a copy that broke off. */
+export async function versionOf(program: string): Promise<string | undefined> {
+  const { code, stdout } = await run([program, "--version"], { limitMs: 20_000 });
+  return code === 0 ? stdout.trim() : undefined;
 }
 
 /** A mongod of this host's own may be down; an external one must answer, and let the service do its work. */

@@ -6,12 +6,21 @@ import { LAYOUT, USER } from "./layout.ts";
 
 /** The system user that everything belongs to, on this host or in the user database below another root. */
 
+/** The comment of a user (its GECOS field) that install made: it says what uninstall may remove. */
+const MADE = "made by certautopilot install";
+const MADE_WITH_GROUP = "made with its group by certautopilot install";
+
 /** @returns undefined where there is no such user. */
 export async function findUser(root: string): Promise<Ids | undefined> {
   if (root !== "") return fromPasswd(root);
   // The host's user may come from a directory service: it is asked as the host itself would.
   const [uid, gid] = [await run(["id", "-u", USER]), await run(["id", "-g", USER])];
   return uid.code === 0 && gid.code === 0 ? { uid: Number(uid.stdout), gid: Number(gid.stdout) } : undefined;
+}
+
+/** The name of a group, for a unit's Group=; its number where it has none. */
+export function groupName(root: string, gid: number): string {
+  return groups(root).find((group) => group.gid === gid)?.name ?? String(gid);
 }
 
 /** The group that owns a directory, unless it is root's. */
@@ -24,7 +33,7 @@ export async function groupOf(root: string, directory: string): Promise<string |
       "name the directory that the module writes to",
     );
   if (status.gid === 0) return undefined;
-  return groups(root).find(({ gid }) => gid === status.gid)?.name ?? String(status.gid);
+  return groupName(root, status.gid);
 }
 
 /** The number of a group of this host. */
@@ -40,10 +49,12 @@ export async function makeUser(root: string): Promise<Ids> {
   if (await has("useradd")) {
     const group = hasGroup ? ["--gid", USER] : ["--user-group"];
     const home = ["--no-create-home", "--home-dir", LAYOUT.state, "--shell", shell];
-    await must(["useradd", ...prefix, "--system", ...group, ...home, USER]);
+    const comment = ["--comment", hasGroup ? MADE : MADE_WITH_GROUP];
+    await must(["useradd", ...prefix, "--system", ...group, ...home, ...comment, USER]);
   } else if (root === "" && (await has("adduser"))) {
     if (!hasGroup) await must(["addgroup", "-S", USER]);
-    await must(["adduser", "-S", "-D", "-H", "-h", LAYOUT.state, "-s", shell, "-G", USER, USER]);
+    const comment = ["-g", hasGroup ? MADE : MADE_WITH_GROUP];
+    await must(["adduser", "-S", "-D", "-H", "-h", LAYOUT.state, "-s", shell, ...comment, "-G", USER, USER]);
   } else {
     throw new KekError(
       "refused",
@@ -56,10 +67,37 @@ export async function makeUser(root: string): Promise<Ids> {
   return made;
 }
 
-export async function removeUser(root: string): Promise<void> {
+/** What uninstall may remove: what install made, and nobody else uses. The names are for people. */
+export interface OwnAccounts {
+  user: boolean;
+  group: boolean;
+  /** Why something stays that has our name. */
+  stays: string[];
+}
+
+export function ownAccounts(root: string): OwnAccounts {
+  const user = accountOf(root);
+  const group = groups(root).find(({ name }) => name === USER);
+  if (user === undefined) return { user: false, group: false, stays: group === undefined ? [] : [GROUP_STAYS] };
+  if (user.comment !== MADE && user.comment !== MADE_WITH_GROUP)
+    return { user: false, group: false, stays: [`user ${USER} (uid ${user.uid}): install did not make it`] };
+  const others = group?.members.filter((member) => member !== USER) ?? [];
+  const primary = accounts(root).filter(({ name, gid }) => name !== USER && gid === group?.gid);
+  const users = [...others, ...primary.map(({ name }) => name)];
+  if (group === undefined) return { user: true, group: false, stays: [] };
+  if (user.comment === MADE) return { user: true, group: false, stays: [GROUP_STAYS] };
+  return users.length > 0
+    ? { user: true, group: false, stays: [`group ${USER}: it has other members (${users.join(", ")})`] }
+    : { user: true, group: true, stays: [] };
+}
+
+/** Removes what `ownAccounts` says is ours. */
+export async function removeAccounts(root: string): Promise<void> {
+  const own = ownAccounts(root);
   const prefix = root === "" ? [] : ["--prefix", root];
-  await must((await has("userdel")) ? ["userdel", ...prefix, USER] : ["deluser", USER]);
-  if (groups(root).some(({ name }) => name === USER))
+  if (own.user && !own.group) await keepGroup(root, prefix);
+  else if (own.user) await must((await has("userdel")) ? ["userdel", ...prefix, USER] : ["deluser", USER]);
+  if (own.group && groups(root).some(({ name }) => name === USER))
     await must((await has("groupdel")) ? ["groupdel", ...prefix, USER] : ["delgroup", USER]);
 }
 
@@ -72,16 +110,45 @@ export function asServiceUser({ uid, gid }: Ids, group: string | undefined): [st
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-function fromPasswd(root: string): Ids | undefined {
-  const line = lines(`${root}/etc/passwd`).find((text) => text.startsWith(`${USER}:`));
-  const [, , uid, gid] = (line ?? "").split(":");
-  return uid === undefined || gid === undefined ? undefined : { uid: Number(uid), gid: Number(gid) };
+const GROUP_STAYS = `group ${USER}: install did not make it`;
+
+/** userdel removes a group of the user's name that has no other members; this one is to stay, so it goes and is made again. */
+async function keepGroup(root: string, prefix: string[]): Promise<void> {
+  const before = groups(root).find(({ name }) => name === USER);
+  await must((await has("userdel")) ? ["userdel", ...prefix, USER] : ["deluser", USER]);
+  if (before === undefined || groups(root).some(({ name }) => name === USER)) return;
+  await must(
+    (await has("groupadd"))
+      ? ["groupadd", ...prefix, "--gid", String(before.gid), USER]
+      : ["addgroup", "-g", String(before.gid), USER],
+  );
 }
 
-function groups(root: string): { name: string; gid: number }[] {
+interface Account extends Ids {
+  name: string;
+  comment: string;
+}
+
+function fromPasswd(root: string): Ids | undefined {
+  const account = accountOf(root);
+  return account && { uid: account.uid, gid: account.gid };
+}
+
+function accountOf(root: string): Account | undefined {
+  return accounts(root).find(({ name }) => name === USER);
+}
+
+function accounts(root: string): Account[] {
+  return lines(`${root}/etc/passwd`).map((line) => {
+    const [name = "", , uid, gid, comment = ""] = line.split(":");
+    return { name, uid: Number(uid), gid: Number(gid), comment };
+  });
+}
+
+function groups(root: string): { name: string; gid: number; members: string[] }[] {
   return lines(`${root}/etc/group`).map((line) => {
-    const [name = "", , gid] = line.split(":");
-    return { name, gid: Number(gid) };
+    const [name = "", , gid, members = ""] = line.split(":");
+    return { name, gid: Number(gid), members: members.split(",").filter(Boolean) };
   });
 }
 

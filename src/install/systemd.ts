@@ -25,17 +25,11 @@ export async function systemctl(...args: string[]): Promise<void> {
   await must(["systemctl", ...args], { limitMs: 200_000 });
 }
 
-/** What a unit said last. */
-export async function journalTail(unit: string, lines = 15): Promise<string[]> {
-  const { stdout } = await run([
-    "journalctl",
-    "--unit",
-    unit,
-    "--lines",
-    String(lines),
-    "--no-pager",
-    "--output",
-    "cat",
-  ]);
+/** What the last start of a unit said, and what systemd said about it: nothing of the starts before. */
+export async function journalOfStart(unit: string, lines = 15): Promise<string[]> {
+  const start = (await run(["systemctl", "show", unit, "--property=InvocationID", "--value"])).stdout.trim();
+  if (start === "") return [];
+  const of = [`_SYSTEMD_INVOCATION_ID=${start}`, "+", `INVOCATION_ID=${start}`];
+  const { stdout } = await run(["journalctl", ...of, "--lines", String(lines), "--no-pager", "--output", "cat"]);
   return stdout.trim() === "" ? [] : stdout.trimEnd().split("\n");
 }

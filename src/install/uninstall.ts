@@ -6,7 +6,8 @@ import { must } from "./command.ts";
 import { besideNames, LAYOUT, MONGOD, SERVICE, USER, wantsLink } from "./layout.ts";
 import { portOf } from "./mongod_config.ts";
 import { canConnect } from "./mongod_process.ts";
-import { findUser, removeUser } from "./system_user.ts";
+import { mountsBelow, readMounts } from "./mounts.ts";
+import { findUser, ownAccounts, removeAccounts } from "./system_user.ts";
 import { systemctl, systemdRuns, unitState } from "./systemd.ts";
 
 /** Takes off a host what install has laid down. Keys, data and the user that owns them stay, unless they are purged. */
@@ -20,8 +21,10 @@ type Action =
   | { do: "stop"; unit: string }
   | { do: "disable"; unit: string }
   | { do: "remove"; path: string }
+  /** What is in a directory that something is mounted on, which stays with its mount. */
+  | { do: "empty"; path: string; mounts: string[] }
   | { do: "reload" }
-  | { do: "remove_user" };
+  | { do: "remove_accounts" };
 
 export type UninstallStep = Action & { title: string };
 
@@ -34,12 +37,15 @@ export interface UninstallPlan {
   steps: UninstallStep[];
   /** Directories with keys and data: they stay, or with `purge` are what is lost. */
   holds: Kept[];
+  /** What has our name, was not made by install, and so stays whatever is purged. */
+  stays: string[];
 }
 
 /** Nothing is written. @throws KekError `refused` when what is to be purged is in use. */
 export async function planUninstall({ root, purge }: UninstallRequest): Promise<UninstallPlan> {
   const there = (path: string) => lstatSync(`${root}${path}`, { throwIfNoEntry: false }) !== undefined;
   const steps: UninstallStep[] = [];
+  const stays: string[] = [];
   const remove = (path: string) => {
     if (there(path)) steps.push({ do: "remove", path, title: `removed: ${path}` });
   };
@@ -62,13 +68,29 @@ export async function planUninstall({ root, purge }: UninstallRequest): Promise<
   const holds = [LAYOUT.etc, LAYOUT.state].filter(there).map((path) => ({ path, bytes: sizeOf(`${root}${path}`) }));
   if (purge) {
     if (!driven || !(await unitState(MONGOD)).active) await refuseRunning(root);
-    for (const { path } of holds) remove(path);
-    if ((await findUser(root)) !== undefined)
-      steps.push({ do: "remove_user", title: `removed: system user and group ${USER}` });
+    for (const { path } of holds) {
+      const full = `${root}${path}`;
+      const mounts = mountsBelow(full, readMounts()).map((mount) => mount.path);
+      if (mounts.length === 0) remove(path);
+      for (const place of new Set(mounts.length === 0 ? [] : [...mounts, full]))
+        steps.push({ do: "empty", path: place, mounts, title: `emptied: ${place}` });
+      for (const mount of mounts)
+        stays.push(`${mount}: a file system is mounted there; unmount it, see /etc/fstab, and remove the directory`);
+    }
+    const own = ownAccounts(root);
+    const what = [...(own.user ? ["user"] : []), ...(own.group ? ["group"] : [])].join(" and ");
+    if (what !== "") steps.push({ do: "remove_accounts", title: `removed: system ${what} ${USER}` });
+    stays.push(...own.stays);
+    // One of a directory service is in no file of this host.
+    if (!own.user && own.stays.length === 0 && (await findUser(root)) !== undefined)
+      stays.push(`user ${USER}: install did not make it`);
   }
+  for (const { file } of units)
+    if (there(`${file}.d`))
+      stays.push(`${file}.d: changes of your own (systemctl edit); remove it if nothing needs it`);
   // The last step: what fails before it is finished with this very program.
   for (const path of [...Object.values(besideNames(LAYOUT.binary)), LAYOUT.binary]) remove(path);
-  return { steps, holds };
+  return { steps, holds, stays };
 }
 
 /** @throws KekError with what could not be done; a second run goes on from there. */
@@ -100,8 +122,10 @@ async function perform(root: string, step: UninstallStep): Promise<void> {
       return await removeTree(`${root}${step.path}`);
     case "reload":
       return await systemctl("daemon-reload");
-    case "remove_user":
-      return await removeUser(root);
+    case "empty":
+      return await empty(step.path, step.mounts);
+    case "remove_accounts":
+      return await removeAccounts(root);
   }
 }
 
@@ -111,6 +135,14 @@ async function perform(root: string, step: UninstallStep): Promise<void> {
  */
 async function removeTree(path: string): Promise<void> {
   await must(["rm", "-rf", "--", path], { limitMs: 600_000 });
+}
+
+/** By find, which goes by open directories too, and stays in one file system. */
+async function empty(path: string, mounts: string[]): Promise<void> {
+  const inside = ["find", path, "-xdev", "-mindepth", "1"] as const;
+  await must([...inside, "!", "-type", "d", "-delete"], { limitMs: 600_000 });
+  const others = mounts.flatMap((mount) => ["!", "-path", mount]);
+  await must([...inside, "-type", "d", "-empty", ...others, "-delete"], { limitMs: 600_000 });
 }
 
 /** A mongod that runs removes files while they are counted. */

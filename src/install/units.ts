@@ -1,6 +1,10 @@
+import type { Systemd } from "./found.ts";
 import { LAYOUT, MONGOD, USER } from "./layout.ts";
 
-/** The systemd units, as text. Pure. `systemd-analyze security` gives them 2.0 or less. */
+/** The systemd units, as text, for the systemd that a host has. Pure. `systemd-analyze security` gives them 2.0 or less. */
+
+/** TemporaryFileSystem= came with it, and without that an HSM's library cannot be relied on to load. */
+export const OLDEST_SYSTEMD = 238;
 
 export interface ServiceUnit {
   /** Whether this host runs the install's mongod: it is started first. */
@@ -9,9 +13,16 @@ export interface ServiceUnit {
   token: { stateDirectory: string | undefined; group: string | undefined } | undefined;
 }
 
-export function serviceUnit({ localMongo, token }: ServiceUnit): string {
+/** Who a unit runs as, and by which systemd. */
+export interface UnitHost {
+  /** The primary group of the service's user. */
+  group: string;
+  systemd: Systemd;
+}
+
+export function serviceUnit({ localMongo, token }: ServiceUnit, host: UnitHost): string {
   const after = ["network-online.target", ...(localMongo ? [MONGOD] : [])].join(" ");
-  return `# Laid down by "certautopilot install", which writes it anew. Changes of your own: systemctl edit certautopilot.service
+  const text = `# Written by "certautopilot install", each time it runs. For changes of your own: systemctl edit certautopilot.service
 [Unit]
 Description=certautopilot: seals secret fields in MongoDB, and follows each rotation of their KEK
 Wants=${after}
@@ -23,7 +34,7 @@ StartLimitBurst=50
 [Service]
 Type=exec
 User=${USER}
-Group=${USER}
+Group=${host.group}
 ExecStart=${LAYOUT.binary} serve --config=${LAYOUT.config}
 Restart=on-failure
 RestartSec=10s
@@ -35,19 +46,20 @@ StateDirectory=certautopilot
 StateDirectoryMode=0750
 RuntimeDirectory=certautopilot
 RuntimeDirectoryMode=0750
-# The embedded pkcs11.node is unpacked here before it is loaded: private, and executable whatever the host's /tmp is.
-PrivateTmp=yes
-ExecPaths=/tmp
+# Private, as with PrivateTmp=; and the embedded pkcs11.node, unpacked here before it is loaded, may execute even where the
+# host mounts /tmp noexec. Every systemd since 238 knows this directive.
+TemporaryFileSystem=/tmp:mode=1777,exec,nosuid,nodev /var/tmp:mode=1777,nosuid,nodev
 ${tokenLines(token)}${hardening(["AF_INET", "AF_INET6", "AF_UNIX"])}ProcSubset=pid
 # MemoryDenyWriteExecute= cannot be: the runtime compiles JavaScript to machine code.
 
 [Install]
 WantedBy=multi-user.target
 `;
+  return fitted(text, host.systemd);
 }
 
-export function mongodUnit(mongod: string): string {
-  return `# Laid down by "certautopilot install", which writes it anew. Changes of your own: systemctl edit ${MONGOD}
+export function mongodUnit(mongod: string, host: UnitHost): string {
+  const text = `# Written by "certautopilot install", each time it runs. For changes of your own: systemctl edit ${MONGOD}
 [Unit]
 Description=MongoDB of certautopilot: a replica set of one member, on loopback only
 After=network.target
@@ -55,7 +67,7 @@ After=network.target
 [Service]
 Type=exec
 User=${USER}
-Group=${USER}
+Group=${host.group}
 ExecStart=${mongod} --config ${LAYOUT.mongodConfig}
 Restart=on-failure
 RestartSec=5s
@@ -76,6 +88,21 @@ ${hardening(["AF_INET", "AF_UNIX", "AF_NETLINK"])}
 [Install]
 WantedBy=multi-user.target
 `;
+  return fitted(text, host.systemd);
+}
+
+/** Directives of the units that this systemd would ignore, so that they are left out. */
+export function leftOut({ version = Number.POSITIVE_INFINITY }: Systemd): string[] {
+  return Object.entries(SINCE)
+    .filter(([, since]) => version < since)
+    .map(([name]) => `${name}=`);
+}
+
+/** Why a process of the units cannot see a path of the host; undefined when the units hide it from nobody. */
+export function hiddenByUnits(real: string): string | undefined {
+  if (/^\/(root|home|run\/user)(\/|$)/.test(real)) return "is in a home directory, which the units hide (ProtectHome=)";
+  if (/^\/(tmp|var\/tmp)(\/|$)/.test(real)) return "is in a temporary directory, and the units have private ones";
+  return undefined;
 }
 
 /** What `--pkcs11-state` named when a unit was made. */
@@ -89,6 +116,25 @@ export function mongodIn(unit: string | undefined): string | undefined {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+/** The systemd that each directive came with (its NEWS file). Those that are not named are older than OLDEST_SYSTEMD. */
+const SINCE: Record<string, number> = {
+  ProtectProc: 247,
+  ProcSubset: 247,
+  ProtectClock: 245,
+  ProtectKernelLogs: 244,
+  ProtectHostname: 242,
+  RestrictSUIDSGID: 242,
+};
+const TYPE_EXEC_SINCE = 240;
+
+function fitted(unit: string, systemd: Systemd): string {
+  const { version = Number.POSITIVE_INFINITY, userNamespaces } = systemd;
+  const ignored = [...leftOut(systemd), ...(userNamespaces ? [] : ["PrivateUsers="])];
+  const lines = unit.split("\n").filter((line) => !ignored.some((directive) => line.startsWith(directive)));
+  // Simple= reports a program that cannot be executed a moment later, as a unit that ended.
+  return lines.map((line) => (line === "Type=exec" && version < TYPE_EXEC_SINCE ? "Type=simple" : line)).join("\n");
+}
 
 function tokenLines(token: ServiceUnit["token"]): string {
   if (token === undefined) return "";

@@ -5,8 +5,9 @@ import { run } from "./command.ts";
 import { Journal } from "./journal.ts";
 import { besideNames, LAYOUT, SERVICE } from "./layout.ts";
 import { placeCopy } from "./place.ts";
-import { awaitUnit, notReady } from "./ready.ts";
+import { awaitUnit, notReady, startUnit } from "./ready.ts";
 import { checkBase, expectedDigest, fetchProgram, type ReleaseFile } from "./release.ts";
+import { refuseDowngrade } from "./release_version.ts";
 import { digestOfFile } from "./survey.ts";
 import { systemctl, unitState } from "./systemd.ts";
 
@@ -47,13 +48,7 @@ export async function planUpdate({ root, release, allowDowngrade, readyUrl }: Up
   const change = current === old || (await digestOfFile(target)) !== digest;
   // Of a program below another root nothing is run, so its version is not known.
   const installed = root === "" ? (await run([current, "--version"], { limitMs: 20_000 })).stdout.trim() : undefined;
-  if (installed !== undefined && older(release.version, installed) && !allowDowngrade) {
-    throw new KekError(
-      "refused",
-      `${release.version} is older than ${installed}, which is installed: it may not know what the newer one has stored`,
-      "read the notes of both releases, then add --allow-downgrade",
-    );
-  }
+  if (!allowDowngrade) refuseDowngrade(installed, release.version);
   const restart = readyUrl !== undefined && (await unitState(SERVICE)).active;
   return { installed, digest, change, restart };
 }
@@ -87,14 +82,6 @@ export async function update(
   }
 }
 
-/** Whether the first of two versions comes before the second; what follows a hyphen comes before the release itself. */
-export function older(one: string, two: string): boolean {
-  const parts = (version: string) => /^(\d+)\.(\d+)\.(\d+)(-.*)?$/.exec(version)?.slice(1) ?? [];
-  const [a, b] = [parts(one), parts(two)];
-  for (let at = 0; at < 3; at += 1) if (a[at] !== b[at]) return Number(a[at]) < Number(b[at]);
-  return a[3] !== b[3] && (a[3] === undefined ? false : b[3] === undefined || a[3] < b[3]);
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 
 /** It is what its hash says; whether it runs on this machine is another question, asked before anything is replaced. */
@@ -121,7 +108,7 @@ async function restarted(request: UpdateRequest, journal: Journal, log: Log, int
     },
   });
   log.info(`restarting ${SERVICE}`);
-  await systemctl("restart", SERVICE);
+  await startUnit("restart", SERVICE, log);
   await awaitUnit(SERVICE, readyUrl, async () => await notReady(readyUrl), { log, interrupted });
 }
 

@@ -7,7 +7,7 @@ import { DEFAULT_DATABASE, LAYOUT, USER } from "./layout.ts";
 import type { Material } from "./material.ts";
 import { DEFAULT_MONGO_PORT, localUri, portOf } from "./mongod_config.ts";
 import type { InstallRequest } from "./request.ts";
-import { holdsKeys } from "./secrets.ts";
+import { HELD_BY_HOSTS, holdsKeys, missingSecrets } from "./secrets.ts";
 import { stateDirectoryIn } from "./units.ts";
 
 /** What the host shall be: what was asked for, over what is installed, over defaults. Pure; every refusal is here. */
@@ -34,6 +34,7 @@ export function settleWanted(request: InstallRequest, found: Found, material: Ma
   const mongo = settleMongo(request, found, material);
   const databaseName = settleDatabaseName(request, found);
   const uri = mongo.kind === "local" ? localUriOf(mongo.port, found, material) : externalUri(request, found);
+  refuseLostKeys(request, found, provider, mongo.kind);
   refuseForeignKeys(request, found, provider);
   return { provider, token: TOKEN_OF[provider](request, found), mongo, uri, databaseName };
 }
@@ -134,6 +135,39 @@ function settleDatabaseName({ databaseName, uri, carried }: InstallRequest, { in
   return there ?? databaseName ?? (given && databaseOfUri(given)) ?? DEFAULT_DATABASE;
 }
 
+/**
+ * Keys are on disk before any data is. So where this host has a configuration, or a MongoDB with data, without keys, they are
+ * lost or somewhere else: new ones would not open that data, and a new password would lock the old service out.
+ */
+function refuseLostKeys(
+  { carried }: InstallRequest,
+  { installed, mongodHasData, secrets, entries }: Found,
+  provider: ProviderName,
+  mongo: "local" | "external",
+): void {
+  const trace = mongodHasData ? LAYOUT.mongodData : installed === undefined ? undefined : LAYOUT.config;
+  if (trace === undefined) return;
+  const missing = missingSecrets({ ...carried, ...secrets }, provider);
+  if (missing.length > 0) {
+    const or = {
+      local: `or, to begin with an empty database, move ${LAYOUT.etc} and ${LAYOUT.state} away`,
+      external: "or name a copy of another host of the fleet with --secrets-from=FILE",
+    };
+    throw new KekError(
+      "refused",
+      `this host has ${trace} of an earlier install, and ${LAYOUT.secrets} is without ${missing.join(" and ")}: new keys would not open its secrets`,
+      `put your copy of the file back (mode 0600, owner ${USER}), then run this again; ${or[mongo]}`,
+    );
+  }
+  const isSetUp = secrets["CERTAUTOPILOT_DATABASE_URI"] !== undefined;
+  if (mongo === "local" && mongodHasData && isSetUp && !entries.has(LAYOUT.mongodAdmin))
+    throw new KekError(
+      "refused",
+      `this host's MongoDB has an administrator, and ${LAYOUT.mongodAdmin} with the password is gone`,
+      "put your copy of the file back (mode 0600, owner root), then run this again",
+    );
+}
+
 /** A database that is locked has its keys somewhere: new ones would be others. */
 function refuseForeignKeys({ carried }: InstallRequest, { database, secrets }: Found, provider: ProviderName): void {
   if (!database.seen || database.lock === undefined || !HELD_BY_HOSTS[provider]) return;
@@ -144,9 +178,6 @@ function refuseForeignKeys({ carried }: InstallRequest, { database, secrets }: F
     "copy /etc/certautopilot/secrets.env of a host of that fleet to a file of mode 0600 here, and name it with --secrets-from=FILE",
   );
 }
-
-/** Whether each host of a fleet has the bytes of the keys. */
-const HELD_BY_HOSTS: Record<ProviderName, boolean> = { env: true, pkcs11: false };
 
 const TOKEN_OF: Record<ProviderName, (request: InstallRequest, found: Found) => WantedToken | undefined> = {
   env: ({ token }) => {

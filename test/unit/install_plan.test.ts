@@ -1,15 +1,23 @@
 import { describe, expect, test } from "bun:test";
 import { editConfig } from "../../src/config/config_file.ts";
 import { parseSecrets } from "../../src/config/secrets_file.ts";
+import type { KekError } from "../../src/errors/errors.ts";
 import type { Entry, Found } from "../../src/install/found.ts";
 import { LAYOUT } from "../../src/install/layout.ts";
 import { newMaterial } from "../../src/install/material.ts";
 import { planInstall, readyUrl } from "../../src/install/plan.ts";
+import { older, refuseDowngrade } from "../../src/install/release_version.ts";
 import type { InstallRequest } from "../../src/install/request.ts";
 import { carriedFrom, secretsText } from "../../src/install/secrets.ts";
 import { changesOf, idsOf, type Step } from "../../src/install/step.ts";
-import { mongodIn, mongodUnit, serviceUnit, stateDirectoryIn } from "../../src/install/units.ts";
-import { older } from "../../src/install/update.ts";
+import {
+  hiddenByUnits,
+  leftOut,
+  mongodIn,
+  mongodUnit,
+  serviceUnit,
+  stateDirectoryIn,
+} from "../../src/install/units.ts";
 import { settleWanted } from "../../src/install/wanted.ts";
 
 /** The plan of an install, from what was asked and what is there: pure. */
@@ -19,15 +27,21 @@ const service = { uid: 990, gid: 991 };
 
 const FRESH: Found = {
   user: undefined,
+  group: "certautopilot",
+  userIsOurs: false,
+  systemd: { version: 252, userNamespaces: true },
   privileged: true,
   mayMakeUser: true,
   entries: new Map(),
   secrets: {},
   installed: undefined,
   binaryIsThis: false,
+  installedVersion: undefined,
+  mongodHasData: false,
   units: { service: { enabled: false, active: false }, mongod: { enabled: false, active: false } },
   mongod: "/usr/bin/mongod",
   mongodPackages: [],
+  packageLists: true,
   tokenGroup: undefined,
   database: { seen: false },
 };
@@ -46,6 +60,8 @@ const asked = (over: Partial<InstallRequest> = {}): InstallRequest => ({
   listen: undefined,
   instanceName: undefined,
   binary: "/tmp/certautopilot",
+  version: "1.4.0",
+  allowDowngrade: false,
   ...over,
 });
 
@@ -77,6 +93,8 @@ function after(steps: Step[], provider: "env" | "pkcs11" = "env"): Found {
       ...(provider === "env" ? { modulePath: undefined, tokenLabel: undefined } : token),
     },
     binaryIsThis: true,
+    installedVersion: "1.4.0",
+    mongodHasData: true,
     units: { service: up, mongod: up },
   };
 }
@@ -92,13 +110,14 @@ describe("a fresh host", () => {
       "user",
       LAYOUT.etc,
       LAYOUT.state,
+      LAYOUT.secrets,
+      LAYOUT.apiToken,
       LAYOUT.mongodAdmin,
       LAYOUT.mongodKeyFile,
       LAYOUT.mongodConfig,
       LAYOUT.mongodData,
       "local_database",
       LAYOUT.secrets,
-      LAYOUT.apiToken,
       LAYOUT.binary,
       "first_key",
       LAYOUT.config,
@@ -131,6 +150,15 @@ describe("a fresh host", () => {
     expect(() => plan(asked(), { ...FRESH, mongod: undefined })).toThrow("needs a mongod");
     const steps = plan(asked(), { ...FRESH, mongod: undefined, mongodPackages: ["mongodb-org-server"] });
     expect(titlesOf(steps)).toContain("packages of the distribution: mongodb-org-server");
+    const hintOf = (packageLists: boolean) => {
+      try {
+        return plan(asked(), { ...FRESH, mongod: undefined, packageLists });
+      } catch (thrown) {
+        return (thrown as KekError).hint;
+      }
+    };
+    expect(hintOf(true)).toStartWith("add MongoDB's repository");
+    expect(hintOf(false)).toStartWith("this host has no lists of packages: run apt-get update first");
   });
 
   test("below another root nothing is started, set up or locked", () => {
@@ -145,8 +173,77 @@ describe("a fresh host", () => {
   });
 });
 
+describe("keys that are gone", () => {
+  const installed = after(plan(asked(), FRESH));
+  const without = (...paths: string[]): Found => {
+    const entries = new Map([...installed.entries].filter(([path]) => !paths.includes(path)));
+    const secrets = paths.includes(LAYOUT.secrets) ? {} : installed.secrets;
+    return {
+      ...installed,
+      entries,
+      secrets,
+      installed: paths.includes(LAYOUT.config) ? undefined : installed.installed,
+    };
+  };
+
+  test("are never replaced: not beside a configuration, and not beside the data of a database", () => {
+    expect(() => plan(asked(), without(LAYOUT.secrets))).toThrow(
+      "this host has /var/lib/certautopilot/mongodb of an earlier install, and /etc/certautopilot/secrets.env is without CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V… and CERTAUTOPILOT_AUDIT_SECRET",
+    );
+    const moved = { ...without(LAYOUT.secrets), mongodHasData: false };
+    expect(() => plan(asked(), moved)).toThrow("/etc/certautopilot/config.yaml of an earlier install");
+    expect(() => plan(asked(), without(...Object.values(LAYOUT).filter((path) => path.startsWith("/etc/"))))).toThrow(
+      "new keys would not open its secrets",
+    );
+    expect(() => plan(asked(), without(LAYOUT.mongodAdmin))).toThrow("mongod-admin.env with the password is gone");
+  });
+
+  test("each of them counts", () => {
+    for (const name of Object.keys(installed.secrets).filter((name) => /KEK_V|AUDIT/.test(name))) {
+      const { [name]: _, ...secrets } = installed.secrets;
+      expect(() => plan(asked(), { ...installed, secrets })).toThrow(name.replace("V1", "V…"));
+    }
+  });
+
+  test("come from another host of the fleet, where the database is not this host's", () => {
+    const uri = "mongodb://u:p@db1/?replicaSet=rs0";
+    const external = after(plan(asked({ mongo: "external", uri }), FRESH));
+    const lost = { ...external, mongodHasData: false, secrets: {} };
+    lost.entries = new Map([...external.entries].filter(([path]) => path !== LAYOUT.secrets));
+    expect(() => plan(asked({ mongo: "external", uri }), lost)).toThrow("new keys would not open its secrets");
+    const steps = plan(asked({ mongo: "external", carried: external.secrets }), lost);
+    expect(titlesOf(steps)).toContain("keys /etc/certautopilot/secrets.env (0600 certautopilot)");
+  });
+
+  test("an interrupted first run is finished: its keys are there before its database", () => {
+    const steps = plan(asked(), FRESH);
+    for (let count = 1; count <= steps.length; count += 1) {
+      const done = after(steps.slice(0, count));
+      const config = done.entries.has(LAYOUT.config);
+      const database = steps.slice(0, count).some((step) => step.do === "local_database");
+      const interrupted = { ...done, mongodHasData: database, installed: config ? done.installed : undefined };
+      expect(() => plan(asked(), interrupted)).not.toThrow();
+    }
+  });
+});
+
 describe("a host that is installed", () => {
   const installed = after(plan(asked(), FRESH));
+
+  test("is told which release replaces which, and an older one is refused", () => {
+    const found = { ...installed, binaryIsThis: false, installedVersion: "1.3.0" };
+    expect(titlesOf(plan(asked(), found))[0]).toBe("program 1.3.0 → 1.4.0 /usr/local/bin/certautopilot (0755 root)");
+    expect(() => refuseDowngrade("1.4.1", "1.4.0")).toThrow("1.4.0 is older than 1.4.1, which is installed");
+    refuseDowngrade("1.4.0", "1.4.1");
+    refuseDowngrade(undefined, "1.4.1");
+  });
+
+  test("gets its configuration back when the service does not take the new one", () => {
+    const changed = plan(asked({ listen: "127.0.0.1:9000" }), installed);
+    expect(changed.find((step) => step.do === "file" && step.path === LAYOUT.config)).toHaveProperty("keeps", false);
+    const first = plan(asked(), FRESH);
+    expect(first.find((step) => step.do === "file" && step.path === LAYOUT.config)).toHaveProperty("keeps", true);
+  });
 
   test("has nothing to change, with the same flags and with none", () => {
     expect(titlesOf(plan(asked(), installed))).toEqual([]);
@@ -266,13 +363,43 @@ test("config.yaml is edited in place", () => {
 });
 
 test("units say what they were made from", () => {
-  expect(mongodIn(mongodUnit("/opt/mongodb/bin/mongod"))).toBe("/opt/mongodb/bin/mongod");
+  expect(mongodIn(mongodUnit("/opt/mongodb/bin/mongod", FRESH))).toBe("/opt/mongodb/bin/mongod");
   const token = { stateDirectory: "/var/lib/softhsm/tokens", group: "softhsm" };
-  const unit = serviceUnit({ localMongo: false, token });
+  const unit = serviceUnit({ localMongo: false, token }, FRESH);
   expect(stateDirectoryIn(unit)).toBe("/var/lib/softhsm/tokens");
   expect(unit).toContain("SupplementaryGroups=softhsm\n");
   expect(unit).toContain("RestartPreventExitStatus=2 3 4 8\n");
-  expect(stateDirectoryIn(serviceUnit({ localMongo: true, token: undefined }))).toBeUndefined();
+  expect(stateDirectoryIn(serviceUnit({ localMongo: true, token: undefined }, FRESH))).toBeUndefined();
+});
+
+test("units are made for the host's systemd and its user", () => {
+  const unitOf = (version: number | undefined, userNamespaces = true) =>
+    serviceUnit({ localMongo: false, token: undefined }, { group: "users", systemd: { version, userNamespaces } });
+  expect(unitOf(252)).toContain("User=certautopilot\nGroup=users\n");
+  expect(unitOf(undefined)).toBe(unitOf(252));
+  expect(unitOf(247)).toBe(unitOf(252));
+  for (const line of ["Type=exec", "ProtectProc=invisible", "ProcSubset=pid", "ProtectClock=yes"]) {
+    expect(unitOf(247)).toContain(`\n${line}\n`);
+    expect(unitOf(239)).not.toContain(line);
+  }
+  expect(unitOf(239)).toContain("\nType=simple\n");
+  expect(leftOut({ version: 239, userNamespaces: true })).toContain("ProtectProc=");
+  expect(leftOut({ version: 252, userNamespaces: true })).toEqual([]);
+  expect(unitOf(252)).toContain("PrivateUsers=yes");
+  expect(unitOf(252, false)).not.toContain("PrivateUsers");
+  expect(mongodUnit("/usr/bin/mongod", { group: "g", systemd: { version: 252, userNamespaces: false } })).not.toContain(
+    "PrivateUsers",
+  );
+  // Executable whatever the host's /tmp is, without a directive that an older systemd ignores.
+  expect(unitOf(240)).toMatch(/^TemporaryFileSystem=\/tmp:mode=1777,exec/m);
+  expect(unitOf(252)).not.toContain("ExecPaths");
+});
+
+test("what units hide from their processes", () => {
+  for (const path of ["/root/mongod", "/home/me/lib.so", "/run/user/0/x", "/tmp/mongod", "/var/tmp/state"])
+    expect(hiddenByUnits(path)).toBeString();
+  for (const path of ["/usr/bin/mongod", "/rooted/x", "/opt/home/x", "/var/lib/softhsm/tokens"])
+    expect(hiddenByUnits(path)).toBeUndefined();
 });
 
 test("where readyz is asked, and which release is older", () => {
