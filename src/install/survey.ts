@@ -36,6 +36,7 @@ export async function survey(request: InstallRequest): Promise<Found> {
   const isLocal = request.mongo === "local" || entries.has(LAYOUT.mongodConfig);
   const mongod = isLocal ? await findMongod(request, entries.get(LAYOUT.mongodUnit)?.content) : undefined;
   const started = request.units === "started";
+  const isDirectory = (path: string) => entries.get(path)?.kind === "directory";
   const user = await findUser(root);
   if (user?.uid === 0) throw userIsRoot();
   return {
@@ -50,7 +51,7 @@ export async function survey(request: InstallRequest): Promise<Found> {
     installed,
     binaryIsThis: await sameFile(`${root}${LAYOUT.binary}`, request.binary),
     installedVersion: root === "" && entries.has(LAYOUT.binary) ? await versionOf(LAYOUT.binary) : undefined,
-    mongodHasData: entries.has(LAYOUT.mongodData) && readdirSync(`${root}${LAYOUT.mongodData}`).length > 0,
+    mongodHasData: isDirectory(LAYOUT.mongodData) && readdirSync(`${root}${LAYOUT.mongodData}`).length > 0,
     units: {
       service: started ? await unitState(SERVICE) : laidState(entries, SERVICE),
       mongod: started ? await unitState(MONGOD) : laidState(entries, MONGOD),

@@ -4,7 +4,7 @@ import { HOST_ROOT } from "../harness/host.ts";
 import { type InstallHost, startInstallHost } from "../harness/install_host.ts";
 
 /** In the middle of the longest step. */
-const STOPPED = `/opt/release/certautopilot "$@" & until [ -e /var/lib/certautopilot/mongodb/mongod.lock ]; do sleep 0.05; done; kill -TERM $!; wait $!`;
+const STOPPED = `/opt/release/certautopilot "$@" & until [ -e /var/lib/certautopilot/mongodb/mongod.lock ]; do sleep 0.05; done; kill "$0" $!; wait $!`;
 
 /** `install --no-service` on a real Debian host: failures and kills at each step leave it as it was, or are finished by the next run. */
 describe.skipIf(HOST_ROOT === undefined)("install on a host without systemd", () => {
@@ -86,9 +86,15 @@ describe.skipIf(HOST_ROOT === undefined)("install on a host without systemd", ()
     const dying = await host.certautopilot([...plain, "--mongod=/opt/mongod"]);
     expect([dying.code, dying.stderr]).toEqual([9, expect.stringContaining("it said last: no room for me")]);
     await host.run(["rm", "/opt/mongod"], { check: true });
-    const stopped = await host.run(["sh", "-c", STOPPED, "sh", ...plain]);
-    expect([stopped.code, stopped.stderr]).toEqual([5, expect.stringContaining("the host is as it was before")]);
-    expect([...host.traces()]).toEqual([]);
+    for (const signal of ["-TERM", "-HUP"]) {
+      const stopped = await host.run(["sh", "-c", STOPPED, signal, ...plain]);
+      expect([signal, stopped.code, stopped.stderr]).toEqual([
+        signal,
+        5,
+        expect.stringContaining("the host is as it was before"),
+      ]);
+      expect([...host.traces()]).toEqual([]);
+    }
   });
 
   test("killed after each step, and run again, it comes to its end; then nothing is left to change", async () => {
@@ -96,9 +102,9 @@ describe.skipIf(HOST_ROOT === undefined)("install on a host without systemd", ()
     let kills = 0;
     for (; kills < 30; kills += 1) {
       // Once in the middle of the longest step too: an administrator, and no user yet.
-      if (kills === 7) expect((await kill("admin.made")).code).toBeNull();
+      if (kills === 9) expect((await kill("admin.made")).code).toBeNull();
       // What is not known to be done without a mongod is looked at again: a step more from there on.
-      const { code, stderr } = await kill(kills < 7 ? "install.step" : "install.step:2");
+      const { code, stderr } = await kill(kills < 9 ? "install.step" : "install.step:2");
       if (code === 0) break;
       expect([code, stderr]).toEqual([null, expect.any(String)]);
     }
