@@ -209,10 +209,16 @@ setup_age() {
   exit 1
 }
 
-# A Debian 12 root that the tests of hosts start copies of. Without it they are left out, and that is said.
+# Roots of Debian 12 and 11 that the tests of hosts start copies of. Without them those are left out, and that is said.
 setup_hosts() {
   if CERTAUTOPILOT_TEST_HOST_ROOT=$("$ROOT/scripts/host-root"); then
     export CERTAUTOPILOT_TEST_HOST_ROOT
+    if CERTAUTOPILOT_TEST_HOST_ROOT_11=$("$ROOT/scripts/host-root" 11); then
+      export CERTAUTOPILOT_TEST_HOST_ROOT_11
+    else
+      unset CERTAUTOPILOT_TEST_HOST_ROOT_11
+      say "note: no Debian 11 host can be made here; the installer is not tried with an older systemd"
+    fi
   else
     unset CERTAUTOPILOT_TEST_HOST_ROOT
     say "note: no host can be made here; the installer is not tried on one"

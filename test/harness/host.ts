@@ -48,10 +48,14 @@ export interface Ended {
 
 /** The root that hosts are copies of; undefined where none can be made. ./scripts/test sets it. */
 export const HOST_ROOT = process.env["CERTAUTOPILOT_TEST_HOST_ROOT"];
+/** The same of Debian 11, with systemd 247 and without a mongod. */
+export const HOST_ROOT_11 = process.env["CERTAUTOPILOT_TEST_HOST_ROOT_11"];
 
 export interface HostOptions {
   boot: boolean;
   mongod?: boolean;
+  /** Debian 12 unless told. */
+  debian?: 11;
   /** A loopback of its own, where every port is free; this machine's network unless told. */
   network?: "own";
 }
@@ -60,12 +64,13 @@ export interface HostOptions {
  * @param boot true: systemd is the host's init and has finished starting; false: nothing runs in it.
  * @param mongod false: there is no mongod on the host's PATH.
  */
-export async function startHost({ boot, mongod = true, network }: HostOptions): Promise<Host> {
-  if (HOST_ROOT === undefined) throw new Error("CERTAUTOPILOT_TEST_HOST_ROOT is not set: use ./scripts/test");
+export async function startHost({ boot, mongod = true, debian, network }: HostOptions): Promise<Host> {
+  const root = debian === 11 ? HOST_ROOT_11 : HOST_ROOT;
+  if (root === undefined) throw new Error("CERTAUTOPILOT_TEST_HOST_ROOT is not set: use ./scripts/test");
   const work = mkdtempSync(join(tmpdir(), "certautopilot-host-"));
   for (const name of ["upper", "work", "root"]) mkdirSync(join(work, name), { mode: 0o755 });
   const groups = ownControlGroups(basename(work));
-  const lower = mongod ? `${HOST_ROOT}.more:${HOST_ROOT}` : HOST_ROOT;
+  const lower = mongod && debian === undefined ? `${root}.more:${root}` : root;
   const nspawn = [
     ...[
       "systemd-nspawn",
@@ -120,8 +125,8 @@ export async function startHost({ boot, mongod = true, network }: HostOptions): 
       );
     }
     const upper = join(work, "upper");
-    const before = listing(upper);
-    return { ...host, written: () => difference(before, listing(upper)) };
+    const before = listing(upper, root);
+    return { ...host, written: () => difference(before, listing(upper, root)) };
   } catch (thrown) {
     await stop();
     throw new Error(`the host did not start: ${said}`, { cause: thrown });
@@ -251,7 +256,7 @@ async function until<T>(
   throw new Error(`${what} did not come up`);
 }
 
-function listing(upper: string): Map<string, string> {
+function listing(upper: string, root: string): Map<string, string> {
   const found = new Map<string, string>();
   for (const name of readdirSync(upper, { recursive: true, encoding: "utf8" })) {
     const path = `/${name}`;
@@ -261,7 +266,7 @@ function listing(upper: string): Map<string, string> {
     const owner = ownerOf(entry);
     if (entry.isDirectory()) {
       // One of the lower layer stands here too as soon as something in it has changed.
-      if (ownerOf(lstatSync(join(`${HOST_ROOT}`, name), { throwIfNoEntry: false })) !== owner)
+      if (ownerOf(lstatSync(join(root, name), { throwIfNoEntry: false })) !== owner)
         found.set(path, `directory ${owner}`);
     } else if (entry.isSymbolicLink()) found.set(path, `link to ${readlinkSync(join(upper, name))}`);
     // How an overlay says that a file of the lower layer is gone.

@@ -1,6 +1,6 @@
 import { copyFileSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Ended, HOST_ROOT, type Host, type RunOptions, startHost } from "./host.ts";
+import { type Ended, HOST_ROOT, type Host, type HostOptions, type RunOptions, startHost } from "./host.ts";
 import { unusedPort } from "./mongod_here.ts";
 
 /** A host with the release's program on it, as install.sh leaves it in a directory of its own, and ports that nobody has. */
@@ -24,7 +24,7 @@ export interface InstallHost extends Host {
 const PROGRAM = "/opt/release/certautopilot";
 
 export async function startInstallHost(
-  options: { boot: boolean; mongod?: boolean },
+  options: HostOptions,
   program = join(import.meta.dir, "../../dist/certautopilot"),
 ): Promise<InstallHost> {
   if (HOST_ROOT === undefined) throw new Error("CERTAUTOPILOT_TEST_HOST_ROOT is not set: use ./scripts/test");

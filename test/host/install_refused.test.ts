@@ -80,7 +80,9 @@ describe.skipIf(HOST_ROOT === undefined)("what is found on a host before anythin
     // What dpkg holds while it works.
     const held =
       'perl -MFcntl -e \'open F, ">", "/var/lib/dpkg/lock-frontend"; $lock = pack("s s x4 l! l! i x4", F_WRLCK, 0, 0, 0, 0); fcntl(F, F_SETLK, $lock) or die; open G, ">", "/dev/shm/held"; close G; sleep 600\'';
-    await shell(`(${held} >/dev/null 2>&1 &); tries=0; until [ -e /dev/shm/held ]; do sleep 0.05; tries=$((tries + 1)); [ $tries -lt 200 ]; done`);
+    await shell(
+      `(${held} >/dev/null 2>&1 &); tries=0; until [ -e /dev/shm/held ]; do sleep 0.05; tries=$((tries + 1)); [ $tries -lt 200 ]; done`,
+    );
     const stderr = await refused(host.local, "apt-get install");
     expect(stderr).toMatch(/warning: perl \(pid \d+\) works with packages: install waits for it/);
     expect(stderr).toContain("the host is as it was before");
