@@ -5,13 +5,12 @@ import { firstCounts } from "../status/field_problems.ts";
 import type { CensusRow } from "../store/census.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
 import type { FieldFacts } from "../store/field_facts.ts";
-import { readRoster } from "../store/heartbeats.ts";
 import { takeOver } from "../store/rotation_lease.ts";
 import { startRotation } from "../store/rotation_steps.ts";
 import { newestRotation, type WatchedLease } from "../store/rotations.ts";
 import { readState } from "../store/state.ts";
 import { serverNow } from "../store/store.ts";
-import { batchLimitMs, type Context, type Reporter } from "./context.ts";
+import { type Context, longestBatchMs, longestLeaseMs, type Reporter } from "./context.ts";
 import { type Plan, planRotation, type Wanted } from "./plan.ts";
 import { refusal } from "./refusal.ts";
 import { Unchanged } from "./unchanged.ts";
@@ -31,7 +30,7 @@ export async function acquire(
 ): Promise<RotationDoc> {
   const { store, auditor, config } = context;
   const { leaseMs } = config.fleet;
-  const graceMs = batchLimitMs(config);
+  const graceMs = await longestBatchMs(context);
   const owner = auditor.actor;
   const canary = versions.find((version) => version._id === checked.to)?.canary;
   const first = firstCounts(fields, census, checked.from);
@@ -80,7 +79,7 @@ export async function awaitFreeLease(
   watched?: WatchedLease,
 ): Promise<WatchedLease | undefined> {
   const { store, config } = context;
-  const graceMs = batchLimitMs(config);
+  const graceMs = await longestBatchMs(context);
   const unchanged = new Unchanged(config.fleet.leaseMs / 3);
   const told = new Set<string>();
   const tell = (what: string, message: string) => {
@@ -115,7 +114,7 @@ export async function awaitFreeLease(
     const left = expires.getTime() + graceMs - (await serverNow(store)).getTime();
     if (left < 0) return undefined;
     unchanged.look([[LEASE, expires.getTime()]]);
-    const longest = config.fleet.leaseMs + graceMs < left ? (await leaseMsOfFleet(context)) + graceMs : left;
+    const longest = config.fleet.leaseMs + graceMs < left ? (await longestLeaseMs(context)) + graceMs : left;
     if (left > longest) {
       if (unchanged.ms(LEASE) > longest) return now;
       const ahead = seconds(left - longest);
@@ -192,9 +191,3 @@ async function planNow(
 }
 
 const LEASE = "lease";
-
-/** A resume does not compare fleet times: the lease's owner may have had the fleet's, and this command others. */
-async function leaseMsOfFleet({ store, config }: Context): Promise<number> {
-  const roster = await readRoster(store);
-  return Math.max(config.fleet.leaseMs, ...roster.map(({ fleet }) => fleet?.lease_ms ?? 0));
-}

@@ -1,6 +1,7 @@
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
 import { setFence } from "../fleet/fence_keeper.ts";
+import { seconds } from "../fleet/readiness.ts";
 import { CANCEL_COMMAND, resumeCommand, waysOn } from "../status/ways_on.ts";
 import type { RotationDoc } from "../store/documents.ts";
 import { readFields } from "../store/fields.ts";
@@ -9,7 +10,7 @@ import { cancelRotation } from "../store/rotation_steps.ts";
 import { hasLifted, newestRotation } from "../store/rotations.ts";
 import { readState } from "../store/state.ts";
 import { isOpen } from "../store/state_rules.ts";
-import type { Context } from "./context.ts";
+import { type Context, lateWriteMs } from "./context.ts";
 
 /** How long a coordinator that has lifted the fence is given to reach phase 2. */
 const PATIENCE_MS = 3000;
@@ -75,7 +76,10 @@ export async function cancel(context: Context, tell: (message: string) => void, 
       // Processes are about to give the retired version up again: no late write may come after them.
       const versions = recorded ? seen.fence.versions : [...seen.fence.versions, from];
       const recorder = fenceRecorder(store, auditor, seen);
-      raised = (await setFence(store, await readFields(store), seen.fence, versions, recorder, tell)) !== undefined;
+      const outcome = await setFence(store, await readFields(store), seen.fence, versions, recorder, tell);
+      raised = outcome !== undefined;
+      if (outcome !== undefined && outcome.unfenced.length > 0)
+        await waitForLateWrites(context, outcome.unfenced, tell);
       continue;
     }
     const cancelled = await cancelRotation(store, auditor, seen);
@@ -85,6 +89,18 @@ export async function cancel(context: Context, tell: (message: string) => void, 
     const newest = await newestRotation(store);
     return { rotation: cancelled, open: newest !== undefined && isOpen(newest) ? newest : undefined };
   }
+}
+
+/** Where MongoDB cannot be made to reject a version, only time ends the writes that are on their way. */
+async function waitForLateWrites(
+  context: Context,
+  unfenced: { collection: string; reason: string }[],
+  tell: (message: string) => void,
+): Promise<void> {
+  const waitMs = await lateWriteMs(context);
+  const names = unfenced.map(({ collection, reason }) => `${collection} (${reason})`).join(", ");
+  tell(`no write fence on ${names}: waiting ${seconds(waitMs)} for writes that are on their way`);
+  await new Promise((resolve) => setTimeout(resolve, waitMs));
 }
 
 /**

@@ -35,17 +35,29 @@ export interface Reporter {
   progress(progress: Progress): void;
 }
 
-/** How long MongoDB may take over one batch: part of what a successor waits out. */
+/** How long MongoDB may take over one batch of a process with this lease, in milliseconds. */
 export function batchLimitMs(config: Config): number {
   return Math.min(10_000, Math.max(1000, Math.round(config.fleet.leaseMs / 3)));
 }
 
-/**
- * How long a write may be on its way that its process began before it fenced itself, in milliseconds: the longest lease that any
- * process of the fleet announces, or this command has, and a batch's time. Two zero counts are at least so far apart.
- */
-export async function lateWriteMs({ store, config }: Pick<Context, "store" | "config">): Promise<number> {
+type Fleet = Pick<Context, "store" | "config">;
+
+/** The longest lease that any process of the fleet announces, or this command has, in milliseconds. */
+export async function longestLeaseMs({ store, config }: Fleet): Promise<number> {
   const leases = (await readRoster(store)).map((member) => leaseMsOf(member, config.fleet));
-  const leaseMs = Math.max(config.fleet.leaseMs, ...leases);
-  return leaseMs + batchLimitMs({ ...config, fleet: { ...config.fleet, leaseMs } });
+  return Math.max(config.fleet.leaseMs, ...leases);
+}
+
+/** How long MongoDB may take over a batch of any of them: a successor waits for it, whoever had the lease. */
+export async function longestBatchMs(fleet: Fleet): Promise<number> {
+  const { config } = fleet;
+  return batchLimitMs({ ...config, fleet: { ...config.fleet, leaseMs: await longestLeaseMs(fleet) } });
+}
+
+/**
+ * How long a write may be on its way that its process began before it fenced itself, in milliseconds: the longest lease and the
+ * time of a batch. Two zero counts are at least so far apart.
+ */
+export async function lateWriteMs(fleet: Fleet): Promise<number> {
+  return (await longestLeaseMs(fleet)) + (await longestBatchMs(fleet));
 }

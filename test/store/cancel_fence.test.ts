@@ -92,3 +92,34 @@ test("a cancel that was slow leaves the fence of whoever resumed the rotation", 
   expect((await newestRotation(store))?.fence.versions).toEqual([]);
   await closeStore(store);
 });
+
+test("a repair that is cancelled where no write fence can be set waits for the writes that are on their way", async () => {
+  const store = await install();
+  const context = { store, auditor: AUDITOR, config: { fleet: { leaseMs: 600 } } } as Context;
+  const first = await advance(store, await advance(store, await start(store, 1, 2), 2), 3);
+  await fenced(store, [1]);
+  there(await completeRotation(store, AUDITOR, heldOf(first)));
+  // A moderate validator that a document breaks cannot be merged with a write fence.
+  await store.db.createCollection("secrets", {
+    validator: { owner: { $type: "string" } },
+    validationLevel: "moderate",
+  });
+  await store.db.collection("secrets").insertOne({}, { bypassDocumentValidation: true });
+  await store.db
+    .collection<{ _id: string; collection: string; path: string }>("kek_fields")
+    .insertOne({ _id: "secrets:value", collection: "secrets", path: "value" });
+
+  const wanted = { from: 1, to: 2, owner: "me", leaseMs: 60_000, graceMs: 0, replaces: undefined, fields: [] };
+  there(await startRotation(store, AUDITOR, { ...wanted, mends: true }));
+  await fenced(store, []);
+  const told: string[] = [];
+  const began = performance.now();
+  const { rotation } = await cancel(context, (message) => told.push(message));
+  expect(rotation).toMatchObject({ state: "cancelled", fence: { versions: [1] } });
+  expect(told.join("\n")).toContain(
+    "no write fence on secrets (documents break its moderate validator): waiting 1.6 s",
+  );
+  // A lease of 600 ms, and the shortest limit of a batch.
+  expect(performance.now() - began).toBeGreaterThan(1600);
+  await closeStore(store);
+});
