@@ -33,7 +33,7 @@ main() {
       --dry-run) dry_run=1 && set -- "$@" "$word" ;;
       --mongo-database=?* | --mongo-port=?* | --mongod=?* | --secrets-from=?*) set -- "$@" "$word" ;;
       --pkcs11-module=?* | --pkcs11-token-label=?* | --pkcs11-state=?*) set -- "$@" "$word" ;;
-      --listen=?* | --instance-name=?* | --no-service | --yes | --json | --debug) set -- "$@" "$word" ;;
+      --listen=?* | --instance-name=?* | --no-service | --allow-downgrade | --yes | --json | --debug) set -- "$@" "$word" ;;
       --version* | --base-url* | --mongo* | --kek-provider* | --pkcs11-* | --secrets-from* | --listen* | --instance-name* | --root*)
         usage "${word%%=*} has no value, or is no flag" "values follow an equals sign, as in --mongo=local; --help lists every flag"
         ;;
@@ -58,18 +58,18 @@ main() {
   file=certautopilot-$(target)
   say "release file: $file, version $version"
   trap cleanup EXIT
-  trap 'exit 129' HUP
-  trap 'exit 130' INT
-  trap 'exit 143' TERM
+  trap 'interrupted 129' HUP
+  trap 'interrupted 130' INT
+  trap 'interrupted 143' TERM
   case $base in
-    *://*) from_url "$base" ;;
-    *) from_directory "$base" ;;
+    *://*) check_url "$base" ;;
+    *) check_directory "$base" ;;
   esac
-  starts
-  # The program asks its questions on the terminal. Where there is none, as in a job, it has an empty input: never the pipe
-  # that this script may have come through.
+  runs_in_place || place_program
+  # The program asks its questions on the terminal, which it opens for writing too. Without one, as in a job, its input is
+  # empty. It is never the pipe that this script may have come through.
   input=/dev/null
-  if (: </dev/tty) 2>/dev/null; then input=/dev/tty; fi
+  if (: 0<>/dev/tty) 2>/dev/null; then input=/dev/tty; fi
   hand_over "$@"
 }
 
@@ -81,6 +81,15 @@ fail() {
   say "error: $1"
   say "hint: $2"
   exit 1
+}
+
+# A closed terminal must not change the exit code.
+interrupted() {
+  {
+    say "error: interrupted"
+    say "hint: nothing was changed; run it again"
+  } 2>/dev/null || true
+  exit "$1"
 }
 
 usage() {
@@ -111,6 +120,7 @@ Installs certautopilot on this host, or changes an install. Flags that are not g
   --instance-name=NAME         what this process is called in the fleet
   --root=DIR                   lay everything under a directory; needs no root
   --no-service                 no systemd: print the commands instead
+  --allow-downgrade            replace a newer release by this one
   --yes, --json, --debug       no questions; the result as JSON; more about an error
   --help                       this text
 EOF
@@ -168,8 +178,8 @@ avx2() {
   if grep -q -w avx2 /proc/cpuinfo 2>/dev/null; then echo avx2; else echo none; fi
 }
 
-# Sets `program`: fetched into a private directory, and its sha256 checked.
-from_url() {
+# Sets `fetcher`. Nothing is fetched over a connection that others can change.
+check_url() {
   case $1 in
     https://*) ;;
     http://127.0.0.1[:/]* | http://localhost[:/]* | 'http://[::1]'[:/]*) ;;
@@ -179,70 +189,113 @@ from_url() {
     *[[:space:]\"\\]*) usage "--base-url has a blank, a quote or a backslash in it" "write it as %20, %22 or %5C" ;;
     *://*@*) usage "--base-url has a user name or a password in it" "it would show in the list of processes; copy the files here and name the directory" ;;
   esac
-  private_directory
-  fetch "${1%/}/v$version/SHA256SUMS" "$work/SHA256SUMS"
-  fetch "${1%/}/v$version/$file" "$work/$file"
-  check_sum "$work"
-  program=$work/certautopilot
-  mv "$work/$file" "$program"
-  chmod 700 "$program"
-}
-
-# Sets `program`. A dry run starts it where it lies; else it is copied first, so that what was checked is what runs.
-from_directory() {
-  from=${1%/}/v$version
-  [ -f "$from/SHA256SUMS" ] || fail "there is no $from/SHA256SUMS" "--base-url names a directory that has v$version/ in it, with SHA256SUMS and $file"
-  [ -f "$from/$file" ] || fail "there is no $from/$file" "copy it from the release, or name another --base-url"
-  if [ -n "$dry_run" ]; then
-    check_sum "$from"
-    [ -x "$from/$file" ] || fail "$from/$file may not be executed" "chmod 755 it, so that a dry run need not copy it"
-    program=$(CDPATH='' cd -- "$from" && pwd)/$file
-    return
-  fi
-  private_directory
-  cp "$from/SHA256SUMS" "$from/$file" "$work/"
-  check_sum "$work"
-  program=$work/certautopilot
-  mv "$work/$file" "$program"
-  chmod 700 "$program"
-}
-
-# Sets `work`, which is removed however this ends. mktemp makes it for its owner alone.
-private_directory() {
-  work=$(mktemp -d "${TMPDIR:-/tmp}/certautopilot-install.XXXXXX") ||
-    fail "no temporary directory can be made in ${TMPDIR:-/tmp}" "name another: TMPDIR=/var/tmp, after sudo if that is used"
-}
-
-cleanup() {
-  [ -z "$work" ] || rm -rf "$work"
-}
-
-fetch() {
-  say "fetching $1"
+  from=${1%/}/v$version bring=fetch_release
   if command -v curl >/dev/null 2>&1; then
-    case $1 in
-      https:*) curl -q --fail --silent --show-error --location --proto '=https' --tlsv1.2 --connect-timeout 30 --speed-time 60 --speed-limit 1 --retry 2 --output "$2" "$1" || not_fetched "$1" ;;
-      *) curl -q --fail --silent --show-error --noproxy '*' --proto '=http' --output "$2" "$1" || not_fetched "$1" ;;
-    esac
+    fetcher=curl
   elif command -v wget >/dev/null 2>&1; then
-    case $1 in
-      https:*)
-        # busybox's own may take any certificate. GNU's follows a redirect to http, for which there is no way here.
-        case $(wget --version 2>&1 || true) in
-          *'GNU Wget'*) http_proxy=http://127.0.0.1:9/ wget --no-config --quiet --secure-protocol=TLSv1_2 --timeout=30 --tries=3 -O "$2" "$1" || not_fetched "$1" ;;
-          *) fail "this host's wget may not check certificates" "install curl, or copy the release files here and name their directory with --base-url" ;;
-        esac
-        ;;
-      *) http_proxy='' wget -q -O "$2" "$1" || not_fetched "$1" ;;
+    case $(wget --version 2>&1 || true)$1 in
+      *'GNU Wget'*) fetcher=gnu_wget ;;
+      *http://*) fetcher=other_wget ;;
+      # busybox's own may accept any certificate.
+      *) fail "this host's wget may not check certificates" "install curl, or copy the release files here and name their directory with --base-url" ;;
     esac
   else
     fail "neither curl nor wget is installed" "install curl, or copy the release files here and name their directory with --base-url"
   fi
 }
 
-not_fetched() {
-  fail "$1 was not fetched" "see that the version is there and this host reaches it; nothing was changed"
+check_directory() {
+  from=${1%/}/v$version bring=copy_release
+  [ -f "$from/SHA256SUMS" ] || fail "there is no $from/SHA256SUMS" "--base-url names a directory that has v$version/ in it, with SHA256SUMS and $file"
+  [ -f "$from/$file" ] || fail "there is no $from/$file" "copy it from the release, or name another --base-url"
 }
+
+# A dry run from a directory starts the release file where it is, so that it writes nothing. Sets `program`.
+runs_in_place() {
+  [ -n "$dry_run" ] && [ "$bring" = copy_release ] && [ -x "$from/$file" ] || return 1
+  check_sum "$from"
+  program=$(CDPATH='' cd -- "$from" && pwd)/$file
+  starts
+}
+
+# Sets `program`: the checked release file, in a private directory. The first directory is used that has room for it and
+# lets programs run.
+place_program() {
+  tried=' ' problems=''
+  for parent in "${TMPDIR:-/tmp}" /tmp /var/tmp /run /dev/shm /usr/local/lib; do
+    case $tried in *" $parent "*) continue ;; esac
+    tried="$tried$parent "
+    if place_in "$parent"; then return; fi
+    cleanup
+    say "note: $parent cannot be used: $problem"
+    problems="$problems; $parent: $problem"
+  done
+  fail "no directory can hold and run the release file${problems}" \
+    "make 200 MB of room in one of them, or name another directory that programs may run in: TMPDIR=/path, after sudo if that is used; nothing was changed"
+}
+
+# Sets `program` and `work` below directory $1, or sets `problem` and fails. mktemp makes a directory for its owner alone.
+place_in() {
+  work=''
+  problem=$(mktemp -d "$1/certautopilot-install.XXXXXX" 2>&1) || return 1
+  work=$problem
+  problem="no file can be written in it: it is full"
+  { printf '#!/bin/sh\nexit 0\n' >"$work/try"; } 2>/dev/null || return 1
+  chmod 700 "$work/try"
+  # Only a try tells: mount options and security policies can forbid it.
+  problem="programs may not run in it (a file system mounted noexec, or a security policy)"
+  "$work/try" 2>/dev/null || return 1
+  $bring || return 1
+  check_sum "$work"
+  program=$work/certautopilot
+  mv "$work/$file" "$program"
+  chmod 700 "$program"
+  starts
+}
+
+cleanup() {
+  [ -z "$work" ] || rm -rf "$work"
+}
+
+# Copies SHA256SUMS and the release file to `work`, or sets `problem` and fails where that is the fault of `work`.
+copy_release() {
+  said=$(cp "$from/SHA256SUMS" "$from/$file" "$work/" 2>&1) && return
+  cat "$from/SHA256SUMS" "$from/$file" >/dev/null 2>&1 || fail "$from cannot be read: $(one_line "$said")" "copy the release's files again; nothing was changed"
+  problem="the release file cannot be written: $(one_line "$said")"
+  return 1
+}
+
+# The same from a URL.
+fetch_release() {
+  for name in SHA256SUMS "$file"; do
+    say "fetching $from/$name"
+    status=0
+    said=$(fetch "$from/$name" "$work/$name" 2>&1) || status=$?
+    [ "$status" != 0 ] || continue
+    said=$(one_line "$said")
+    case $fetcher/$status/$said in
+      curl/23/* | gnu_wget/3/* | *'No space left'* | *'uota exceeded'*)
+        problem="$name cannot be written: $said"
+        return 1
+        ;;
+    esac
+    fail "$from/$name was not fetched: ${said:-$fetcher ended with code $status}" "check --version, --base-url and that this host reaches the server; nothing was changed"
+  done
+}
+
+# Fetches URL $1 to file $2. What it prints is the reason why it failed.
+fetch() {
+  case $fetcher/$1 in
+    curl/https:*) curl -q --fail --silent --show-error --location --proto '=https' --tlsv1.2 --connect-timeout 30 --speed-time 60 --speed-limit 1 --retry 2 --output "$2" "$1" ;;
+    curl/*) curl -q --fail --silent --show-error --noproxy '*' --proto '=http' --output "$2" "$1" ;;
+    # GNU's follows a redirect to http, for which there is no way here.
+    gnu_wget/https:*) http_proxy=http://127.0.0.1:9/ wget --no-config --no-verbose --secure-protocol=TLSv1_2 --timeout=30 --tries=3 -O "$2" "$1" ;;
+    gnu_wget/*) http_proxy='' wget --no-config --no-verbose --tries=3 -O "$2" "$1" ;;
+    *) http_proxy='' wget -q -O "$2" "$1" ;;
+  esac
+}
+
+one_line() { printf '%s' "$1" | tr '\n' ' '; }
 
 # The sha256 of $1/$file is the one that $1/SHA256SUMS has.
 check_sum() {
@@ -250,7 +303,7 @@ check_sum() {
   case $want in
     *[!0-9a-f]* | '') fail "SHA256SUMS has no sha256 of $file, or more than one" "the release is not complete; nothing was changed" ;;
   esac
-  have=$(sha256 <"$1/$file")
+  have=$(sha256 <"$1/$file") || exit 1
   [ "$have" = "$want" ] || fail "$file is not what SHA256SUMS says: sha256 $have, not $want" "fetch the release again, and find out who changed it; nothing was changed"
 }
 
@@ -266,36 +319,58 @@ sha256() {
   fi
 }
 
-# A program that is whole may still not run: a directory mounted noexec, a C library that is too old, libstdc++ missing.
+# The program starts. Sets `problem` and fails where its directory does not let it.
 starts() {
-  if said=$("$program" --version 2>&1); then
+  status=0
+  said=$("$program" --version 2>&1) || status=$?
+  if [ "$status" = 0 ]; then
     [ "$said" = "$version" ] || fail "$file says that it is version $said, not $version" "the release is not what its directory says; nothing was changed"
     return
   fi
-  case $said in
-    *libstdc++*) fail "$file needs libstdc++, which this host does not have" "install it (Alpine: apk add libstdc++); nothing was changed" ;;
-    *'ermission denied'*) fail "programs may not run in ${program%/*}: it is mounted noexec" "name another directory: TMPDIR=/var/tmp, after sudo if that is used; nothing was changed" ;;
-    *) fail "$file does not run on this host: $said" "it needs Linux with glibc 2.17 or newer, or musl 1.2 or newer; nothing was changed" ;;
+  said=$(one_line "$said")
+  problem="programs may not run in it: $said"
+  case $said in *'ermission denied'* | *'not permitted'*) return 1 ;; esac
+  case $file/$said in
+    *-musl/*'loading shared library libstdc++'*) fail "$file needs libstdc++, which this host does not have" "install it (Alpine: apk add libstdc++); nothing was changed" ;;
+    *-musl/*) fail "$file does not run on this host (code $status): $said" "it needs musl 1.2.4 or newer with libstdc++ of GCC 12 or newer (Alpine 3.18 or newer); this host has musl $(musl_version); nothing was changed" ;;
+    *) fail "$file does not run on this host (code $status): $said" "it needs Linux with glibc 2.17 or newer; nothing was changed" ;;
   esac
 }
 
-# printf is the shell's own: what it writes is in no process's arguments, and in no file.
+# The loader prints the version when it is started without a program.
+musl_version() {
+  found=$({
+    ldd --version
+    for loader in /lib/ld-musl-*.so.1; do "$loader"; done
+  } 2>&1 | sed -n 's/^Version //p')
+  echo "${found:-of an unknown version}" | head -n 1
+}
+
+# Starts the program and ends with its exit code. It decides what a signal means: this shell only waits for it.
 hand_over() {
+  trap : HUP INT TERM
   if [ -n "$pin" ]; then
-    printf '%s' "$pin" | {
+    emit "$pin" | {
       pin=''
-      exec 3<&0
-      hand_over "$@" --pkcs11-pin-file=/dev/fd/3
+      hand_over "$@" --pkcs11-pin-file=/dev/fd/3 3<&0
     }
   elif [ -n "$uri" ]; then
-    printf '%s' "$uri" | {
+    emit "$uri" | {
       uri=''
-      exec 4<&0
-      hand_over "$@" --mongo-uri-file=/dev/fd/4
+      hand_over "$@" --mongo-uri-file=/dev/fd/4 4<&0
     }
   else
-    "$program" install "$@" <"$input"
+    "$program" install "$@" 0<>"$input"
   fi
+}
+
+# Writes a secret by a command of the shell itself: it is in no process's arguments, and in no file. mksh has print alone.
+emit() {
+  case $(command -v printf)/$(command -v print || true) in
+    printf/*) printf '%s' "$1" ;;
+    */print) print -rn -- "$1" ;;
+    *) usage "this shell cannot write a secret without showing it in the list of processes" "use --pkcs11-pin-file=FILE and --mongo-uri-file=FILE, or another shell" ;;
+  esac
 }
 
 { main "$@"; }

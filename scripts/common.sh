@@ -230,10 +230,11 @@ shell_scripts() {
   (cd "$ROOT" && grep -rlE '^#!.*[/ ](ba|da)?sh$|^# shellcheck shell=' install.sh .ci scripts deploy test)
 }
 
-# The checkers of shell scripts, and the shells that install.sh is tried in.
+# The checkers of shell scripts, and what install.sh is tried with: shells, and GNU's wget.
 setup_shells() {
   local missing=() tool
-  for tool in shellcheck shfmt dash busybox; do command -v "$tool" >/dev/null 2>&1 || missing+=("$tool"); done
+  for tool in shellcheck shfmt dash busybox mksh wget; do command -v "$tool" >/dev/null 2>&1 || missing+=("$tool"); done
+  command -v ksh93 >/dev/null 2>&1 || missing+=(ksh93u+m)
   [ ${#missing[@]} -eq 0 ] || from_debian "${missing[@]}" || {
     say "error: not installed: ${missing[*]}"
     say "hint: install them (Debian: ${missing[*]})"

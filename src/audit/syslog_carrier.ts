@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import { connect, isIP, isIPv6, type Socket } from "node:net";
 import { connect as connectTls } from "node:tls";
 import type { SyslogTarget } from "../config/config.ts";
+import { systemCertificates } from "../config/system_certificates.ts";
 import { framed } from "./syslog_message.ts";
 
 /** How a message gets to a syslog receiver. Each failure is thrown: what to do about it is the sink's business. */
@@ -83,7 +84,8 @@ class StreamCarrier implements Carrier {
 
   async #connect(): Promise<Socket> {
     const { transport, host, port, caFile } = this.#target;
-    const ca = caFile === undefined ? {} : { ca: readFileSync(caFile, "utf8") };
+    const trusted = caFile === undefined ? systemCertificates() : readFileSync(caFile, "utf8");
+    const ca = trusted === undefined ? {} : { ca: trusted };
     // A name for SNI must not be an address (RFC 6066).
     const socket =
       transport === "tls"

@@ -137,8 +137,10 @@ function pathOf(flag: string, path: string | undefined, root: string): string | 
   return path;
 }
 
-function secretLine(path: string, what: string): string {
-  const line = readPrivateFile(path, what, "file_or_pipe").replace(/\r?\n$/, "");
+/** The one line of a private file. Blanks around a URI are none of it; in a PIN every character counts. */
+function secretLine(path: string, what: "URI file" | "PIN file"): string {
+  const content = readPrivateFile(path, what, "file_or_pipe");
+  const line = what === "URI file" ? content.trim() : content.replace(/\r?\n$/, "");
   if (line !== "" && !line.includes("\n")) return line;
   throw new KekError(
     "secret_unreadable",

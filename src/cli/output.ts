@@ -3,8 +3,8 @@ import { createConsola } from "consola";
 import { dumbTerminal, noColour } from "../config/environment.ts";
 import { EXIT, KekError, messageOf } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
+import { askYesNo, readSecret } from "./prompt.ts";
 import { type Screen, screenOfStdout } from "./screen.ts";
-import { readSecret } from "./secret_prompt.ts";
 
 /**
  * What a person or a program gets to see. The contract:
@@ -26,7 +26,7 @@ export interface Output {
   line(text: string, data: unknown): void;
   /** Says that the result itself is bad: the error's lines, beside a result that was given. @returns the exit code. */
   complain(error: KekError): number;
-  /** Asks on the terminal. Where nobody can answer it is not asked. */
+  /** Asks on the terminal. Not asked, and taken as yes, where nobody can answer. @throws KekError `cancelled` on Ctrl-C. */
   confirm(question: string): Promise<boolean>;
   /** Asks for a secret on the terminal, showing nothing of it. @returns undefined where nobody can answer, or nothing is. */
   askSecret(question: string): Promise<string | undefined>;
@@ -77,8 +77,7 @@ export function createOutput(json: boolean): Output {
     async confirm(question) {
       if (process.stdin.isTTY !== true || process.stderr.isTTY !== true) return true;
       clear();
-      const answer = await shown.prompt(question, { type: "confirm", initial: false, cancel: "null" });
-      return answer === true;
+      return await askYesNo(question);
     },
     async askSecret(question) {
       if (process.stdin.isTTY !== true || process.stderr.isTTY !== true) return undefined;

@@ -43,6 +43,16 @@ export function dumbTerminal(): boolean {
   return process.env["TERM"] === "dumb";
 }
 
+/** The file of trusted certificates that OpenSSL's variable names. */
+export function certificateFileAsked(): string | undefined {
+  return process.env["SSL_CERT_FILE"] || undefined;
+}
+
+/** The file of certificates that the runtime trusts in addition. */
+export function extraCertificateFileAsked(): string | undefined {
+  return process.env["NODE_EXTRA_CA_CERTS"] || undefined;
+}
+
 export function hostName(): string {
   return hostname();
 }

@@ -38,12 +38,15 @@ export function isPrivate({ uid, gid, mode }: { uid: number; gid: number; mode: 
 /**
  * Refuses a file that group or others can read (but see `isPrivate`): its content is the key to everything.
  * Checked on the open descriptor, so the file that is read is the file that was checked.
- * @param from `file_or_pipe` takes a pipe too, as in `--pin-file=/dev/fd/3`: nobody else can open it.
+ * @param from `file_or_pipe` accepts a pipe or a socket too, as in `--pin-file=/dev/fd/3`: nobody else can open it. A descriptor
+ * of this process is read itself: a socket, which is a pipe of ksh93, cannot be opened by that path.
  */
 export function readPrivateFile(path: string, what: string, from: "file" | "file_or_pipe" = "file"): string {
+  const inherited = from === "file_or_pipe" ? /^\/(?:dev|proc\/self)\/fd\/(\d{1,9})$/.exec(path)?.[1] : undefined;
   let descriptor: number;
   try {
-    descriptor = openSync(path, "r");
+    descriptor = inherited === undefined ? openSync(path, "r") : Number(inherited);
+    fstatSync(descriptor);
   } catch (thrown) {
     throw new KekError(
       "secret_unreadable",
@@ -53,7 +56,7 @@ export function readPrivateFile(path: string, what: string, from: "file" | "file
   }
   try {
     const status = fstatSync(descriptor);
-    if (from === "file_or_pipe" && status.isFIFO()) return readFileSync(descriptor, "utf8");
+    if (from === "file_or_pipe" && (status.isFIFO() || status.isSocket())) return readFileSync(descriptor, "utf8");
     if (!status.isFile()) throw new KekError("secret_unreadable", `${what} ${path} is not a file`, "name a file");
     const mode = status.mode & 0o777;
     if (!isPrivate({ ...status, mode }, { uid: process.getuid?.(), gid: process.getgid?.() })) {
@@ -65,7 +68,7 @@ export function readPrivateFile(path: string, what: string, from: "file" | "file
     }
     return readFileSync(descriptor, "utf8");
   } finally {
-    closeSync(descriptor);
+    if (inherited === undefined) closeSync(descriptor);
   }
 }
 

@@ -10,6 +10,7 @@ import {
   writeSync,
 } from "node:fs";
 import { join } from "node:path";
+import { systemCertificates } from "../config/system_certificates.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
 
 /** A release's files, at a URL or in a directory: `<base>/v<version>/<name>`. Nothing fetched is executed before its hash was compared. */
@@ -138,8 +139,10 @@ function cannotBeChangedOnItsWay(url: string): boolean {
 /** Redirects are followed here: fetch would go from https to http. */
 async function followed(place: string, signal: AbortSignal): Promise<Response> {
   let url = place;
+  const ca = systemCertificates();
+  const trust = ca === undefined ? {} : { tls: { ca } };
   for (let hops = 0; hops < MAX_REDIRECTS; hops += 1) {
-    const answer = await fetch(url, { signal, redirect: "manual" });
+    const answer = await fetch(url, { signal, redirect: "manual", ...trust });
     const next = answer.headers.get("location");
     if (answer.status < 300 || answer.status > 399 || next === null) return answer;
     url = new URL(next, url).href;
@@ -152,6 +155,6 @@ function notThere(place: string, why: string): KekError {
   return new KekError(
     "refused",
     `${place} cannot be fetched: ${why}`,
-    "check --version, --base-url and the network (HTTPS_PROXY is used where it is set); --base-url may also be a directory that has v<version>/ with the release's files in it",
+    "check --version, --base-url and the network (HTTPS_PROXY is used where it is set; https needs a certificate that the system's store, or the file in SSL_CERT_FILE, trusts); --base-url may also be a directory that has v<version>/ with the release's files in it",
   );
 }

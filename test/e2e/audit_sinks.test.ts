@@ -86,7 +86,8 @@ test("every event of a rotation reaches file, standard streams and syslog once, 
 
 test("a receiver whose certificate nobody signed gets nothing, and a dead one stops nothing", async () => {
   const install = await testInstall();
-  const tls = await receiveStream(0, certificate());
+  const pem = certificate();
+  const tls = await receiveStream(0, pem);
   const serving = await install.serve("a", [1], 1, { CERTAUTOPILOT_AUDIT_SYSLOG: `tls://127.0.0.1:${tls.port}` });
   await stop(serving);
   expect(serving.stderr).toContain(`audit events do not reach syslog at tls://127.0.0.1:${tls.port}: `);
@@ -94,6 +95,10 @@ test("a receiver whose certificate nobody signed gets nothing, and a dead one st
   expect(serving.stderr).toMatch(/\d audit events did not reach syslog/);
   expect(tls.messages()).toEqual([]);
   expect(await install.db.collection("audit_log").countDocuments()).toBeGreaterThan(1);
+  // The same receiver, once the host trusts who signed its certificate.
+  const trusting = { CERTAUTOPILOT_AUDIT_SYSLOG: `tls://127.0.0.1:${tls.port}`, SSL_CERT_FILE: pem.certFile };
+  await stop(await install.serve("b", [1, 2], 1, trusting));
+  expect(tls.messages().length).toBeGreaterThan(0);
   await tls.stop();
 });
 

@@ -157,7 +157,7 @@ test("typed on a terminal it is asked for once and shown nowhere", async () => {
   expectNoPin("terminal", serving.shown);
   const rotated = await onTerminal(["kek", "rotate", "--to-version=2"], withoutPin(install, 2), [
     [ASKED, `${PIN}\r`],
-    ["●", "y"],
+    ["Start? [y/N] ", "y\n"],
   ]);
   expect({ code: rotated.code, typed: rotated.typed, shown: rotated.code === 0 || rotated.shown }).toEqual({
     code: 0,

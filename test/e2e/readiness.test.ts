@@ -123,13 +123,13 @@ test("a name that nobody has, and a living process, are not evicted: a refused r
 test("nobody is evicted before the question is answered", async () => {
   await withDead(async (other) => {
     const rotate = ["kek", "rotate", "--to-version=2", "--no-backup-check", "--evict=dead"];
-    const declined = await onTerminal(rotate, other.variables([1, 2], 2), [["●", "n"]]);
+    const declined = await onTerminal(rotate, other.variables([1, 2], 2), [["Start? [y/N] ", "n\n"]]);
     expect(declined.code).toBe(5);
     expect(declined.shown).toMatch(/evict dead \(.*, then rotate from KEK version 1 to 2/);
     expect(declined.shown).toContain("nothing was changed");
     expect(await evicted(other)).toEqual([]);
     expect(await other.db.collection("process_heartbeats").distinct("instance_name")).toEqual(["dead", "lives"]);
-    const confirmed = await onTerminal(rotate, other.variables([1, 2], 2), [["●", "y"]]);
+    const confirmed = await onTerminal(rotate, other.variables([1, 2], 2), [["Start? [y/N] ", "y\n"]]);
     expect([confirmed.code, await evicted(other)]).toEqual([0, ["dead"]]);
   });
 });

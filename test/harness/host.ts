@@ -26,6 +26,10 @@ export interface Host {
   path(inside: string): string;
   /** Every path made, changed or removed since the host was up: `path → what is there now`. Not what systemd itself keeps. */
   written(): Map<string, string>;
+  /** What starts a program inside, in a session of its own on the terminal that it is started on. */
+  readonly onTerminal: string[];
+  /** A login's bare environment, as `NAME=value`. */
+  readonly login: string[];
   /** Its network, as `nsenter --net` and others take it. */
   readonly network: string;
   stop(): Promise<void>;
@@ -160,6 +164,8 @@ function end(child: ChildProcess): void {
 function hostOf(leader: number, stop: Host["stop"]): Omit<Host, "written"> {
   return {
     stop,
+    onTerminal: ["nsenter", "-t", `${leader}`, "-a", "setsid", "--ctty", "--wait"],
+    login: [`PATH=${PATH}`, "HOME=/root", "LANG=C.UTF-8"],
     network: `/proc/${leader}/ns/net`,
     path: (inside) => join(`/proc/${leader}/root`, inside),
     async run(argv, { stdin, env = {}, timeoutMs = 60_000, check = false } = {}) {

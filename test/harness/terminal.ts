@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import type { Host } from "./host.ts";
 import { BINARY, type Variables } from "./program.ts";
 
 /** The program on a terminal of its own, with somebody who types at it. */
@@ -23,5 +24,26 @@ export async function onTerminal(
   const env = { PATH: process.env["PATH"] ?? "", HOME: process.env["HOME"] ?? "", TERM: "xterm", ...variables };
   const program = [join(import.meta.dir, "on_terminal.py"), JSON.stringify(script), size, "--", BINARY, ...words];
   const child = Bun.spawn([PYTHON, ...program], { env, stdout: "pipe", stderr: "inherit", cwd: "/" });
+  return JSON.parse(await new Response(child.stdout).text());
+}
+
+/** Types into an interactive shell of a host, on a terminal of its own; at the end the shell prints `code=` and the last exit code. */
+export async function onHostTerminal(host: Host, script: [string, string][]): Promise<Shown> {
+  const ending: [string, string][] = [["ready> ", "echo code=$?; exit 0\n"]];
+  const program = [join(import.meta.dir, "on_terminal.py"), JSON.stringify([...script, ...ending]), "160x48", "--"];
+  const bash = [
+    "env",
+    "-i",
+    ...host.login,
+    "TERM=xterm",
+    "PS1=ready> ",
+    "HISTFILE=",
+    "bash",
+    "--norc",
+    "--noprofile",
+    "-i",
+  ];
+  const words = [...program, ...host.onTerminal, ...bash];
+  const child = Bun.spawn([PYTHON, ...words], { stdout: "pipe", stderr: "inherit", cwd: "/" });
   return JSON.parse(await new Response(child.stdout).text());
 }

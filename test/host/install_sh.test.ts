@@ -27,6 +27,8 @@ const SHELLS: [string, string[]][] = [
   ["bash", ["bash"]],
   ["dash", ["dash"]],
   ["busybox sh", ["busybox", "sh"]],
+  ["ksh93", ["ksh93"]],
+  ["mksh", ["mksh"]],
 ];
 
 /** Ends with 7, so that its code is seen to be handed on. */
@@ -34,7 +36,8 @@ const PROGRAM = `#!/bin/sh
 [ "$1" = --version ] && echo ${RELEASED} && exit
 exec >"$STARTED"
 printf 'argument %s\\n' "$@"
-for file in /dev/fd/3 /dev/fd/4; do [ -e "$file" ] && echo "$file $(cat $file)"; done
+[ -e /dev/fd/3 ] && echo "/dev/fd/3 $(cat <&3)"
+[ -e /dev/fd/4 ] && echo "/dev/fd/4 $(cat <&4)"
 echo "input $(readlink /proc/self/fd/0)"
 echo "mode $(stat -c %a "$(dirname "$0")")"
 tr '\\0' ' ' </proc/$$/cmdline
@@ -59,14 +62,20 @@ interface Ran {
 }
 
 /** As `cat install.sh | sh -s -- …`, away from any terminal. */
-async function piped(shell: string[], words: string[], env = environment(), signal?: AbortSignal): Promise<Ran> {
+async function piped(
+  shell: string[],
+  words: string[],
+  env = environment(),
+  abort?: AbortSignal,
+  signal: NodeJS.Signals = "SIGTERM",
+): Promise<Ran> {
   const argv = ["--fork", "--wait", ...shell, "-s", "--", ...words];
   const child = spawn("setsid", argv, { cwd: place.directory, env, stdio: ["pipe", "pipe", "pipe"] });
   child.stdin.end(readFileSync(INSTALL_SH));
   const ran: Ran = { code: null, stdout: "", stderr: "" };
   child.stdout.on("data", (chunk: Buffer) => (ran.stdout += chunk.toString()));
   child.stderr.on("data", (chunk: Buffer) => (ran.stderr += chunk.toString()));
-  signal?.addEventListener("abort", () => process.kill(groupOf(child.pid ?? 0), "SIGTERM"));
+  abort?.addEventListener("abort", () => process.kill(groupOf(child.pid ?? 0), signal));
   ran.code = await new Promise((resolve) => child.once("close", resolve));
   return ran;
 }
@@ -98,14 +107,15 @@ describe.each(SHELLS)("install.sh under %s", (_name, shell) => {
       "--kek-provider=pkcs11",
       "--pkcs11-token-label=a 'b' $c",
       "--no-service",
+      "--allow-downgrade",
       "--yes",
     ];
-    const ran = await piped(shell, [
-      ...FLAGS,
-      ...flags,
-      "--pkcs11-pin=P%s 'in\\",
-      "--mongo-uri=mongodb://u:pass@h/?a=b&c",
-    ]);
+    // A program called printf shows its arguments in the list of processes.
+    const arguments_ = join(place.directory, "arguments");
+    const printf = `printf '%s ' "$@" >>'${arguments_}'\nprintf "$@"`;
+    const secrets = ["--pkcs11-pin=P%s 'in\\", "--mongo-uri=mongodb://u:pass@h/?a=b&c"];
+    const ran = await piped(shell, [...FLAGS, ...flags, ...secrets], environment(stubs({ printf })));
+    if (existsSync(arguments_)) expect(readFileSync(arguments_, "utf8")).not.toMatch(/'in|u:pass/);
     expect(ran.code).toBe(7);
     expect(ran.stderr).toContain("warning: --pkcs11-pin can be seen");
     expect(ran.stderr).toContain("warning: --mongo-uri with a password can be seen");
@@ -137,6 +147,29 @@ describe.each(SHELLS)("install.sh under %s", (_name, shell) => {
     const started = readFileSync(place.started, "utf8");
     expect(started).toContain("/dev/fd/3 98-76 $(x)\n");
     expect(started).not.toMatch(/^pin=/m);
+  });
+
+  test.each([
+    [[]],
+    [["--pkcs11-pin=1234"]],
+  ])("waits for the program when the terminal hangs up, and ends with its exit code: %p", async (secrets) => {
+    const slow = join(place.directory, "slow");
+    const program = [
+      "#!/bin/sh",
+      `[ "$1" = --version ] && echo ${RELEASED} && exit`,
+      `trap 'echo undone >>"$STARTED"; exit 5' HUP`,
+      'echo started >"$STARTED"',
+      "while :; do sleep 0.1; done",
+    ];
+    layRelease(slow, Object.fromEntries(TARGETS.map((name) => [`certautopilot-${name}`, program.join("\n")])));
+    const hangUp = new AbortController();
+    const words = ["--root=/nowhere", `--base-url=${slow}`, ...secrets];
+    const ran = piped(shell, words, environment(), hangUp.signal, "SIGHUP");
+    await until("the program", async () => existsSync(place.started));
+    hangUp.abort();
+    expect((await ran).code).toBe(5);
+    expect(readFileSync(place.started, "utf8")).toBe("started\nundone\n");
+    expect(readdirSync(place.temporary)).toEqual([]);
   });
 
   test("does nothing when it was cut off anywhere", async () => {
@@ -210,12 +243,48 @@ describe.each(SHELLS)("install.sh under %s", (_name, shell) => {
   });
 });
 
+test.each(SHELLS)("the program reads the URI from the pipe that %s makes", async (_name, shell) => {
+  const root = join(place.directory, "root");
+  mkdirSync(root);
+  const words = [`--root=${root}`, "--mongo=external", "--dry-run", "--json"];
+  const line = `printf '%s' 'mongodb://127.0.0.1:9/?replicaSet=none' | { exec '${BINARY}' install ${words.join(" ")} --mongo-uri-file=/dev/fd/4 4<&0 0</dev/null; }`;
+  const ran = spawnSync(shell[0] ?? "", [...shell.slice(1), "-c", line], { encoding: "utf8" });
+  expect([ran.status, ran.stderr]).toEqual([0, ""]);
+});
+
+test("blanks around the URI of a file are none of it, and blanks in a PIN belong to it", async () => {
+  const root = join(place.directory, "root");
+  mkdirSync(root);
+  const [uri, pin] = [join(place.directory, "uri"), join(place.directory, "pin")];
+  writeFileSync(uri, " mongodb://127.0.0.1:9/?replicaSet=none \t\r\n\n", { mode: 0o600 });
+  writeFileSync(pin, " 12 34 \n", { mode: 0o600 });
+  const files = ["--mongo=external", `--mongo-uri-file=${uri}`, "--kek-provider=pkcs11", `--pkcs11-pin-file=${pin}`];
+  const words = [...files, "--pkcs11-module=/usr/lib/none.so", "--pkcs11-token-label=hsm", `--root=${root}`];
+  const ran = spawnSync(BINARY, ["install", ...words], { encoding: "utf8" });
+  expect([ran.status, ran.stderr]).toEqual([0, expect.stringContaining("this is what will be done")]);
+  const secrets = readFileSync(join(root, "etc/certautopilot/secrets.env"), "utf8");
+  expect(secrets).toContain("CERTAUTOPILOT_DATABASE_URI=mongodb://127.0.0.1:9/?replicaSet=none\n");
+  expect(readFileSync(join(root, "etc/certautopilot/pin"), "utf8")).toStartWith(" 12 34 ");
+});
+
 test("piped on a terminal, the program asks there, not in the pipe that the script came through", async () => {
   const line = `cat '${INSTALL_SH}' | dash -s -- ${FLAGS.join(" ")}`;
   const words = [join(import.meta.dir, "../harness/on_terminal.py"), "[]", "80x24", "--", "sh", "-c", line];
   const ran = Bun.spawnSync([process.env["CERTAUTOPILOT_TEST_PYTHON"] ?? "python3", ...words], { env: environment() });
   expect(JSON.parse(ran.stdout.toString())).toMatchObject({ code: 7 });
   expect(readFileSync(place.started, "utf8")).toContain("input /dev/tty\n");
+});
+
+test("an older musl is named when the program does not start on it", async () => {
+  const old = join(place.directory, "old");
+  layRelease(old, { "certautopilot-linux-x64-musl": "#!/bin/sh\nkill -SEGV $$\n" });
+  const ldd = "printf 'musl libc (x86_64)\\nVersion 1.2.3\\n' >&2; exit 1";
+  const uname = "case $1 in -s) echo Linux ;; -m) echo x86_64 ;; esac";
+  const words = ["--root=/nowhere", `--base-url=${old}`];
+  const ran = await piped(["dash"], words, environment(stubs({ ldd, uname })));
+  rmSync(old, { recursive: true });
+  expectRefused(ran, 1, /does not run on this host \(code 139\)/);
+  expect(ran.stderr).toMatch(/hint: it needs musl 1\.2\.4 or newer .*; this host has musl 1\.2\.3;/);
 });
 
 /** Programs that lie: `name → script`. @returns their directory, for the front of PATH. */
@@ -267,8 +336,8 @@ describe("from a URL", () => {
   afterAll(() => void server.stop(true));
   const url = `http://127.0.0.1:${server.port}`;
 
-  /** Every program that the script may use but curl; wget is busybox's. */
-  function withoutCurl(): string {
+  /** Every program that the script may use but curl; wget is busybox's unless told. */
+  function withoutCurl(wget = "busybox"): string {
     const directory = mkdtempSync(join(scratch, "programs-"));
     for (const name of [
       "awk",
@@ -286,9 +355,9 @@ describe("from a URL", () => {
       "mv",
     ])
       symlinkSync(Bun.which(name) ?? "", join(directory, name));
-    for (const name of ["openssl", "readlink", "rm", "setsid", "sh", "stat", "tr", "uname"])
+    for (const name of ["openssl", "readlink", "rm", "sed", "setsid", "sh", "stat", "tr", "uname"])
       symlinkSync(Bun.which(name) ?? "", join(directory, name));
-    symlinkSync(Bun.which("busybox") ?? "", join(directory, "wget"));
+    symlinkSync(Bun.which(wget) ?? "", join(directory, "wget"));
     return directory;
   }
   const fetched = [`/v${RELEASED}/SHA256SUMS`, expect.stringMatching(/^\/v[^/]+\/certautopilot-linux-[\w-]+$/)];
@@ -305,7 +374,6 @@ describe("from a URL", () => {
 
   test("what is not there, and what could be changed on its way, is refused", async () => {
     const refused: [string, number, RegExp][] = [
-      [`${url}/elsewhere`, 1, /SHA256SUMS was not fetched/],
       ["http://mirror.example/releases", 2, /neither https nor a directory/],
       ["http://127.0.0.1.mirror.example/", 2, /neither https nor a directory/],
       ["http://127.0.0.1@mirror.example/", 2, /neither https nor a directory/],
@@ -320,6 +388,22 @@ describe("from a URL", () => {
       PATH: withoutCurl(),
     });
     expectRefused(ran, 1, /wget may not check certificates/);
+  });
+
+  test.each([
+    ["curl", () => environment(), /404/, /onnect/],
+    ["GNU wget", () => ({ ...environment(), PATH: withoutCurl("wget") }), /ERROR 404/, /Connection refused/],
+    ["busybox wget", () => ({ ...environment(), PATH: withoutCurl() }), /404/, /Connection refused/],
+  ])("what is not fetched is refused with the reason that %s has", async (_name, env, absent, refused) => {
+    const reasons: [string, RegExp][] = [
+      [`${url}/elsewhere`, absent],
+      ["http://127.0.0.1:9", refused],
+    ];
+    for (const [address, reason] of reasons) {
+      const ran = await piped(["dash"], ["--root=/nowhere", `--base-url=${address}`], env());
+      expectRefused(ran, 1, /^error: .*SHA256SUMS was not fetched: .+$/m);
+      expect(/^error: .*$/m.exec(ran.stderr)?.[0]).toMatch(reason);
+    }
   });
 
   test("interrupted, it leaves nothing", async () => {

@@ -46,16 +46,37 @@ describe.skipIf(HOST_ROOT === undefined)("install.sh on a host", () => {
     expect([...host.traces()]).toEqual(empty);
   });
 
-  test("a temporary directory that may not execute is named, and left as it was", async () => {
-    const mount = "mkdir /dev/shm/noexec && mount -t tmpfs -o noexec none /dev/shm/noexec";
-    await host.run(["sh", "-c", mount], { check: true });
-    const { code, stderr } = await piped([base, ...flags], { TMPDIR: "/dev/shm/noexec" });
-    expect([code, stderr]).toEqual([
-      1,
-      expect.stringContaining("mounted noexec\nhint: name another directory: TMPDIR="),
-    ]);
-    expect((await host.run(["ls", "-A", "/dev/shm/noexec"])).stdout).toBe("");
+  /** The same with file systems mounted over directories, for this one run; the program refuses the database's name. */
+  const pipedWith = async (mounts: string[], env: Record<string, string>) => {
+    const script = [...mounts, `exec bash -s -- ${[base, ...flags].join(" ")} --mongo-database='no name'`].join("\n");
+    await host.run(["mkdir", "-p", "/dev/shm/other"], { check: true });
+    const words = ["unshare", "--mount", "sh", "-ec", script];
+    const ran = await host.run(words, { stdin: readFileSync(INSTALL_SH), env });
+    expect((await host.run(["sh", "-c", "ls -d /tmp/* /var/tmp/* /dev/shm/other/* 2>/dev/null"])).stdout).toBe("");
     expect([...host.traces()]).toEqual(empty);
+    return ran;
+  };
+  const noexec = (directory: string) => `mount -t tmpfs -o noexec none ${directory}`;
+  const small = (directory: string) => `mount -t tmpfs -o size=1m none ${directory}`;
+
+  test.each([
+    ["may not execute", noexec, /other cannot be used: programs may not run in it/],
+    ["is full", small, /other cannot be used: the release file cannot be written: .*other.*No space left on device/],
+  ])("where the temporary directory %s, the next is used, and the reason is said", async (_name, mount, reason) => {
+    const { code, stderr } = await pipedWith([mount("/dev/shm/other")], { TMPDIR: "/dev/shm/other" });
+    expect(stderr).toMatch(reason);
+    expect([code, stderr]).toEqual([2, expect.stringContaining("error: CERTAUTOPILOT_DATABASE_NAME")]);
+  });
+
+  test("where no directory can be used, each is named with its reason", async () => {
+    const mounts = [small("/tmp"), ...["/var/tmp", "/run", "/dev/shm", "/usr/local/lib"].map(noexec)];
+    const { code, stderr } = await pipedWith(mounts, { TMPDIR: "/nowhere" });
+    expect(code).toBe(1);
+    const error = /^error: no directory can hold and run the release file; (.*)$/m.exec(stderr)?.[1] ?? "";
+    expect(error).toMatch(/\/nowhere: .*No such file.*; \/tmp: .*No space left/);
+    for (const directory of ["/var/tmp", "/run", "/dev/shm", "/usr/local/lib"])
+      expect(error).toContain(`${directory}: programs may not run in it`);
+    expect(stderr).toMatch(/^hint: make 200 MB of room .* TMPDIR=/m);
   });
 
   test("one line installs it, and the second time it changes nothing", async () => {

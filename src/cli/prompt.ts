@@ -3,7 +3,52 @@ import { StringDecoder } from "node:string_decoder";
 import { KekError } from "../errors/errors.ts";
 
 /**
- * Reads a line from the terminal without echo. consola's prompts show what is typed.
+ * Questions on the terminal: they are written to stderr, and answers are read from stdin, which may be open for reading only.
+ */
+
+/**
+ * Asks a question that is answered by yes or no; everything but `y` and `yes` means no. The terminal stays in line mode:
+ * the system echoes and edits what is typed, and a process that is killed leaves the terminal usable.
+ * @throws KekError `cancelled` on Ctrl-C.
+ */
+export async function askYesNo(question: string): Promise<boolean> {
+  const { stdin, stderr } = process;
+  stderr.write(`${question} [y/N] `);
+  let detach = () => {};
+  try {
+    const line = await new Promise<string>((resolve, reject) => {
+      let text = "";
+      const interrupt = () =>
+        reject(new KekError("cancelled", "nothing was changed", "run it again when you are sure"));
+      const listen = (chunk: Buffer | string) => {
+        text += chunk.toString();
+        // Another program may have left the terminal in raw mode, where these keys arrive as they are.
+        if (text.includes(INTERRUPT)) return interrupt();
+        const end = text.search(/[\r\n]/);
+        if (end >= 0) resolve(text.slice(0, end));
+      };
+      // Ctrl-D, or a terminal that was closed.
+      const close = () => resolve("");
+      stdin.on("data", listen).once("end", close).once("error", close);
+      process.on("SIGINT", interrupt);
+      detach = () => {
+        stdin.off("data", listen).off("end", close).off("error", close);
+        process.off("SIGINT", interrupt);
+      };
+      stdin.resume();
+    });
+    return /^\s*(y|yes)\s*$/i.test(line);
+  } catch (thrown) {
+    stderr.write("\n");
+    throw thrown;
+  } finally {
+    detach();
+    stdin.pause();
+  }
+}
+
+/**
+ * Reads a line from the terminal without echo.
  * A line with a control key in it that means nothing here is asked for again: nobody can see what became of it, and a
  * token counts the tries.
  * @returns undefined when nothing was typed. @throws KekError `cancelled` on Ctrl-C.
