@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { chmodSync, existsSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { HOST_ROOT } from "../harness/host.ts";
 import { type InstallHost, startInstallHost } from "../harness/install_host.ts";
+import { unusedPort } from "../harness/mongod_here.ts";
 
 /** What a host has against an install is found before the first change, on a Debian host with systemd. */
 describe.skipIf(HOST_ROOT === undefined)("what is found on a host before anything is changed", () => {
@@ -129,8 +130,10 @@ describe.skipIf(HOST_ROOT === undefined)("what is found on a host before anythin
     await shell(`chmod 0755 /opt/release && rm ${binary}`);
     program(binary, 'if [ "$1" = --version ]; then echo 1.99.1; else exec /opt/release/certautopilot "$@"; fi');
     await refused(host.local, "is older than 1.99.1, which is installed");
-    const { code, stderr } = await host.certautopilot(["install", "--allow-downgrade"]);
-    expect([code, stderr]).toEqual([0, expect.stringContaining("ready: ")]);
+    const words = ["install", "--allow-downgrade", `--listen=[::1]:${await unusedPort()}`];
+    const { code, stdout, stderr } = await host.certautopilot(words);
+    expect([code, stderr]).toEqual([0, expect.stringContaining("ready: http://[::1]:")]);
+    expect(stdout).toContain("see it: http://[::1]:");
     expect(stderr).toMatch(/ program 1\.99\.1 → \d+\.\d+\.\d+ \/usr\/local\/bin\/certautopilot/);
   });
 
@@ -146,7 +149,7 @@ describe.skipIf(HOST_ROOT === undefined)("what is found on a host before anythin
     expect(host.text("/etc/certautopilot/config.yaml")).toBe(config);
     rmSync(host.path(`${dropIn}/broken.conf`));
     await shell("systemctl daemon-reload");
-    const again = await host.certautopilot(["install"]);
+    const again = await host.certautopilot(["install", `--listen=${host.listen}`]);
     expect([again.code, await host.ready()]).toEqual([0, true]);
   });
 
