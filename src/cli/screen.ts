@@ -8,6 +8,13 @@ import { cut } from "./table.ts";
 export type Tone = "good" | "busy" | "warn" | "bad" | "head" | "dim";
 export type Paint = (tone: Tone, text: string) => string;
 
+/** How text is laid out for a reader. */
+export interface TextLayout {
+  /** How long a line may be. */
+  width: number;
+  paint: Paint;
+}
+
 export interface Screen {
   readonly columns: number;
   readonly rows: number;

@@ -1,4 +1,4 @@
-import type { Paper } from "./status_text.ts";
+import type { TextLayout } from "./screen.ts";
 import { tableLines } from "./table.ts";
 
 /** What the parts of `kek status` have in common: a title, a table, and lists that are cut with a count. Pure. */
@@ -15,7 +15,7 @@ export interface Row {
 }
 
 /** @param shown how many rows; the rest is counted. */
-export function section(head: string[], rows: Row[], shown: number, { width, paint }: Paper): string[] {
+export function section(head: string[], rows: Row[], shown: number, { width, paint }: TextLayout): string[] {
   const some = rows.slice(0, shown);
   const [titles, ...lines] = tableLines(
     head,

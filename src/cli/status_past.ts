@@ -1,14 +1,14 @@
 import { seconds } from "../fleet/readiness.ts";
 import type { StatusView } from "../status/status_view.ts";
+import type { TextLayout } from "./screen.ts";
 import { minute, moment, section } from "./status_lists.ts";
-import type { Paper } from "./status_text.ts";
 import { wrapped } from "./table.ts";
 
 /** What has been: rotations that ended, audit events, the install's lock, in words. Pure. */
 
 const ROTATIONS_SHOWN = 8;
 
-export function historyLines({ history }: StatusView, paper: Paper): string[] {
+export function historyLines({ history }: StatusView, layout: TextLayout): string[] {
   if (history.length === 0) return [];
   const rows = history.map((entry) => ({
     cells: [
@@ -22,28 +22,28 @@ export function historyLines({ history }: StatusView, paper: Paper): string[] {
     ],
   }));
   const head = ["rotation", "KEK", "ended", "started", "took", "records", "by"];
-  return section(head, rows, ROTATIONS_SHOWN, paper);
+  return section(head, rows, ROTATIONS_SHOWN, layout);
 }
 
-export function auditLines({ audit }: StatusView, paper: Paper): string[] {
+export function auditLines({ audit }: StatusView, layout: TextLayout): string[] {
   const { state, checked, fault } = audit.chain;
   const chain = {
     whole: `audit chain: whole over the last ${checked} events`,
     unchecked: "audit chain: not checked, CERTAUTOPILOT_AUDIT_SECRET is not set here",
     broken: `audit chain: broken: ${fault}`,
   }[state];
-  const lines = wrapped("", chain, paper.width);
+  const lines = wrapped("", chain, layout.width);
   if (audit.events.length === 0) return ["audit log: no event yet"];
   const rows = audit.events.map(({ seq, at, event, actor, data }) => ({
     cells: [String(seq), minute(at), event, actor, JSON.stringify(data)],
   }));
   return [
-    ...(state === "broken" ? lines.map((line) => paper.paint("bad", line)) : lines),
-    ...section(["seq", "at", "event", "actor", ""], rows, rows.length, paper),
+    ...(state === "broken" ? lines.map((line) => layout.paint("bad", line)) : lines),
+    ...section(["seq", "at", "event", "actor", ""], rows, rows.length, layout),
   ];
 }
 
-export function installLines({ install, phase, write_version, at }: StatusView, { width }: Paper): string[] {
+export function installLines({ install, phase, write_version, at }: StatusView, { width }: TextLayout): string[] {
   const { install_id, provider, locked_at, locked_by } = install;
   const steady = phase === 0 ? " (steady)" : "";
   return [

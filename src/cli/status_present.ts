@@ -1,7 +1,7 @@
 import { seconds } from "../fleet/readiness.ts";
 import type { ProcessView, StatusView, VersionView } from "../status/status_view.ts";
+import type { TextLayout } from "./screen.ts";
 import { day, type Row, section } from "./status_lists.ts";
-import type { Paper } from "./status_text.ts";
 import { wrapped } from "./table.ts";
 
 /** Versions, records and processes as they are now, in words. Pure. */
@@ -10,7 +10,7 @@ const VERSIONS_SHOWN = 20;
 const COUNTS_SHOWN = 30;
 const PROCESSES_SHOWN = 20;
 
-export function versionLines({ versions, write_version }: StatusView, paper: Paper): string[] {
+export function versionLines({ versions, write_version }: StatusView, layout: TextLayout): string[] {
   // Of many versions the newest matter.
   const rows = versions.toReversed().map((entry) => ({
     cells: [
@@ -35,12 +35,12 @@ export function versionLines({ versions, write_version }: StatusView, paper: Pap
       .map(({ version, canary }) => `KEK ${version}: other bytes in ${canary.wrong_key.slice(0, 3).join(", ")}`),
   ];
   return [
-    ...section(head, rows, VERSIONS_SHOWN, paper),
-    ...notes.flatMap((note) => wrapped("", note, paper.width)).map((line) => paper.paint("dim", line)),
+    ...section(head, rows, VERSIONS_SHOWN, layout),
+    ...notes.flatMap((note) => wrapped("", note, layout.width)).map((line) => layout.paint("dim", line)),
   ];
 }
 
-export function censusLines({ census, census_at, at }: StatusView, paper: Paper): string[] {
+export function censusLines({ census, census_at, at }: StatusView, layout: TextLayout): string[] {
   if (census.length === 0) return [];
   const ofField = (field: string) =>
     census.filter((row) => row.field === field).reduce((total, row) => total + row.count, 0);
@@ -49,10 +49,10 @@ export function censusLines({ census, census_at, at }: StatusView, paper: Paper)
   }));
   const age = Date.parse(at) - Date.parse(census_at);
   const head = ["field", "version", "records", age < 1000 ? "" : `(counted ${seconds(age)} ago)`];
-  return section(head, rows, COUNTS_SHOWN, paper);
+  return section(head, rows, COUNTS_SHOWN, layout);
 }
 
-export function processLines({ processes, drift }: StatusView, paper: Paper): string[] {
+export function processLines({ processes, drift }: StatusView, layout: TextLayout): string[] {
   if (processes.length === 0) return ["no process is in the fleet"];
   const drifting = new Set(drift.map(({ process }) => process));
   const marked = processes.map((entry) => ({ entry, marks: marksOf(entry, drifting.has(entry.id)) }));
@@ -74,7 +74,7 @@ export function processLines({ processes, drift }: StatusView, paper: Paper): st
       tone: entry.silent ? "bad" : marks === "" ? undefined : "warn",
     }));
   const head = ["process", "role", "host:pid", "loaded", "declares", "writes", "last beat", ""];
-  return section(head, rows, PROCESSES_SHOWN, paper);
+  return section(head, rows, PROCESSES_SHOWN, layout);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

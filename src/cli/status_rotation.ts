@@ -1,8 +1,8 @@
 import { seconds } from "../fleet/readiness.ts";
 import type { RotationView, StatusView } from "../status/status_view.ts";
 import { MEANING } from "../status/verdict.ts";
+import type { TextLayout } from "./screen.ts";
 import { many, moment } from "./status_lists.ts";
-import type { Paper } from "./status_text.ts";
 import { bar, cut, sparkline, tableLines, wrapped } from "./table.ts";
 
 /** An open rotation in words: who leads it, whom it waits for, how far it is, what can be done. Pure. */
@@ -15,7 +15,7 @@ const PACE = 30;
 const INDENT = "  ";
 const NAMED = 14;
 
-export function rotationLines(rotation: RotationView, view: StatusView, { width, paint }: Paper): string[] {
+export function rotationLines(rotation: RotationView, view: StatusView, { width, paint }: TextLayout): string[] {
   const { from, to, phase, state, awaited, acknowledged, fenced, ways_on } = rotation;
   const what = `rotation ${rotation.rotation}: KEK ${from} → ${to}${purpose(rotation)}, ${state}, phase ${phase} of 3 (${MEANING[phase]})`;
   const said = (name: string, text: string) => wrapped(`${INDENT}${name.padEnd(NAMED)}`, text, width);

@@ -1,5 +1,5 @@
 import type { StatusView, Verdict } from "../status/status_view.ts";
-import type { Paint, Tone } from "./screen.ts";
+import type { TextLayout, Tone } from "./screen.ts";
 import { auditLines, historyLines, installLines } from "./status_past.ts";
 import { censusLines, processLines, versionLines } from "./status_present.ts";
 import { rotationLines } from "./status_rotation.ts";
@@ -7,25 +7,19 @@ import { wrapped } from "./table.ts";
 
 /** `kek status` in words: the whole of the view, what matters first. Pure. */
 
-export interface Paper {
-  /** How long a line may be. */
-  width: number;
-  paint: Paint;
-}
-
 const TONE: Record<Verdict["level"], Tone> = { well: "good", working: "busy", due: "warn", trouble: "bad" };
 
-export function statusLines(seen: StatusView, paper: Paper): string[] {
+export function statusLines(seen: StatusView, layout: TextLayout): string[] {
   const view = printable(seen);
   const parts = [
-    verdictLines(view, paper),
-    view.rotation === null ? [] : rotationLines(view.rotation, view, paper),
-    versionLines(view, paper),
-    censusLines(view, paper),
-    processLines(view, paper),
-    historyLines(view, paper),
-    auditLines(view, paper),
-    installLines(view, paper),
+    verdictLines(view, layout),
+    view.rotation === null ? [] : rotationLines(view.rotation, view, layout),
+    versionLines(view, layout),
+    censusLines(view, layout),
+    processLines(view, layout),
+    historyLines(view, layout),
+    auditLines(view, layout),
+    installLines(view, layout),
   ];
   return parts.filter((lines) => lines.length > 0).flatMap((lines, index) => (index === 0 ? lines : ["", ...lines]));
 }
@@ -47,7 +41,7 @@ export function printable<T>(value: T): T {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-function verdictLines({ verdict }: StatusView, { width, paint }: Paper): string[] {
+function verdictLines({ verdict }: StatusView, { width, paint }: TextLayout): string[] {
   const tone = TONE[verdict.level];
   const headline = wrapped("", verdict.headline, width).map((line) => paint(tone, line));
   const reasons = verdict.reasons.flatMap(({ message, hint, urgent }) => [

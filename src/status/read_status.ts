@@ -8,9 +8,10 @@ import { readRoster } from "../store/heartbeats.ts";
 import { rotationHistory } from "../store/rotations.ts";
 import { readState } from "../store/state.ts";
 import { type Store, serverNow } from "../store/store.ts";
+import type { StatusFacts } from "./facts.ts";
 import { type Census, type Counts, KeptCensus } from "./kept_census.ts";
 import type { StatusView } from "./status_view.ts";
-import { type Facts, viewOf } from "./view.ts";
+import { viewOf } from "./view.ts";
 
 const HISTORY = 50;
 const AUDIT_EVENTS = 12;
@@ -54,7 +55,7 @@ export async function readFacts(
   install: InstallDoc,
   { audit, fleet, rotationPeriodMs }: Pick<Config, "audit" | "fleet" | "rotationPeriodMs">,
   count: (epoch: number, now: Date) => Promise<Census>,
-): Promise<Facts> {
+): Promise<StatusFacts> {
   const [state, roster, history, tail, now] = await Promise.all([
     readState(store),
     readRoster(store),

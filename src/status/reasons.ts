@@ -4,11 +4,11 @@ import { wrapProblems, wrapWarnings, writable } from "../fleet/wrap_limit.ts";
 import type { RotationDoc, VersionDoc } from "../store/documents.ts";
 import { type Member, memberName } from "../store/heartbeats.ts";
 import { isOpen } from "../store/state_rules.ts";
+import type { StatusFacts } from "./facts.ts";
 import { emptiedFields, fieldProblems, missingIndexes, rejectingProblems, unfencedProblems } from "./field_problems.ts";
 import { driftProblems, idleProblems, isLed, unledRotation } from "./health.ts";
 import type { Reason } from "./status_view.ts";
 import { strayProblems } from "./strays.ts";
-import type { Facts } from "./view.ts";
 
 /** What somebody must see to, and how soon: pure. */
 
@@ -20,7 +20,7 @@ export interface Findings {
   due: Problem[];
 }
 
-export function findingsOf(facts: Facts): Findings {
+export function findingsOf(facts: StatusFacts): Findings {
   const { state, roster, census, fields, audit, now, times, install } = facts;
   const stance = stanceOf(state.versions, state.rotation);
   const open = state.rotation !== undefined && isOpen(state.rotation) ? state.rotation : undefined;
@@ -100,7 +100,7 @@ function gathered(found: Problem[]): Pick<Reason, "message" | "hint">[] {
 }
 
 /** Keys are loaded after the first heartbeat: for as long as a lease a process may be on its way. */
-function isJoining(member: Member, { now, times }: Facts): boolean {
+function isJoining(member: Member, { now, times }: StatusFacts): boolean {
   const leaseMs = leaseMsOf(member, times);
   return member.acked === null && member.age_ms <= leaseMs && now.getTime() - member.started_at.getTime() <= leaseMs;
 }
@@ -112,7 +112,7 @@ function isUrgent({ code, process }: Problem, joining: Member[]): boolean {
   return !(onItsWay && joining.some((member) => member._id === process));
 }
 
-function evictedSoon(problem: Problem, { times }: Facts): Problem {
+function evictedSoon(problem: Problem, { times }: StatusFacts): Problem {
   const hint = `start it again; the rotation waits for it until it has been silent for ${seconds(times.evictionMs)}, and then goes on without it`;
   return { ...problem, hint };
 }
@@ -144,7 +144,7 @@ function failedRecords(open: RotationDoc | undefined): Problem[] {
 }
 
 /** Before a rotation every process is restarted with the version to come: that is as it should be, and a command is left to do. */
-function otherDeclarations(facts: Facts, stance: Stance | undefined, drift: Problem[]): Problem[] {
+function otherDeclarations(facts: StatusFacts, stance: Stance | undefined, drift: Problem[]): Problem[] {
   const ids = new Set(drift.filter(({ code }) => code === "declares_other").map(({ process }) => process));
   const other = facts.roster.filter((member) => ids.has(member._id));
   return [...new Set(other.map((member) => member.current_version))].map((version) => {
@@ -176,7 +176,7 @@ function notFenced(newest: RotationDoc | undefined): Problem[] {
   ];
 }
 
-function wasDue(doc: VersionDoc, { now, rotationPeriodMs }: Facts): Problem[] {
+function wasDue(doc: VersionDoc, { now, rotationPeriodMs }: StatusFacts): Problem[] {
   const due = dueAt(doc, rotationPeriodMs);
   if (due === null || due >= now) return [];
   return [
@@ -195,7 +195,11 @@ export function dueAt(doc: VersionDoc, rotationPeriodMs: number): Date | null {
   return new Date(firstUsed.getTime() + rotationPeriodMs);
 }
 
-function nobodyHolds({ _id, state, staged_at }: VersionDoc, facts: Facts, open: RotationDoc | undefined): boolean {
+function nobodyHolds(
+  { _id, state, staged_at }: VersionDoc,
+  facts: StatusFacts,
+  open: RotationDoc | undefined,
+): boolean {
   const { now, roster, times } = facts;
   if (state !== "staged" || open !== undefined || roster.length === 0) return false;
   if (now.getTime() - staged_at.getTime() <= times.leaseMs) return false;

@@ -2,36 +2,18 @@ import type { FleetTimes } from "../config/config.ts";
 import { fleetProblems, leaseMsOf, type Problem } from "../fleet/readiness.ts";
 import { stanceOf } from "../fleet/stance.ts";
 import { wrapProblems, wrapsPercent, wrapWarnings, writable } from "../fleet/wrap_limit.ts";
-import type { AuditTail } from "../store/audit_tail.ts";
-import type { CensusRow } from "../store/census.ts";
-import type { InstallDoc, RotationDoc, VersionDoc } from "../store/documents.ts";
-import type { FieldFacts } from "../store/field_facts.ts";
+import type { RotationDoc, VersionDoc } from "../store/documents.ts";
 import { type Member, memberName } from "../store/heartbeats.ts";
-import type { KekState } from "../store/state.ts";
 import { isOpen } from "../store/state_rules.ts";
+import type { StatusFacts } from "./facts.ts";
 import { driftProblems, idleProblems } from "./health.ts";
 import { dueAt, findingsOf, holds, reasonsOf } from "./reasons.ts";
 import { follows, rotationView } from "./rotation_view.ts";
 import type { ProcessView, StatusView, VersionView } from "./status_view.ts";
 import { verdictOf } from "./verdict.ts";
 
-/** What was read, before anybody has judged it. */
-export interface Facts {
-  now: Date;
-  install: InstallDoc;
-  state: KekState;
-  roster: Member[];
-  census: { rows: CensusRow[]; at: Date };
-  fields: FieldFacts;
-  /** Newest first. */
-  history: RotationDoc[];
-  audit: AuditTail;
-  times: FleetTimes;
-  rotationPeriodMs: number;
-}
-
 /** The view of an install: pure. */
-export function viewOf(facts: Facts): StatusView {
+export function viewOf(facts: StatusFacts): StatusView {
   const { now, install, state, roster, census, history, audit, times } = facts;
   const stance = stanceOf(state.versions, state.rotation);
   const open = state.rotation !== undefined && isOpen(state.rotation) ? state.rotation : undefined;
@@ -93,7 +75,7 @@ export function viewOf(facts: Facts): StatusView {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-function versionView(doc: VersionDoc, { now, roster, census, rotationPeriodMs }: Facts): VersionView {
+function versionView(doc: VersionDoc, { now, roster, census, rotationPeriodMs }: StatusFacts): VersionView {
   const wrong = (member: Member) =>
     (member.problems ?? []).some(({ version, reason }) => version === doc._id && reason === "wrong_key");
   const due = dueAt(doc, rotationPeriodMs);

@@ -7,7 +7,8 @@ import {
   isMadeWith,
   link,
 } from "../audit/chain.ts";
-import { type AuditSink, openSinks, type SinkOptions } from "../audit/sink.ts";
+import { openSinks, type SinkOptions } from "../audit/open_sinks.ts";
+import type { AuditSink } from "../audit/sink.ts";
 import type { Config } from "../config/config.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, messageOf } from "../errors/errors.ts";

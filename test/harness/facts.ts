@@ -1,11 +1,11 @@
 import { Binary } from "mongodb";
 import type { FleetTimes } from "../../src/config/config.ts";
-import type { Facts } from "../../src/status/view.ts";
+import type { StatusFacts } from "../../src/status/facts.ts";
 import type { Phase, RotationDoc, VersionDoc } from "../../src/store/documents.ts";
 import { NO_FIELDS } from "../../src/store/field_facts.ts";
 import type { Member } from "../../src/store/heartbeats.ts";
 
-/** Facts about an install, made up: healthy unless told otherwise. */
+/** StatusFacts about an install, made up: healthy unless told otherwise. */
 
 export const TIMES: FleetTimes = { beatMs: 5000, leaseMs: 30_000, evictionMs: 60_000, drainMs: 5000 };
 export const DAY = 86_400_000;
@@ -90,7 +90,7 @@ export function following({ _id, epoch, phase }: RotationDoc): Member["acked"] {
 }
 
 /** Three processes at version 1, version 2 staged. */
-export function facts(over: Partial<Facts> = {}): Facts {
+export function facts(over: Partial<StatusFacts> = {}): StatusFacts {
   return {
     now: NOW,
     install: {
@@ -113,7 +113,10 @@ export function facts(over: Partial<Facts> = {}): Facts {
 }
 
 /** The same while a rotation is open, and everybody follows it but the last `late`. */
-export function rotating(doc: RotationDoc, { late = 0, ...over }: Partial<Facts> & { late?: number } = {}): Facts {
+export function rotating(
+  doc: RotationDoc,
+  { late = 0, ...over }: Partial<StatusFacts> & { late?: number } = {},
+): StatusFacts {
   const roster = [1, 2, 3].map((number) =>
     steady(number, {
       current_version: 2,

@@ -2,14 +2,15 @@ import { expect, test } from "bun:test";
 import { fleetSection } from "../../src/server/page/fleet_section.ts";
 import { glanceSection } from "../../src/server/page/glance_section.ts";
 import { verdictSection } from "../../src/server/page/verdict_section.ts";
-import { type Facts, viewOf } from "../../src/status/view.ts";
+import type { StatusFacts } from "../../src/status/facts.ts";
+import { viewOf } from "../../src/status/view.ts";
 import { facts, steady } from "../harness/facts.ts";
 
 /** The page's sections say of one view what its verdict says. */
 
 const text = async (markup: ReturnType<typeof fleetSection>) => (await markup).toString();
 
-async function sections(seen: Facts): Promise<{ verdict: string; glance: string; fleet: string }> {
+async function sections(seen: StatusFacts): Promise<{ verdict: string; glance: string; fleet: string }> {
   const view = viewOf(seen);
   return {
     verdict: await text(verdictSection({ view, fault: undefined })),

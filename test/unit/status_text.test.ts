@@ -2,13 +2,14 @@ import { describe, expect, test } from "bun:test";
 import { unpainted } from "../../src/cli/screen.ts";
 import { printable, statusLine, statusLines } from "../../src/cli/status_text.ts";
 import { cut, sparkline, table, wrapped } from "../../src/cli/table.ts";
-import { type Facts, viewOf } from "../../src/status/view.ts";
+import type { StatusFacts } from "../../src/status/facts.ts";
+import { viewOf } from "../../src/status/view.ts";
 import { ago, facts, NOW, rotating, rotation, steady, version } from "../harness/facts.ts";
 
-const lines = (seen: Facts, width = 80) => statusLines(viewOf(seen), { width, paint: unpainted });
+const lines = (seen: StatusFacts, width = 80) => statusLines(viewOf(seen), { width, paint: unpainted });
 
 /** More of everything than anybody has on a screen. */
-function huge(): Facts {
+function huge(): StatusFacts {
   const roster = Array.from({ length: 200 }, (_, number) =>
     steady(number, { instance_name: `a-rather-long-name-of-a-pod-${number}`, age_ms: number === 150 ? 99_000 : 10 }),
   );
@@ -91,7 +92,7 @@ describe("kek status in words", () => {
   });
 
   test("a rotation: who leads it, whom it waits for and why, how far it is, what can be done", () => {
-    const silent = { ...rotating(rotation(2), { late: 1 }).roster[2], age_ms: 45_000 } as Facts["roster"][number];
+    const silent = { ...rotating(rotation(2), { late: 1 }).roster[2], age_ms: 45_000 } as StatusFacts["roster"][number];
     const seen = rotating(rotation(2, { lease: { owner: "cli host-a pid 9", token: 1, expires_at: ago(90_000) } }));
     const shown = lines({ ...seen, roster: [...seen.roster.slice(0, 2), silent] }, 200);
     for (const line of [

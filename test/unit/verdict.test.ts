@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
+import type { StatusFacts } from "../../src/status/facts.ts";
 import type { Verdict } from "../../src/status/status_view.ts";
-import { type Facts, viewOf } from "../../src/status/view.ts";
+import { viewOf } from "../../src/status/view.ts";
 import type { AuditTail } from "../../src/store/audit_tail.ts";
 import { ago, DAY, facts, rotating, rotation, steady, version } from "../harness/facts.ts";
 
@@ -19,7 +20,7 @@ const failedFields = [{ field: "secrets:value", done: 40, remaining: 60, failed:
 const NAMED = (number: number) => `api-${number} (api, host-a, pid ${number})`;
 
 /** What is so, what is said, and what each reason says. */
-const CASES: [string, Facts, Verdict["level"], string, string[]][] = [
+const CASES: [string, StatusFacts, Verdict["level"], string, string[]][] = [
   ["all is well", facts(), "well", "Healthy: 3 processes serve and write under KEK version 1", []],
   [
     "a single process",
