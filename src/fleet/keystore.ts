@@ -18,7 +18,7 @@ export async function loadProved(provider: Provider, installId: string, doc: Ver
 export async function unknownVersions(provider: Provider, known: VersionDoc[]): Promise<number[]> {
   if (provider.staging === "by_init") return [];
   const numbers = new Set(known.map((doc) => doc._id));
-  return (await provider.available()).filter((version) => !numbers.has(version));
+  return (await provider.held()).filter((version) => !numbers.has(version));
 }
 
 /** Inserts each of them as staged. @returns whether there was one. */
@@ -92,8 +92,10 @@ export class KeyProver {
   async loadAll(keyring: Keyring, versions: VersionDoc[], hold: number[]): Promise<KeyReport> {
     const report: KeyReport = { problems: [], available: [], reasons: new Map() };
     await dropStrangers(keyring, versions);
-    const retired = versions.some((doc) => doc.state === "retired" && !keyring.has(doc._id));
-    const offered = retired ? await this.#offered(keyring.provider, report) : [];
+    const retired = versions.filter(
+      (doc) => doc.state === "retired" && !keyring.has(doc._id) && !hold.includes(doc._id),
+    );
+    const offered = retired.length > 0 ? await this.#offered(keyring.provider, retired, report) : [];
     for (const doc of versions) {
       const version = doc._id;
       if (keyring.has(version) || doc.state === "destroyed") continue;
@@ -138,9 +140,9 @@ export class KeyProver {
   }
 
   /** A secrets file that cannot be read for a moment costs nothing that is already held. */
-  async #offered(provider: Provider, report: KeyReport): Promise<number[]> {
+  async #offered(provider: Provider, versions: VersionDoc[], report: KeyReport): Promise<number[]> {
     try {
-      return await provider.available();
+      return await provider.available(versions.map(({ _id }) => _id));
     } catch (thrown) {
       if (!(thrown instanceof KekError)) throw thrown;
       report.reasons.set(UNREADABLE_SOURCE, thrown);
