@@ -8,6 +8,11 @@ export class Backoff {
     return performance.now() >= this.#until;
   }
 
+  /** Whether it has not worked since it failed. */
+  get failing(): boolean {
+    return this.#waitMs !== FIRST_WAIT_MS;
+  }
+
   failed(): void {
     // Attempts that were made together fail together.
     if (!this.over) return;

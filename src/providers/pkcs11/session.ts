@@ -79,6 +79,11 @@ export class TokenSession {
     return this.#open !== undefined && this.#epoch === this.gate.epoch;
   }
 
+  /** Whether other sessions of this process with this token work, while this one does not. */
+  get othersWork(): boolean {
+    return this.#memory.working > 0;
+  }
+
   /**
    * @throws TokenFault as the module answers; NoFurtherSession; KekError `hsm_module`, `hsm_token`, `hsm_pin` where a retry
    * does not help.
@@ -144,6 +149,7 @@ export class TokenSession {
     if (does === this.#working) return;
     this.#working = does;
     this.gate.count(does ? 1 : -1, this.#epoch);
+    this.#memory.count(does ? 1 : -1, this.#epoch);
   }
 
   #starting<T>(work: () => T): T {
@@ -168,11 +174,12 @@ export class TokenSession {
           if (this.#epoch === this.gate.epoch) this.#works(false);
           this.#working = false;
           this.#epoch = this.gate.epoch;
+          this.#memory.begin(this.#epoch);
           try {
             this.#open = this.#openIn(module);
           } catch (thrown) {
             // Whatever it answers: it works for others, so this is the token's limit and not its end.
-            if (thrown instanceof TokenFault && this.gate.working > 0) throw new NoFurtherSession(thrown);
+            if (thrown instanceof TokenFault && this.othersWork) throw new NoFurtherSession(thrown);
             throw thrown;
           }
           this.#memory.meet();

@@ -24,7 +24,7 @@ import { Width } from "./width.ts";
 const PATIENCE_MS = 5000;
 /** The share in work, and the next one. */
 const SHARES_AHEAD = 2;
-/** How many sessions are opened at a time, once one has shown that it can be done. */
+/** How many sessions are opened at a time, once one has shown that the token gives them. */
 const OPENED_AT_ONCE = 4;
 
 interface Job {
@@ -231,7 +231,7 @@ export class SessionPool {
     );
     if (least?.pending === 0) return least;
     if (open.length === 0) return opening.length > 0 ? spare(opening[0]) : this.#firstSession();
-    const wanted = open.length + opening.length < this.#width.now && opening.length < OPENED_AT_ONCE;
+    const wanted = open.length + opening.length < this.#width.now && opening.length < this.#openedAtOnce;
     if (wanted && this.#further.over) {
       const session = this.#closedOne();
       if (session !== undefined) {
@@ -240,6 +240,11 @@ export class SessionPool {
       }
     }
     return spare(least);
+  }
+
+  /** Where the token gave none of late, one is asked for to see whether it does again. */
+  get #openedAtOnce(): number {
+    return this.#further.failing ? 1 : OPENED_AT_ONCE;
   }
 
   /** Where none is open there is none to wait for: one that opens its session takes work along. */
@@ -320,16 +325,13 @@ export class SessionPool {
       session.retire();
       return true;
     }
-    const others = this.#sessions.filter((other) => other !== session && !other.stuck);
+    const others = this.#sessions.filter(
+      (other) => other !== session && !other.stuck && (other.open || other.pending > 0),
+    );
     const lent = others.length === 0 ? this.#lendTaskSession() : undefined;
     if (lent !== undefined) others.push(lent);
     if (others.length === 0) return false;
-    const place = this.#sessions.indexOf(session);
-    if (place >= 0) {
-      this.#sessions.splice(place, 1);
-      session.retire();
-      this.#further.failed();
-    }
+    this.#further.failed();
     this.#width.atMost(others.length);
     return true;
   }

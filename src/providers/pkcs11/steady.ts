@@ -130,7 +130,7 @@ export class SteadySession {
     // Once may be a hiccup, or a cluster that is busy: the session may be as good as ever.
     if (fault.kind === "lost" || fault.kind === "module" || this.#failures > 1) this.#session.drop();
     // Other sessions work: they are to do this.
-    if (this.#failures >= HAND_BACK_AFTER && this.#session.gate.working > 0) throw new Crowded(fault);
+    if (this.#failures >= HAND_BACK_AFTER && this.#session.othersWork) throw new Crowded(fault);
     // When a new session is not enough, the module is initialised again: its daemon may have been restarted.
     const enough = fault.kind === "module" ? 1 : fault.kind === "lost" ? RENEW_AFTER * 2 : RENEW_AFTER;
     if (this.#failures >= enough) this.#renew();

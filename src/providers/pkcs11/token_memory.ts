@@ -5,7 +5,7 @@ import { Buffer } from "node:buffer";
  * there before, in which slot, and which PIN it refused.
  */
 
-const WORD = { refused: 0, met: 1, doubts: 2, misses: 3, slotEpoch: 4, slotBytes: 5 } as const;
+const WORD = { refused: 0, met: 1, doubts: 2, misses: 3, slotEpoch: 4, slotBytes: 5, workingEpoch: 6, working: 7 } as const;
 /** Of the 64-bit words behind the 32-bit ones. */
 const LONG = { slot: 0, refusedChange: 1 } as const;
 const LONGS_AT = 32;
@@ -66,6 +66,22 @@ export class TokenMemory {
     Atomics.store(this.#longs, LONG.slot, bytes.readBigInt64LE());
     Atomics.store(this.#words, WORD.slotBytes, Math.min(8, slot.length));
     Atomics.store(this.#words, WORD.slotEpoch, epoch + 1);
+  }
+
+  /** Sessions of this process with this token that are open and whose last call went well. */
+  get working(): number {
+    return Atomics.load(this.#words, WORD.working);
+  }
+
+  /** Before a session is opened, one thread at a time: the sessions of an older epoch ended with it. */
+  begin(epoch: number): void {
+    if (Atomics.exchange(this.#words, WORD.workingEpoch, epoch + 1) !== epoch + 1)
+      Atomics.store(this.#words, WORD.working, 0);
+  }
+
+  /** A session works, or no longer does. @param epoch in which it was opened. */
+  count(by: 1 | -1, epoch: number): void {
+    if (Atomics.load(this.#words, WORD.workingEpoch) === epoch + 1) Atomics.add(this.#words, WORD.working, by);
   }
 
   forgetSlot(): void {
