@@ -10,8 +10,13 @@ import type { Keyring } from "./keyring.ts";
 /** Loads keys and proves each by its canary before anything is done with it. */
 
 /** @throws KekError `key_missing`, `key_invalid`, `key_mismatch`. On any of them the version is not loaded. */
-export async function loadProved(provider: Provider, installId: string, doc: VersionDoc): Promise<void> {
-  await provider.load(doc._id, proofOf(canaryOf(doc), installId, provider.name, doc._id));
+export async function loadProved(
+  provider: Provider,
+  installId: string,
+  doc: VersionDoc,
+  waitMs?: number,
+): Promise<void> {
+  await provider.load(doc._id, proofOf(canaryOf(doc), installId, provider.name, doc._id), waitMs);
 }
 
 /** The versions that this provider holds, MongoDB does not know, and a process may make known. */
@@ -82,6 +87,7 @@ function canaryText(doc: VersionDoc): string {
  */
 export class KeyProver {
   readonly #installId: string;
+  #waitMs: number | undefined;
   /** Retired versions proved and forgotten again, with the canary they were proved against. */
   readonly #provedBefore = new Map<number, string>();
 
@@ -89,7 +95,9 @@ export class KeyProver {
     this.#installId = installId;
   }
 
-  async loadAll(keyring: Keyring, versions: VersionDoc[], hold: number[]): Promise<KeyReport> {
+  /** @param waitMs how long each key may take: no heartbeat waits longer for a token. Undefined at the start of a process. */
+  async loadAll(keyring: Keyring, versions: VersionDoc[], hold: number[], waitMs?: number): Promise<KeyReport> {
+    this.#waitMs = waitMs;
     const report: KeyReport = { problems: [], available: [], reasons: new Map() };
     await dropStrangers(keyring, versions);
     const retired = versions.filter(
@@ -128,7 +136,7 @@ export class KeyProver {
     proved: () => void | Promise<void>,
   ): Promise<void> {
     try {
-      await loadProved(provider, this.#installId, doc);
+      await loadProved(provider, this.#installId, doc, this.#waitMs);
       await proved();
     } catch (thrown) {
       if (!(thrown instanceof KekError)) throw thrown;
@@ -142,7 +150,10 @@ export class KeyProver {
   /** A secrets file that cannot be read for a moment costs nothing that is already held. */
   async #offered(provider: Provider, versions: VersionDoc[], report: KeyReport): Promise<number[]> {
     try {
-      return await provider.available(versions.map(({ _id }) => _id));
+      return await provider.available(
+        versions.map(({ _id }) => _id),
+        this.#waitMs,
+      );
     } catch (thrown) {
       if (!(thrown instanceof KekError)) throw thrown;
       report.reasons.set(UNREADABLE_SOURCE, thrown);

@@ -16,6 +16,8 @@ export interface LoginSource {
   typed: boolean;
   /** When the PIN file last changed, in milliseconds since 1970 by this host's clock; undefined where there is no file. */
   changedAt: number | undefined;
+  /** How long the login may take. */
+  limitMs: number;
 }
 
 export interface LoginClaim {

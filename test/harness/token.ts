@@ -42,6 +42,7 @@ const WORDS = {
   prints: 27,
   crash: 28,
   initCode: 29,
+  loginsMost: 30,
   calls: 32,
   encrypts: 33,
   decrypts: 34,

@@ -41,7 +41,7 @@ enum {
   KILL_IN,       /* the process is killed before its n-th call from now on */
   KILL_AFTER_IN, /* ... or after it */
   IV_STRICT,     /* with IV_MODE: an IV that is not all zeros is refused */
-  CAP,           /* C_OpenSession beyond so many sessions answers CAP_CODE; C_GetTokenInfo does not mention it */
+  CAP,           /* C_OpenSession beyond so many sessions of a process answers CAP_CODE; C_GetTokenInfo does not mention it */
   CAP_CODE,
   FREE_SLOT,     /* C_GetTokenInfo of a slot whose token is not initialised answers this */
   INFO_CODE,     /* C_GetTokenInfo of every slot answers this */
@@ -54,6 +54,7 @@ enum {
   PRINTS,        /* C_Initialize prints a line to stdout */
   CRASH,         /* C_Finalize kills the process */
   INIT_CODE,     /* C_Initialize answers this */
+  LOGINS_MOST,   /* once LOGINS is beyond it C_Login answers DEVICE_ERROR */
   /* counts */
   CALLS = 32,
   ENCRYPTS,
@@ -240,7 +241,7 @@ static CK_RV open_session(CK_SLOT_ID slot, CK_FLAGS flags, CK_VOID_PTR app, CK_N
   CK_RV rv = before(OPEN);
   if (rv != CKR_OK) return rv;
   uint64_t open = atomic_fetch_add(&control[SESSIONS], 1) + 1;
-  if (READ(CAP) && open > READ(CAP)) {
+  if (READ(CAP) && atomic_load(&mine) >= READ(CAP)) {
     atomic_fetch_sub(&control[SESSIONS], 1);
     return READ(CAP_CODE);
   }
@@ -273,6 +274,7 @@ static CK_RV login(CK_SESSION_HANDLE session, CK_USER_TYPE type, CK_UTF8CHAR_PTR
   COUNT(LOGINS);
   nap(READ(LOGIN_US));
   if (READ(LOGIN_CODE)) return READ(LOGIN_CODE);
+  if (READ(LOGINS_MOST) && READ(LOGINS) > READ(LOGINS_MOST)) return CKR_DEVICE_ERROR;
   INSIDE(rv, real->C_Login(session, type, pin, length));
   if (rv == CKR_PIN_INCORRECT) COUNT(WRONG_PINS);
   return after(rv);

@@ -70,16 +70,14 @@ export class Gate {
     }
   }
 
-  /** A thread begins to use the module. Within `exclusively`. @param initialize says whether it was first in the process. */
+  /**
+   * A thread begins to use the module. Within `exclusively`. The first one initialises it; should it be finalised under the
+   * others by another part of the process, their calls say so.
+   * @param initialize says whether it was the first call in the process.
+   */
   join(initialize: () => boolean): void {
-    const initialized = initialize();
-    const first = Atomics.add(this.#words, WORD.threads, 1) === 0;
-    if (first) Atomics.store(this.#words, WORD.owned, initialized ? 1 : 0);
-    // It had been finalized under the others: what they hold is of a module that is no more.
-    else if (initialized) {
-      Atomics.add(this.#words, WORD.epoch, 1);
-      Atomics.store(this.#words, WORD.working, 0);
-    }
+    if (Atomics.load(this.#words, WORD.threads) === 0) Atomics.store(this.#words, WORD.owned, initialize() ? 1 : 0);
+    Atomics.add(this.#words, WORD.threads, 1);
   }
 
   /** A thread is done; the last one finalizes the module, if it was this program that initialized it. */
@@ -135,7 +133,7 @@ export class Gate {
 
 /** Seconds between two renewals: at first, and at most. */
 const FIRST_RENEW_S = 2;
-const LONGEST_RENEW_S = 30;
+const LONGEST_RENEW_S = 4;
 
 /** Sleeps without an event loop. */
 export function block(ms: number): void {

@@ -32,8 +32,8 @@ export class LoginDesk {
       answerPermit(permit, undefined);
       return;
     }
-    const { tokenLabel, pin } = this.#settings;
-    this.#claims.take(tokenLabel, { from: pin.from, typed: pin.typed, changedAt }).then(
+    const { tokenLabel, pin, limits } = this.#settings;
+    this.#claims.take(tokenLabel, { from: pin.from, typed: pin.typed, changedAt, limitMs: limits.startMs }).then(
       (claim) => {
         this.#claim = claim;
         answerPermit(permit, undefined);

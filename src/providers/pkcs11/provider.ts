@@ -51,9 +51,9 @@ export class Pkcs11Provider implements Provider {
     return rows;
   }
 
-  async available(versions: number[]): Promise<number[]> {
+  async available(versions: number[], waitMs?: number): Promise<number[]> {
     if (versions.length === 0) return [];
-    return await this.#soon(this.#pool.perform({ do: "list", versions }, LIST_PATIENCE_MS));
+    return await this.#within(waitMs, this.#pool.perform({ do: "list", versions }, LIST_PATIENCE_MS));
   }
 
   /** A key in a token says by its label alone nothing about whose it is: only the versions that MongoDB knows count. */
@@ -61,12 +61,12 @@ export class Pkcs11Provider implements Provider {
     return [];
   }
 
-  /** A load that takes longer than a sync may wait goes on, and the next sync waits for the same one. */
-  async load(version: number, proof?: Proof): Promise<void> {
+  /** A load that takes longer than the caller waits goes on, and the next call waits for the same one. */
+  async load(version: number, proof?: Proof, waitMs?: number): Promise<void> {
     const key = `${version} ${proof === undefined ? "" : Buffer.from(proof.wrap).toString("hex")}`;
     const loading = this.#loading.get(key) ?? this.#loadNow(version, proof).finally(() => this.#loading.delete(key));
     this.#loading.set(key, loading);
-    await this.#soon(loading);
+    await this.#within(waitMs, loading);
   }
 
   async check(version: number): Promise<void> {
@@ -186,11 +186,12 @@ export class Pkcs11Provider implements Provider {
     }
   }
 
-  /** @throws KekError `hsm_away` when a heartbeat can wait no longer. */
-  async #soon<T>(work: Promise<T>): Promise<T> {
+  /** @throws KekError `hsm_away` when the caller waits no longer. */
+  async #within<T>(waitMs: number | undefined, work: Promise<T>): Promise<T> {
+    if (waitMs === undefined) return await work;
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(slowError(this.#settings.tokenLabel, SYNC_LIMIT_MS)), SYNC_LIMIT_MS);
+      timer = setTimeout(() => reject(slowError(this.#settings.tokenLabel, waitMs)), waitMs);
     });
     try {
       return await Promise.race([work, late]);
@@ -214,7 +215,6 @@ export class Pkcs11Provider implements Provider {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** The list is asked for within a sync, and again at the next one: no heartbeat waits for a token. */
+/** The list is asked for again at the next sync. */
 const LIST_PATIENCE_MS = 500;
-const SYNC_LIMIT_MS = 5000;
 const MECHANISM = "CKM_AES_GCM";

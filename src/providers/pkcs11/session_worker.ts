@@ -17,7 +17,7 @@ armCrashPoint(crashPointAsked());
 const inbox = new Inbox();
 const { settings, state: memory } = workerData as SessionData;
 const state = new ThreadState(memory);
-const steady = new SteadySession(settings, state, new SharedPermit((message) => port.postMessage(message)));
+const steady = new SteadySession(settings, state, new SharedPermit(state, (message) => port.postMessage(message)));
 state.starting = false;
 
 function operate(operation: Operation, patienceMs: number): Uint8Array {

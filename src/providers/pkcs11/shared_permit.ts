@@ -1,6 +1,7 @@
 import { Buffer } from "node:buffer";
 import { KekError } from "../../errors/errors.ts";
 import type { LoginPermit, PinChange } from "./login.ts";
+import type { ThreadState } from "./thread_state.ts";
 
 /**
  * A permit to log in that the thread of a session, which blocks, is given by the thread that owns its pool, which can ask MongoDB.
@@ -9,6 +10,7 @@ import type { LoginPermit, PinChange } from "./login.ts";
 
 const STATE = { idle: 0, asked: 1, granted: 2, denied: 3 } as const;
 const ROOM = 4096;
+const TICK_MS = 200;
 
 export type PermitMessage =
   | { kind: "login"; change: PinChange; permit: SharedArrayBuffer }
@@ -16,9 +18,11 @@ export type PermitMessage =
 
 /** The thread that asks. */
 export class SharedPermit implements LoginPermit {
+  readonly #state: ThreadState;
   readonly #tell: (message: PermitMessage) => void;
 
-  constructor(tell: (message: PermitMessage) => void) {
+  constructor(state: ThreadState, tell: (message: PermitMessage) => void) {
+    this.#state = state;
     this.#tell = tell;
   }
 
@@ -27,7 +31,11 @@ export class SharedPermit implements LoginPermit {
     const words = new Int32Array(permit, 0, 2);
     Atomics.store(words, 0, STATE.asked);
     this.#tell({ kind: "login", change, permit });
-    while (Atomics.load(words, 0) === STATE.asked) Atomics.wait(words, 0, STATE.asked);
+    while (Atomics.load(words, 0) === STATE.asked) {
+      Atomics.wait(words, 0, STATE.asked, TICK_MS);
+      // Who waits for other processes does not hang in the module.
+      this.#state.called();
+    }
     if (Atomics.load(words, 0) === STATE.granted) return;
     const text = Buffer.from(new Uint8Array(permit, 8, Atomics.load(words, 1))).toString("utf8");
     const { code, message, hint } = JSON.parse(text);
