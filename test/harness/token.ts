@@ -43,6 +43,7 @@ const WORDS = {
   crash: 28,
   initCode: 29,
   loginsMost: 30,
+  pinHash: 31,
   calls: 32,
   encrypts: 33,
   decrypts: 34,
@@ -115,6 +116,13 @@ export interface Shim {
   get(word: Word): number;
   /** No order, and counts from zero. Between two users of the module only. */
   clear(): void;
+}
+
+/** What `pinHash` is set to for a PIN that the token is to have from now on. */
+export function pinHash(pin: string): number {
+  let hash = 2166136261;
+  for (const byte of Buffer.from(pin)) hash = Math.imul(hash ^ byte, 16777619) >>> 0;
+  return hash;
 }
 
 /** Where `scripts/test` has put the shim and the driver. */
