@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { proveHsm, readyz, seededHsm } from "../harness/hsm_install.ts";
-import { type Ran, start, stop } from "../harness/program.ts";
+import { type Ran, start, stop, until } from "../harness/program.ts";
 import { versionsOf } from "../harness/records.ts";
 import { evicted, newestRotation } from "../harness/schedule.ts";
 import { CKR } from "../harness/token.ts";
@@ -80,4 +80,25 @@ test("phase 1 is not left while the rewrap workers have no session", async () =>
   expect(ended(await running.exited)).toEqual(DONE);
   expect(await versionsOf(install)).toEqual({ "2": 200 });
   await proveHsm(install, 2, 200);
+});
+
+test("a module that prints to stdout leaves the result of a command alone", async () => {
+  const install = await seededHsm(0, []);
+  install.token.shim.set({ prints: 1 });
+  const ran = await install.kek(["verify"], 1);
+  expect(ran.json).toMatchObject({ capabilities: expect.anything() });
+  expect(ran.stderr).toContain("vendor library: connected");
+});
+
+test("a module that crashes in C_Finalize, or cannot be initialised again, ends no rotation before its records are moved", async () => {
+  const install = await seededHsm(100, [2]);
+  const { shim } = install.token;
+  const initialized = shim.get("initialized");
+  const running = start(["kek", ...ROTATE, "--json"], install.variables(2));
+  await until("it is initialised", async () => shim.get("initialized") > initialized);
+  shim.set({ crash: 1, initCode: CKR.GENERAL_ERROR });
+  await running.exited;
+  expect(await versionsOf(install)).toEqual({ "2": 100 });
+  expect((await newestRotation(install))["state"]).toBe("completed");
+  shim.set({ crash: 0, initCode: 0 });
 });

@@ -3,6 +3,7 @@ import pkcs11js from "pkcs11js";
 import { IV_BYTES, TAG_BYTES } from "../../envelope/gcm.ts";
 import { CKM_AES_GCM, CKM_AES_KEY_GEN } from "./constants.ts";
 import { TokenFault } from "./faults.ts";
+import { withoutStdout } from "./module_output.ts";
 import type { ThreadState } from "./thread_state.ts";
 
 /**
@@ -69,13 +70,15 @@ export class Cryptoki {
   constructor(modulePath: string, state: ThreadState) {
     this.#state = state;
     this.#module = new pkcs11js.PKCS11();
-    this.#call("dlopen", () => this.#module.load(modulePath));
+    this.#call("dlopen", () => withoutStdout(() => this.#module.load(modulePath)));
   }
 
   /** @returns whether it was this call that initialized the module; another part of the process may have been first. */
   initialize(): boolean {
     try {
-      this.#call("C_Initialize", () => this.#module.C_Initialize({ flags: pkcs11js.CKF_OS_LOCKING_OK }));
+      this.#call("C_Initialize", () =>
+        withoutStdout(() => this.#module.C_Initialize({ flags: pkcs11js.CKF_OS_LOCKING_OK })),
+      );
       return true;
     } catch (thrown) {
       if (thrown instanceof TokenFault && thrown.code === CKR_CRYPTOKI_ALREADY_INITIALIZED) return false;
