@@ -28,7 +28,8 @@ export class LoginRegister implements LoginClaims {
     for (;;) {
       const doc = await this.#read(tokenLabel);
       await this.#refuseTried(tokenLabel, source, doc);
-      if (await this.#claim(tokenLabel, owner, source.limitMs, doc)) return { give: (code) => this.#give(tokenLabel, owner, source, code) };
+      if (await this.#claim(tokenLabel, owner, source.limitMs, doc))
+        return { give: (code) => this.#give(tokenLabel, owner, source, code) };
       if (performance.now() > until) throw busy(tokenLabel);
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     }
@@ -58,7 +59,11 @@ export class LoginRegister implements LoginClaims {
   async #claim(tokenLabel: string, owner: string, forMs: number, seen: LoginDoc | undefined): Promise<boolean> {
     const free = [{ $eq: [{ $ifNull: ["$claim", null] }, null] }, { $lt: ["$claim.expires_at", "$$NOW"] }];
     const asSeen = { $eq: [{ $ifNull: ["$refused.at", null] }, seen?.refused?.at ?? null] };
-    const claim = { owner: { $literal: owner }, host: { $literal: hostName() }, expires_at: { $add: ["$$NOW", forMs] } };
+    const claim = {
+      owner: { $literal: owner },
+      host: { $literal: hostName() },
+      expires_at: { $add: ["$$NOW", forMs] },
+    };
     try {
       const { matchedCount, upsertedCount } = await logins(this.#store).updateOne(
         seen === undefined
@@ -90,7 +95,13 @@ export class LoginRegister implements LoginClaims {
         input: "$refusals",
         cond: {
           $and: [
-            { $not: [{ $and: [{ $eq: ["$$this.host", refusal.host] }, { $eq: ["$$this.from", { $literal: refusal.from }] }] }] },
+            {
+              $not: [
+                {
+                  $and: [{ $eq: ["$$this.host", refusal.host] }, { $eq: ["$$this.from", { $literal: refusal.from }] }],
+                },
+              ],
+            },
             // A PIN that is in no file has no time: it is tried again once another is accepted.
             told === 0 ? { $ne: ["$$this.changed_at", null] } : true,
           ],
@@ -128,7 +139,11 @@ function logins(store: Store) {
   return store.db.collection<LoginDoc>("kek_logins");
 }
 
-function tried(tokenLabel: string, source: LoginSource, { at, host, from }: NonNullable<LoginDoc["refused"]>): KekError {
+function tried(
+  tokenLabel: string,
+  source: LoginSource,
+  { at, host, from }: NonNullable<LoginDoc["refused"]>,
+): KekError {
   return new KekError(
     "hsm_pin",
     `token "${tokenLabel}": no login is tried, for the token refused a PIN at ${rfc3339(at)} (${host}, ${from}), and it may be the same as the one from ${source.from}`,

@@ -2,7 +2,16 @@ import { EJSON } from "bson";
 import * as v from "valibot";
 import type { AuditEntry } from "../audit/chain.ts";
 import { KekError } from "../errors/errors.ts";
-import type { Claim, FieldDoc, HeartbeatDoc, ImportDoc, InstallDoc, LoginDoc, RotationDoc, VersionDoc } from "./documents.ts";
+import type {
+  Claim,
+  FieldDoc,
+  HeartbeatDoc,
+  ImportDoc,
+  InstallDoc,
+  LoginDoc,
+  RotationDoc,
+  VersionDoc,
+} from "./documents.ts";
 import { fieldFault } from "./field_names.ts";
 import { isOpen } from "./state_rules.ts";
 

@@ -42,7 +42,8 @@ async function serveWith(install: HsmInstall, name: string, path: string): Promi
   return running;
 }
 
-const ready = async (fleet: Running[]) => (await Promise.all(fleet.map(readyz))).filter(({ status }) => status === 200).length;
+const ready = async (fleet: Running[]) =>
+  (await Promise.all(fleet.map(readyz))).filter(({ status }) => status === 200).length;
 
 /** The token loses every session and login, as after a restart of the HSM. */
 function reset(install: HsmInstall): void {
@@ -96,7 +97,10 @@ test("a reset before the file is changed: one process sends the old PIN, and all
   await until("all are ready", async () => (await ready(fleet)) === 5);
   expect(shim.get("wrongPins")).toBe(2);
   // Nothing is kept once the PIN that was refused is replaced.
-  await until("the refusal is forgotten", async () => (await install.db.collection("kek_logins").countDocuments()) === 0);
+  await until(
+    "the refusal is forgotten",
+    async () => (await install.db.collection("kek_logins").countDocuments()) === 0,
+  );
   await stop(...fleet);
 }, 180_000);
 

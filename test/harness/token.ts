@@ -59,6 +59,7 @@ const WORDS = {
   wrongPins: 44,
   listings: 45,
   attributes: 46,
+  extractable: 47,
 } as const;
 const SIZE = 64 * 8;
 type Word = keyof typeof WORDS;
@@ -82,6 +83,7 @@ export const CALL = {
 } as const;
 
 export const CKR = {
+  ACTION_PROHIBITED: 0x1b,
   ARGUMENTS_BAD: 0x7,
   FUNCTION_FAILED: 0x6,
   DEVICE_MEMORY: 0x31,

@@ -72,6 +72,8 @@ enum {
   WRONG_PINS, /* C_Login that the token answered with CKR_PIN_INCORRECT */
   LISTINGS,   /* C_FindObjectsInit without a CKA_LABEL */
   ATTRIBUTES, /* C_GetAttributeValue */
+  /* one more order */
+  EXTRACTABLE, /* each key is made extractable, whatever is asked for */
   SLOTS = 64,
 };
 
@@ -297,6 +299,9 @@ static CK_RV get_session_info(CK_SESSION_HANDLE session, CK_SESSION_INFO_PTR inf
 }
 static CK_RV generate_key(CK_SESSION_HANDLE session, CK_MECHANISM_PTR how, CK_ATTRIBUTE_PTR attributes, CK_ULONG count, CK_OBJECT_HANDLE_PTR key) {
   COUNT(GENERATED);
+  static CK_BBOOL yes = CK_TRUE;
+  for (CK_ULONG at = 0; READ(EXTRACTABLE) && at < count; at++)
+    if (attributes[at].type == CKA_EXTRACTABLE) attributes[at].pValue = &yes;
   ON_SESSION(GENERATE, real->C_GenerateKey(session, how, attributes, count, key));
 }
 static CK_RV destroy_object(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE object) {

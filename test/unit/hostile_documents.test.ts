@@ -11,8 +11,8 @@ import {
   fieldOf,
   heartbeatOf,
   importOf,
-  loginOf,
   installOf,
+  loginOf,
   rotationOf,
   versionOf,
 } from "../../src/store/shapes.ts";

@@ -49,7 +49,7 @@ export function makeKey(open: OpenSession, wanted: Wanted): KeyFacts {
   crashPoint("key.generated");
   const facts = readKey(module, handle, made);
   if (notAsMade(facts).length > 0) {
-    module.destroy(handle, made);
+    takeOut(open, made, facts.id, version);
     throw otherwise(open, facts);
   }
   const now = describeKeys(open, version);
@@ -139,7 +139,7 @@ export function destroyKey(open: OpenSession, version: number, isOurs: (key: Han
       outcome.strangers.push(readKey(module, handle, key).id);
       continue;
     }
-    module.destroy(handle, key);
+    takeOut(open, key, "", version);
     crashPoint("key.destroyed");
     outcome.destroyed += 1;
   }
@@ -151,6 +151,21 @@ export function destroyKey(open: OpenSession, version: number, isOurs: (key: Han
     );
   }
   return outcome;
+}
+
+/** @throws KekError `hsm_unfit` when the token does not permit it: the key stays. */
+function takeOut({ module, handle, token }: OpenSession, key: Handle, id: string, version: number): void {
+  try {
+    module.destroy(handle, key);
+  } catch (thrown) {
+    if (!(thrown instanceof TokenFault) || thrown.kind !== "unfit") throw thrown;
+    throw new KekError(
+      "hsm_unfit",
+      `token "${token.label}" does not permit that the key ${keyLabel(version)} is destroyed (${thrown.message}): it stays in the token`,
+      `remove it with the token's own tool, as a user who may (label ${keyLabel(version)}${id === "" ? "" : `, id ${id}`}), then run the same command again`,
+      { cause: thrown },
+    );
+  }
 }
 
 /** The name is in use: a token may be shared, a key may not. */

@@ -5,7 +5,16 @@ import { Buffer } from "node:buffer";
  * there before, in which slot, and which PIN it refused.
  */
 
-const WORD = { refused: 0, met: 1, doubts: 2, misses: 3, slotEpoch: 4, slotBytes: 5, workingEpoch: 6, working: 7 } as const;
+const WORD = {
+  refused: 0,
+  met: 1,
+  doubts: 2,
+  misses: 3,
+  slotEpoch: 4,
+  slotBytes: 5,
+  workingEpoch: 6,
+  working: 7,
+} as const;
 /** Of the 64-bit words behind the 32-bit ones. */
 const LONG = { slot: 0, refusedChange: 1 } as const;
 const LONGS_AT = 32;
