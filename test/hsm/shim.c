@@ -299,9 +299,8 @@ static CK_RV get_session_info(CK_SESSION_HANDLE session, CK_SESSION_INFO_PTR inf
 }
 static CK_RV generate_key(CK_SESSION_HANDLE session, CK_MECHANISM_PTR how, CK_ATTRIBUTE_PTR attributes, CK_ULONG count, CK_OBJECT_HANDLE_PTR key) {
   COUNT(GENERATED);
-  static CK_BBOOL yes = CK_TRUE;
   for (CK_ULONG at = 0; READ(EXTRACTABLE) && at < count; at++)
-    if (attributes[at].type == CKA_EXTRACTABLE) attributes[at].pValue = &yes;
+    if (attributes[at].type == CKA_EXTRACTABLE) *(CK_BBOOL *)attributes[at].pValue = CK_TRUE;
   ON_SESSION(GENERATE, real->C_GenerateKey(session, how, attributes, count, key));
 }
 static CK_RV destroy_object(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE object) {
