@@ -102,3 +102,18 @@ test("a module that crashes in C_Finalize, or cannot be initialised again, ends 
   expect((await newestRotation(install))["state"]).toBe("completed");
   shim.set({ crash: 0, initCode: 0 });
 });
+
+test("at three seconds a call a process stays ready, and its sessions are not given up", async () => {
+  const install = await seededHsm(1, [], PATIENT);
+  const { shim } = install.token;
+  const serving = await install.serve("api-1", 1);
+  shim.set({ latencyUs: 3_000_000, slowInit: 1, attributeUs: 3_000_000, drops: shim.get("drops") + 1 });
+  const until = performance.now() + 25_000;
+  while (performance.now() < until) {
+    expect(await readyz(serving)).toMatchObject({ status: 200 });
+    await Bun.sleep(250);
+  }
+  expect(serving.stderr).not.toContain("has not answered");
+  shim.set({ latencyUs: 0, attributeUs: 0 });
+  await stop(serving);
+});
