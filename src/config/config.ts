@@ -33,6 +33,9 @@ export interface Pkcs11Config {
   pinFile?: string | undefined;
   /** How many sessions a process opens at most; undefined for what the token gives, within reason. */
   sessions?: number | undefined;
+  /** How long C_Initialize, C_OpenSession and C_Login may take, and every other call. */
+  startLimitMs?: number | undefined;
+  callLimitMs?: number | undefined;
   /** `use_gcm_iv_from_hsm`: the token makes the IVs itself. */
   ownIvs?: boolean;
 }

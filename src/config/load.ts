@@ -203,6 +203,8 @@ function pkcs11Of({ encryption: { pkcs11 } }: Settings): Pkcs11Config {
     pin: pkcs11.pin,
     pinFile: pkcs11.pin_file,
     sessions: pkcs11.sessions,
+    startLimitMs: pkcs11.login_limit_ms,
+    callLimitMs: pkcs11.call_limit_ms,
     ownIvs: pkcs11.use_gcm_iv_from_hsm,
   };
 }

@@ -96,6 +96,8 @@ export const settingsSchema = v.strictObject({
           pin: v.optional(pin),
           pin_file: v.optional(text),
           sessions: v.optional(number(1, MAX_SESSIONS)),
+          login_limit_ms: v.optional(number(1000, 600_000), 60_000),
+          call_limit_ms: v.optional(number(1000, 600_000), 10_000),
           use_gcm_iv_from_hsm: v.optional(flag, false),
         }),
         {},

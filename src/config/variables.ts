@@ -18,6 +18,8 @@ const VARIABLES: Record<string, readonly [string, ...string[]]> = {
   ENCRYPTION_PKCS11_PIN: ["encryption", "pkcs11", "pin"],
   ENCRYPTION_PKCS11_PIN_FILE: ["encryption", "pkcs11", "pin_file"],
   ENCRYPTION_PKCS11_SESSIONS: ["encryption", "pkcs11", "sessions"],
+  ENCRYPTION_PKCS11_LOGIN_LIMIT_MS: ["encryption", "pkcs11", "login_limit_ms"],
+  ENCRYPTION_PKCS11_CALL_LIMIT_MS: ["encryption", "pkcs11", "call_limit_ms"],
   ENCRYPTION_PKCS11_USE_GCM_IV_FROM_HSM: ["encryption", "pkcs11", "use_gcm_iv_from_hsm"],
   SECRETS_FILE: ["secrets_file"],
   INSTANCE_NAME: ["instance_name"],

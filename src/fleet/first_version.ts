@@ -7,9 +7,17 @@ import type { Store } from "../store/store.ts";
 import { activateFirst } from "../store/versions.ts";
 import { loadProved, stageUnknown } from "./keystore.ts";
 
-/** With which version a fresh install begins: the declared one, or the only one there is. */
-export async function firstVersion(provider: Provider, declared: number | undefined): Promise<number | undefined> {
-  const held = await provider.available();
+/**
+ * With which version a fresh install begins: the declared one, or the only one there is.
+ * @param known versions that MongoDB knows. A token is asked for those, and not for all its keys.
+ */
+export async function firstVersion(
+  provider: Provider,
+  declared: number | undefined,
+  known: number[] = [],
+): Promise<number | undefined> {
+  const asked = declared === undefined ? known : [...known, declared];
+  const held = [...new Set([...(await provider.held()), ...(await provider.available(asked))])];
   if (declared !== undefined) return held.includes(declared) ? declared : undefined;
   return held.length === 1 ? held[0] : undefined;
 }
@@ -25,7 +33,11 @@ export async function beginInstall(
   declared: number | undefined,
   { versions }: KekState,
 ): Promise<KekState> {
-  const first = await firstVersion(provider, declared);
+  const first = await firstVersion(
+    provider,
+    declared,
+    versions.map(({ _id }) => _id),
+  );
   if (first === undefined) throw nothingActive(provider, declared, versions);
   await stageUnknown(store, auditor, provider, installId, versions);
   const doc = (await readState(store)).versions.find((version) => version._id === first);

@@ -14,10 +14,11 @@ import { type Auditor, ensureAuditLog } from "../store/audit_log.ts";
 import type { InstallDoc } from "../store/documents.ts";
 import { ensureHeartbeats } from "../store/heartbeats.ts";
 import { lockInstall, readInstall } from "../store/install.ts";
+import { LoginRegister } from "../store/logins.ts";
 import { ensureRotations } from "../store/rotations.ts";
 import { ensureSignals } from "../store/signals.ts";
 import type { Store } from "../store/store.ts";
-import { ensureVersions } from "../store/versions.ts";
+import { ensureVersions, readVersions } from "../store/versions.ts";
 import { firstVersion, nothingActive } from "./first_version.ts";
 
 /** How a process comes to an install: lock first, provider next, and only then anything written. */
@@ -38,7 +39,11 @@ export async function openOrLockInstall(
   askPin?: AskPin,
 ): Promise<Opened> {
   const found = await readInstall(store);
-  const provider = await buildRegistry(config, found && lockOf(found), { askPin });
+  const provider = await buildRegistry(config, found && lockOf(found), {
+    askPin,
+    // Until there is an install there is no other process.
+    claims: found && new LoginRegister(store, false),
+  });
   try {
     return { install: await lockOrCheck(store, config, auditor, provider, found), provider };
   } catch (thrown) {
@@ -60,7 +65,11 @@ export async function openInstall(store: Store, config: Config, options: Registr
       `${howToBegin(config.encryption.provider)}, or set CERTAUTOPILOT_DATABASE_NAME to the right database`,
     );
   }
-  const provider = await buildRegistry(config, lockOf(install), options);
+  const provider = await buildRegistry(config, lockOf(install), {
+    ...options,
+    claims: new LoginRegister(store, true),
+    versions: options.probe === false ? [] : (await readVersions(store)).map(({ _id }) => _id),
+  });
   return { install, provider };
 }
 

@@ -8,6 +8,7 @@ import { type Auditor, checkSecret } from "../store/audit_log.ts";
 import { dropClaim, readClaim, takeClaim } from "../store/claims.ts";
 import type { Claim, InstallDoc, VersionDoc } from "../store/documents.ts";
 import { lockInstall, readInstall } from "../store/install.ts";
+import { LoginRegister } from "../store/logins.ts";
 import type { Store } from "../store/store.ts";
 import { canaryOf, readVersions, stageVersion } from "../store/versions.ts";
 import { ensureCollections } from "./install_start.ts";
@@ -37,7 +38,7 @@ export async function initKey(
   const found = await readInstall(store);
   refuseOtherLock(found);
   if (config.encryption.provider !== "pkcs11") throw notConfigured(found);
-  const token = await openToken(config, askPin);
+  const token = await openToken(config, askPin, found && new LoginRegister(store, true));
   try {
     const there = found ?? (await stillFresh(store, token, version));
     await ensureCollections(store);

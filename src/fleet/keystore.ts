@@ -10,15 +10,20 @@ import type { Keyring } from "./keyring.ts";
 /** Loads keys and proves each by its canary before anything is done with it. */
 
 /** @throws KekError `key_missing`, `key_invalid`, `key_mismatch`. On any of them the version is not loaded. */
-export async function loadProved(provider: Provider, installId: string, doc: VersionDoc): Promise<void> {
-  await provider.load(doc._id, proofOf(canaryOf(doc), installId, provider.name, doc._id));
+export async function loadProved(
+  provider: Provider,
+  installId: string,
+  doc: VersionDoc,
+  waitMs?: number,
+): Promise<void> {
+  await provider.load(doc._id, proofOf(canaryOf(doc), installId, provider.name, doc._id), waitMs);
 }
 
 /** The versions that this provider holds, MongoDB does not know, and a process may make known. */
 export async function unknownVersions(provider: Provider, known: VersionDoc[]): Promise<number[]> {
   if (provider.staging === "by_init") return [];
   const numbers = new Set(known.map((doc) => doc._id));
-  return (await provider.available()).filter((version) => !numbers.has(version));
+  return (await provider.held()).filter((version) => !numbers.has(version));
 }
 
 /** Inserts each of them as staged. @returns whether there was one. */
@@ -82,6 +87,7 @@ function canaryText(doc: VersionDoc): string {
  */
 export class KeyProver {
   readonly #installId: string;
+  #waitMs: number | undefined;
   /** Retired versions proved and forgotten again, with the canary they were proved against. */
   readonly #provedBefore = new Map<number, string>();
 
@@ -89,11 +95,15 @@ export class KeyProver {
     this.#installId = installId;
   }
 
-  async loadAll(keyring: Keyring, versions: VersionDoc[], hold: number[]): Promise<KeyReport> {
+  /** @param waitMs how long each key may take: no heartbeat waits longer for a token. Undefined at the start of a process. */
+  async loadAll(keyring: Keyring, versions: VersionDoc[], hold: number[], waitMs?: number): Promise<KeyReport> {
+    this.#waitMs = waitMs;
     const report: KeyReport = { problems: [], available: [], reasons: new Map() };
     await dropStrangers(keyring, versions);
-    const retired = versions.some((doc) => doc.state === "retired" && !keyring.has(doc._id));
-    const offered = retired ? await this.#offered(keyring.provider, report) : [];
+    const retired = versions.filter(
+      (doc) => doc.state === "retired" && !keyring.has(doc._id) && !hold.includes(doc._id),
+    );
+    const offered = retired.length > 0 ? await this.#offered(keyring.provider, retired, report) : [];
     for (const doc of versions) {
       const version = doc._id;
       if (keyring.has(version) || doc.state === "destroyed") continue;
@@ -126,7 +136,7 @@ export class KeyProver {
     proved: () => void | Promise<void>,
   ): Promise<void> {
     try {
-      await loadProved(provider, this.#installId, doc);
+      await loadProved(provider, this.#installId, doc, this.#waitMs);
       await proved();
     } catch (thrown) {
       if (!(thrown instanceof KekError)) throw thrown;
@@ -138,9 +148,12 @@ export class KeyProver {
   }
 
   /** A secrets file that cannot be read for a moment costs nothing that is already held. */
-  async #offered(provider: Provider, report: KeyReport): Promise<number[]> {
+  async #offered(provider: Provider, versions: VersionDoc[], report: KeyReport): Promise<number[]> {
     try {
-      return await provider.available();
+      return await provider.available(
+        versions.map(({ _id }) => _id),
+        this.#waitMs,
+      );
     } catch (thrown) {
       if (!(thrown instanceof KekError)) throw thrown;
       report.reasons.set(UNREADABLE_SOURCE, thrown);

@@ -34,6 +34,8 @@ export interface MemberOptions {
   onState?: (state: KekState) => Promise<void>;
 }
 
+/** How long a sync waits for a key: the next one waits for it again. */
+const KEY_WAIT_MS = 5000;
 /** How long a process that leaves waits for a duty in hand. */
 const DUTY_LIMIT_MS = 2000;
 
@@ -223,7 +225,8 @@ export class Member {
     if (stance === undefined) throw nothingActive(keyring.provider, config.encryption.currentVersion, state.versions);
     const back = wentBack(this.#stance, stance);
     if (back !== undefined) throw wentBackUnder(back);
-    this.#report = await this.#prover.loadAll(keyring, state.versions, mayHold(stance, state.versions));
+    const waitMs = this.#syncedAt === undefined ? undefined : KEY_WAIT_MS;
+    this.#report = await this.#prover.loadAll(keyring, state.versions, mayHold(stance, state.versions), waitMs);
     const lacking = stance.readable.find((version) => !keyring.has(version));
     if (lacking === undefined) return stance;
     await this.#heart.tell(session, this.#heart.acked);

@@ -56,7 +56,12 @@ export class EnvProvider implements Provider {
     return [];
   }
 
-  available(): number[] {
+  available(versions: number[]): number[] {
+    const held = this.held();
+    return versions.filter((version) => held.includes(version));
+  }
+
+  held(): number[] {
     return Object.keys(this.#all()).map(Number);
   }
 

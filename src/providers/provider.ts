@@ -25,19 +25,26 @@ export interface Provider {
   /** Whether keys can be copied into a file: then `overCopy` works, and a backup of them can be verified. */
   readonly copyable: boolean;
 
-  /** Tries out everything that is needed. @returns what was found. @throws KekError `hsm_unfit` naming what is missing. */
-  probe(): Awaitable<Capability[]>;
+  /** Tries out everything that is needed. @param versions that the install knows. @returns what was found. @throws KekError `hsm_unfit` naming what is missing. */
+  probe(versions?: number[]): Awaitable<Capability[]>;
 
-  /** The versions for which this provider could load a key now. Cheap; read anew on each call. */
-  available(): Awaitable<number[]>;
+  /**
+   * Which of these versions this provider could load a key of now. Reads the source on each call, for these versions alone.
+   * @param waitMs how long the caller can wait; what takes longer ends in `hsm_away`.
+   */
+  available(versions: number[], waitMs?: number): Awaitable<number[]>;
+
+  /** Every version that there is a key of, known to MongoDB or not. Empty where processes stage no versions (`by_init`). */
+  held(): Awaitable<number[]>;
 
   /**
    * Makes a version usable.
    * @param proof what its key must open, now and wherever it is found again; only a key whose canary is not made yet has none.
+   * @param waitMs how long the caller can wait: a heartbeat waits for no token. The load itself goes on.
    * @throws KekError `key_missing` when there is no such key, `key_invalid` when it is not an AES-256 key, `key_mismatch` when
    * it does not open the proof. On any of them the version is not loaded.
    */
-  load(version: number, proof?: Proof): Awaitable<void>;
+  load(version: number, proof?: Proof, waitMs?: number): Awaitable<void>;
 
   /** Makes sure that a loaded version can be used at this moment. @throws KekError as `load`. */
   check(version: number): Awaitable<void>;
@@ -89,7 +96,7 @@ export type Awaitable<T> = T | Promise<T>;
 
 export type ProviderRecipe =
   | { provider: "env"; keks: Record<number, KekHex>; secretsFile: string | undefined }
-  | { provider: "pkcs11"; token: TokenSettings; sessions: number };
+  | { provider: "pkcs11"; token: TokenSettings; sessions: number; separateTasks: boolean };
 
 /** A wrap that was made before, and the SHA-256 of the 32 bytes in it. */
 export interface Proof {

@@ -1,6 +1,7 @@
 import type { Config, ProviderName } from "../config/config.ts";
 import { KekError, rfc3339 } from "../errors/errors.ts";
 import { EnvProvider } from "./env.ts";
+import type { LoginClaims } from "./login_claims.ts";
 import { type AskPin, tokenSettings } from "./pkcs11/pin.ts";
 import { Pkcs11Provider, type Token } from "./pkcs11/provider.ts";
 import type { Provider, ProviderRecipe } from "./provider.ts";
@@ -45,6 +46,10 @@ export interface RegistryOptions {
   askPin?: AskPin | undefined;
   /** False for commands that do no cryptography: they work while an HSM is away. */
   probe?: boolean;
+  /** How the processes of the install agree on logins; without it this process decides alone. */
+  claims?: LoginClaims | undefined;
+  /** Versions that the install knows: one of their keys is tried where the user may make none. */
+  versions?: number[];
 }
 
 /**
@@ -54,12 +59,12 @@ export interface RegistryOptions {
 export async function buildRegistry(
   config: ProviderConfig,
   lock: Lock | undefined,
-  { askPin, probe = true }: RegistryOptions = {},
+  { askPin, probe = true, claims, versions = [] }: RegistryOptions = {},
 ): Promise<Provider> {
   if (lock !== undefined) checkLock(lock, config.encryption.provider);
-  const provider = makeProvider(await recipeOf(config, probe ? askPin : undefined));
+  const provider = makeProvider(await recipeOf(config, probe ? askPin : undefined), claims);
   try {
-    if (probe) await provider.probe();
+    if (probe) await provider.probe(versions);
   } catch (thrown) {
     await provider.close();
     throw thrown;
@@ -68,19 +73,23 @@ export async function buildRegistry(
 }
 
 /** A thread makes its own instance from what `Provider.recipe` gave. */
-export function makeProvider(recipe: ProviderRecipe): Provider {
+export function makeProvider(recipe: ProviderRecipe, claims?: LoginClaims): Provider {
   switch (recipe.provider) {
     case "env":
       return new EnvProvider(recipe);
     case "pkcs11":
-      return new Pkcs11Provider(recipe.token, recipe.sessions);
+      return new Pkcs11Provider(recipe.token, recipe.sessions, { claims, separateTasks: recipe.separateTasks });
   }
 }
 
 /** For `pkcs11-init`, which makes keys: the token alone, probed. @throws KekError what the token lacks. */
-export async function openToken(config: ProviderConfig, askPin: AskPin | undefined): Promise<Token> {
+export async function openToken(
+  config: ProviderConfig,
+  askPin: AskPin | undefined,
+  claims?: LoginClaims,
+): Promise<Token> {
   const { token, sessions } = await tokenSettings(config.encryption.pkcs11 ?? {}, askPin);
-  const provider = new Pkcs11Provider(token, sessions);
+  const provider = new Pkcs11Provider(token, sessions, { claims });
   try {
     await provider.probe();
   } catch (thrown) {
@@ -97,6 +106,6 @@ async function recipeOf({ encryption, secretsFile }: ProviderConfig, askPin?: As
     case "env":
       return { provider: "env", keks: encryption.env.keks, secretsFile };
     case "pkcs11":
-      return { provider: "pkcs11", ...(await tokenSettings(encryption.pkcs11 ?? {}, askPin)) };
+      return { provider: "pkcs11", separateTasks: true, ...(await tokenSettings(encryption.pkcs11 ?? {}, askPin)) };
   }
 }

@@ -14,6 +14,7 @@ import { type Context, lateWriteMs, type Reporter } from "./context.ts";
 import { type LaneKey, Lanes } from "./lanes.ts";
 import { LeaseKeeper } from "./lease.ts";
 import { refuseMissed } from "./missed_envelopes.ts";
+import { Patience } from "./patience.ts";
 import { Rewrapper } from "./rewrap.ts";
 import { RotationFence } from "./rotation_fence.ts";
 import type { YieldingOptions } from "./yielding.ts";
@@ -49,6 +50,7 @@ export class Coordinator {
   #doc: RotationDoc;
   #rewrapped = 0;
   #fenced = false;
+  #lanes: Lanes | undefined;
 
   constructor(context: Context, doc: RotationDoc, options: CoordinatorOptions, reporter: Reporter) {
     this.#context = context;
@@ -68,6 +70,7 @@ export class Coordinator {
       if (this.#doc.phase === 2) await this.#rewrap();
       await this.#settle();
     } finally {
+      await this.#closeLanes();
       await this.#lease.stop();
       await releaseLease(this.#context.store, this.#lease.held).catch((thrown) => {
         this.#reporter.note(`the lease could not be given back, it runs out by itself: ${messageOf(thrown)}`);
@@ -88,25 +91,20 @@ export class Coordinator {
 
   async #announce(): Promise<void> {
     await this.#enter(1);
+    // Phase 2 is not entered by a rotation that could not move a record: the HSM must let its workers in first.
+    this.#lanes = await this.#openLanes();
     await this.#fence.lift(this.#doc.to);
     await this.#advance(2);
   }
 
   async #rewrap(): Promise<void> {
     await this.#enter(2);
-    const { config, install } = this.#context;
     const { from, to } = this.#doc;
     // A rotation that was restored into this phase never lifted it.
     if (await this.#fence.stands(to)) await this.#fence.lift(to);
-    const versions = await readVersions(this.#context.store);
-    const recipes = await this.#context.provider.recipes(this.#options.concurrency);
     const before = this.#doc.fields;
-    const lanes = await Lanes.open(recipes, {
-      database: config.database,
-      installId: install.install_id,
-      keys: [laneKey(versions, from), laneKey(versions, to)],
-      lease: this.#lease.until.shared,
-    });
+    this.#lanes ??= await this.#openLanes();
+    const lanes = this.#lanes;
     const rewrapper = new Rewrapper(this.#context, this.#lease, lanes, this.#doc, this.#options, this.#reporter);
     try {
       const done = rewrapper.done;
@@ -122,13 +120,40 @@ export class Coordinator {
       await refuseMissed(this.#context, this.#lease, from, before, rewrapper.counts, this.#reporter);
       this.#rewrapped = rewrapper.done - done;
     } finally {
-      await lanes.close();
+      await this.#closeLanes();
       await rewrapper
         .save()
         .catch((thrown) => this.#reporter.note(`the counts could not be saved: ${messageOf(thrown)}`));
     }
     crashPoint("census.again");
     await this.#advance(3);
+  }
+
+  /** Each rewrap worker with its connection and its keys verified; waits for an HSM that is unavailable. */
+  async #openLanes(): Promise<Lanes> {
+    const { config, install, store, provider } = this.#context;
+    const { from, to } = this.#doc;
+    const patience = new Patience(this.#reporter);
+    for (;;) {
+      this.#lease.check();
+      try {
+        const versions = await readVersions(store);
+        return await Lanes.open(await provider.recipes(this.#options.concurrency), {
+          database: config.database,
+          installId: install.install_id,
+          keys: [laneKey(versions, from), laneKey(versions, to)],
+          lease: this.#lease.until.shared,
+        });
+      } catch (thrown) {
+        await patience.waitOut(thrown, 0);
+      }
+    }
+  }
+
+  async #closeLanes(): Promise<void> {
+    const lanes = this.#lanes;
+    this.#lanes = undefined;
+    await lanes?.close();
   }
 
   async #settle(): Promise<void> {

@@ -94,7 +94,7 @@ export async function searchDatabase(
 ): Promise<ScanReport | undefined> {
   if (scan === "registered" || doc.state === "staged") return undefined;
   // On another host the version may be destroyed already, and its key still be here.
-  if (doc.state === "destroyed" && !(await context.provider.available()).includes(version)) return undefined;
+  if (doc.state === "destroyed" && !(await context.provider.available([version])).includes(version)) return undefined;
   reporter.note(`reading every collection of ${context.store.db.databaseName} for envelopes of KEK version ${version}`);
   const report = await scanDatabase(context, { version, anew }, reporter);
   const needing = [...report.places, ...report.written].filter(({ number }) => number === version);
@@ -169,7 +169,7 @@ export async function remove(context: Context, options: RemoveOptions, reporter:
     crashPoint("remove.marked");
   }
   // On this host the key may still be there, and records may have been restored since another host destroyed it.
-  if (doc.state === "destroyed" && (await provider.available()).includes(version))
+  if (doc.state === "destroyed" && (await provider.available([version])).includes(version))
     await refuseIfCounted(context, await readFields(store), version);
   const proof = proofOf(canaryOf(doc), install.install_id, provider.name, version);
   const outcome = await provider.destroy(version, proof, options);

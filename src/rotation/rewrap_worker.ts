@@ -6,6 +6,7 @@ import { armCrashPoint } from "../errors/crash_point.ts";
 import { proofOf } from "../providers/canary.ts";
 import { makeProvider } from "../providers/registry.ts";
 import { LeaseEnd } from "../store/lease_end.ts";
+import { LoginRegister } from "../store/logins.ts";
 import { openStore } from "../store/store.ts";
 import type { LaneData, LaneReply, LaneRequest } from "./lanes.ts";
 import { openBatch } from "./open_batch.ts";
@@ -25,7 +26,7 @@ const COLLECT_EVERY = 4000;
 
 const opened = (async () => {
   const store = await openStore(database, { appName: "certautopilot lane", poolSize: 1, socketMs: LATE_MS });
-  const provider = makeProvider(config);
+  const provider = makeProvider(config, new LoginRegister(store, true));
   // The threads of an HSM's sessions would inherit it: they mostly wait, and one that wakes late leaves the token idle.
   if (provider.computes) comeAfterServices();
   for (const key of keys) {

@@ -59,7 +59,7 @@ export class SealedFor {
 
   async #proved(doc: VersionDoc): Promise<boolean> {
     const { provider, install } = this.#context;
-    if (doc.state === "destroyed" && !(await provider.available()).includes(doc._id)) return false;
+    if (doc.state === "destroyed" && !(await provider.available([doc._id])).includes(doc._id)) return false;
     try {
       await loadProved(provider, install.install_id, doc);
       return true;

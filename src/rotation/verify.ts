@@ -111,7 +111,7 @@ export async function verifyBackup(context: Context, file: string): Promise<{ ve
   let unknown: number[] = [];
   try {
     const { versions, rotation } = await readState(store);
-    const held = await copy.available();
+    const held = await copy.held();
     const needed = writable(versions, rotation);
     unknown = held.filter((version) => !versions.some(({ _id }) => _id === version));
     for (const doc of versions.filter(({ state }) => state !== "destroyed")) {
@@ -174,7 +174,7 @@ function activeOf(state: KekState): number | undefined {
 async function canaryProblems(context: Context, state: KekState, needed: VersionDoc[]): Promise<Problem[]> {
   const { provider, install } = context;
   const problems: Problem[] = [];
-  const held = await provider.available();
+  const held = await provider.available(state.versions.map(({ _id }) => _id));
   if (provider.staging === "by_init") {
     const readable = stanceOf(state.versions, state.rotation)?.readable ?? [];
     for (const { _id: version, state: use } of needed.filter((doc) => !held.includes(doc._id))) {
@@ -204,7 +204,7 @@ async function canaryProblems(context: Context, state: KekState, needed: Version
 /** Of keys in a file each host has its own copy: one that lacks a version in use can start no process. */
 async function missingKeys({ provider }: Context, { versions, rotation }: KekState): Promise<Problem[]> {
   if (provider.staging === "by_init") return [];
-  const held = await provider.available();
+  const held = await provider.held();
   return (stanceOf(versions, rotation)?.readable ?? [])
     .filter((version) => !held.includes(version))
     .map((version) => ({

@@ -182,6 +182,27 @@ export interface Claim {
   expires_at: Date;
 }
 
+/** Who sends a PIN to a token just now, and which sources of PINs it refused. Nothing that was made of a PIN. */
+export interface LoginDoc {
+  /** The token's label. */
+  _id: string;
+  claim?: { owner: string; host: string; expires_at: Date } | null;
+  /** The last refusal; null since a PIN was accepted. */
+  refused?: LoginRefusal | null;
+  /** The last refusal of each source of a PIN. */
+  refusals: LoginRefusal[];
+}
+
+export interface LoginRefusal {
+  at: Date;
+  host: string;
+  /** Where the PIN was from, in words. */
+  from: string;
+  /** When that file had last changed; null where the PIN is in no file. */
+  changed_at: Date | null;
+  code: number;
+}
+
 /** The archive that this install's secrets came from. */
 export interface ImportDoc {
   _id: "import";

@@ -2,7 +2,16 @@ import { EJSON } from "bson";
 import * as v from "valibot";
 import type { AuditEntry } from "../audit/chain.ts";
 import { KekError } from "../errors/errors.ts";
-import type { Claim, FieldDoc, HeartbeatDoc, ImportDoc, InstallDoc, RotationDoc, VersionDoc } from "./documents.ts";
+import type {
+  Claim,
+  FieldDoc,
+  HeartbeatDoc,
+  ImportDoc,
+  InstallDoc,
+  LoginDoc,
+  RotationDoc,
+  VersionDoc,
+} from "./documents.ts";
 import { fieldFault } from "./field_names.ts";
 import { isOpen } from "./state_rules.ts";
 
@@ -19,6 +28,7 @@ export const rotationOf = (doc: unknown): RotationDoc => readAs("kek_rotations",
 export const rotationPlaceOf = (doc: unknown): Pick<RotationDoc, "_id" | "epoch"> =>
   readAs("kek_rotations", ROTATION_PLACE, doc);
 export const claimOf = (doc: unknown): Claim => readAs("kek_claims", CLAIM, doc);
+export const loginOf = (doc: unknown): LoginDoc => readAs("kek_logins", LOGIN, doc);
 export const importOf = (doc: unknown): ImportDoc => readAs("kek_imports", IMPORT, doc);
 export const auditEntryOf = (doc: unknown): AuditEntry => readAs("audit_log", AUDIT_ENTRY, doc);
 export const heartbeatOf = (doc: unknown): HeartbeatDoc => readAs("process_heartbeats", HEARTBEAT, doc);
@@ -45,6 +55,7 @@ const MENDING = {
   kek_rotations: FROM_BACKUP,
   kek_fields: "nothing is decided by it; put the document right, or delete it if no field of that name holds envelopes",
   kek_claims: "nothing is decided by it; if no pkcs11-init runs anywhere, delete the document and run it again",
+  kek_logins: "nothing is decided by it; delete the document: the PIN of each process is then tried once",
   kek_imports: "nothing is decided by it; import into a fresh install again, and leave this database alone",
   process_heartbeats:
     "nothing is decided by it; delete the document: the process that it is of, if it lives, joins anew",
@@ -138,6 +149,14 @@ const HEARTBEAT = stored({
 });
 
 const CLAIM = stored({ _id: name, owner: name, expires_at: time });
+
+const REFUSAL = document({ at: time, host: text, from: text, changed_at: v.nullable(time), code: whole(0) });
+const LOGIN = stored({
+  _id: name,
+  claim: v.optional(v.nullable(document({ owner: name, host: text, expires_at: time }))),
+  refused: v.optional(v.nullable(REFUSAL)),
+  refusals: list(REFUSAL),
+});
 
 const IMPORT = stored({
   _id: oneOf("import"),

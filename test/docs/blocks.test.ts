@@ -26,6 +26,7 @@ const NOT_RUN: Record<string, number> = {
   "needs openCryptoki": 1,
   "needs a Thales Luna HSM": 2,
   "needs a YubiHSM 2": 2,
+  "needs a token that is damaged": 1,
 };
 
 test("a command line is run with its page, by another test, or is listed here with its reason", () => {

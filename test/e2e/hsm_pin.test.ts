@@ -219,7 +219,11 @@ test("it is in no output, no audit event, no collection, no command line and no 
   seen.push(await serving.exited);
   for (const ran of seen) expectNoPin("output", ran.stdout + ran.stderr);
   expectNoPin("audit file", readFileSync(audit, "utf8"));
-  expectNoPin("database", JSON.stringify(await dump(install.db)));
+  const logins = await install.db.collection("kek_logins").find().toArray();
+  expect(logins).toHaveLength(1);
+  expectNoPin("database", JSON.stringify([await dump(install.db), logins]));
+  // After a refusal no service sends a PIN from a variable before a command has shown that it is right.
+  await run(["kek", "verify"], install.variables(2));
   await proveHsm(install, 2, 400);
 });
 

@@ -29,6 +29,21 @@ const WORDS = {
   killIn: 14,
   killAfterIn: 15,
   ivStrict: 16,
+  cap: 17,
+  capCode: 18,
+  freeSlot: 19,
+  infoCode: 20,
+  initUs: 21,
+  loginUs: 22,
+  attributeUs: 23,
+  faultPpm: 24,
+  faultCode: 25,
+  faultCall: 26,
+  prints: 27,
+  crash: 28,
+  initCode: 29,
+  loginsMost: 30,
+  pinHash: 31,
   calls: 32,
   encrypts: 33,
   decrypts: 34,
@@ -41,11 +56,38 @@ const WORDS = {
   overlaps: 41,
   generated: 42,
   destroyed: 43,
+  wrongPins: 44,
+  listings: 45,
+  attributes: 46,
+  extractable: 47,
 } as const;
 const SIZE = 64 * 8;
 type Word = keyof typeof WORDS;
 
+/** Kinds of calls, for `faultCall`. */
+export const CALL = {
+  any: 0,
+  open: 1,
+  login: 2,
+  sessionInfo: 3,
+  generate: 4,
+  destroy: 5,
+  attribute: 6,
+  find: 7,
+  encryptInit: 8,
+  encrypt: 9,
+  decryptInit: 10,
+  decrypt: 11,
+  slotList: 12,
+  tokenInfo: 13,
+} as const;
+
 export const CKR = {
+  ACTION_PROHIBITED: 0x1b,
+  ARGUMENTS_BAD: 0x7,
+  FUNCTION_FAILED: 0x6,
+  DEVICE_MEMORY: 0x31,
+  VENDOR: 0x80000001,
   GENERAL_ERROR: 0x5,
   DEVICE_ERROR: 0x30,
   DEVICE_REMOVED: 0x32,
@@ -76,6 +118,13 @@ export interface Shim {
   get(word: Word): number;
   /** No order, and counts from zero. Between two users of the module only. */
   clear(): void;
+}
+
+/** What `pinHash` is set to for a PIN that the token is to have from now on. */
+export function pinHash(pin: string): number {
+  let hash = 2166136261;
+  for (const byte of Buffer.from(pin)) hash = Math.imul(hash ^ byte, 16777619) >>> 0;
+  return hash;
 }
 
 /** Where `scripts/test` has put the shim and the driver. */

@@ -1,6 +1,6 @@
 /*
  * A PKCS#11 module that forwards to another one and misbehaves on demand: slow, failing, forgetful, pulled out, locked,
- * insisting on its own IVs, short of sessions, hanging. Built and steered by test/harness/token.ts.
+ * insisting on its own IVs, short of sessions, hanging, slow to initialise or to log in, with a slot that cannot be read. Built and steered by test/harness/token.ts.
  *
  * SHIM_MODULE   the module that does the work
  * SHIM_CONTROL  a file of SLOTS 64-bit words, mapped and shared: the test writes orders, the shim writes counts. The enum
@@ -41,6 +41,21 @@ enum {
   KILL_IN,       /* the process is killed before its n-th call from now on */
   KILL_AFTER_IN, /* ... or after it */
   IV_STRICT,     /* with IV_MODE: an IV that is not all zeros is refused */
+  CAP,           /* C_OpenSession beyond so many sessions of a process answers CAP_CODE; C_GetTokenInfo does not mention it */
+  CAP_CODE,
+  FREE_SLOT,     /* C_GetTokenInfo of a slot whose token is not initialised answers this */
+  INFO_CODE,     /* C_GetTokenInfo of every slot answers this */
+  INIT_US,       /* C_Initialize takes this long */
+  LOGIN_US,      /* C_Login takes this long */
+  ATTRIBUTE_US,  /* C_GetAttributeValue takes this long */
+  FAULT_PPM,     /* so many of a million calls of kind FAULT_CALL answer FAULT_CODE */
+  FAULT_CODE,
+  FAULT_CALL,    /* a value of enum call; 0 for all */
+  PRINTS,        /* C_Initialize prints a line to stdout */
+  CRASH,         /* C_Finalize kills the process */
+  INIT_CODE,     /* C_Initialize answers this */
+  LOGINS_MOST,   /* once LOGINS is beyond it C_Login answers DEVICE_ERROR */
+  PIN_HASH,      /* FNV-1a of the user PIN, where that is another one than SoftHSM's: SoftHSM does not see a change by another process */
   /* counts */
   CALLS = 32,
   ENCRYPTS,
@@ -54,8 +69,15 @@ enum {
   OVERLAPS, /* two calls at once on one session: never allowed */
   GENERATED,
   DESTROYED,
+  WRONG_PINS, /* C_Login that the token answered with CKR_PIN_INCORRECT */
+  LISTINGS,   /* C_FindObjectsInit without a CKA_LABEL */
+  ATTRIBUTES, /* C_GetAttributeValue */
+  /* one more order */
+  EXTRACTABLE, /* each key is made extractable, whatever is asked for */
   SLOTS = 64,
 };
+
+enum call { ANY, OPEN, LOGIN, INFO, GENERATE, DESTROY, ATTRIBUTE, FIND, ENCRYPT_INIT, ENCRYPT, DECRYPT_INIT, DECRYPT, SLOT_LIST, TOKEN_INFO };
 
 enum { HANDLES = 4096 };
 
@@ -103,8 +125,22 @@ static void drop_sessions(void) {
   pthread_rwlock_unlock(&inside);
 }
 
+static int chance(uint64_t ppm) {
+  if (ppm == 0) return 0;
+  if (seed == 0) getrandom(&seed, sizeof seed, 0);
+  return (uint64_t)(rand_r(&seed) % 1000000) < ppm;
+}
+
+/* Whether a call of this kind is to answer FAULT_CODE. */
+static int faulty(enum call call) {
+  if (READ(FAULT_CALL) != ANY && READ(FAULT_CALL) != call) return 0;
+  if (!chance(READ(FAULT_PPM))) return 0;
+  COUNT(FAILED);
+  return 1;
+}
+
 /* What a call answers before the token sees it; CKR_OK lets it through. */
-static CK_RV before(void) {
+static CK_RV before(enum call call) {
   static const CK_RV codes[] = {CKR_SESSION_HANDLE_INVALID, CKR_DEVICE_ERROR, CKR_TOKEN_NOT_PRESENT, CKR_GENERAL_ERROR};
   COUNT(CALLS);
   if (due(KILL_IN)) raise(SIGKILL);
@@ -114,13 +150,11 @@ static CK_RV before(void) {
     COUNT(FAILED);
     return READ(FAIL_CODE);
   }
-  if (READ(FAIL_PPM)) {
-    if (seed == 0) getrandom(&seed, sizeof seed, 0);
-    if ((uint64_t)(rand_r(&seed) % 1000000) < READ(FAIL_PPM)) {
-      COUNT(FAILED);
-      return codes[rand_r(&seed) % 4];
-    }
+  if (chance(READ(FAIL_PPM))) {
+    COUNT(FAILED);
+    return codes[rand_r(&seed) % 4];
   }
+  if (faulty(call)) return READ(FAULT_CODE);
   return CKR_OK;
 }
 
@@ -136,9 +170,9 @@ static CK_RV after(CK_RV rv) {
     pthread_rwlock_unlock(&inside); \
   } while (0)
 
-#define ON_SESSION(call)                                                      \
+#define ON_SESSION(kind, call)                                                \
   do {                                                                        \
-    CK_RV rv = before();                                                      \
+    CK_RV rv = before(kind);                                                  \
     if (rv != CKR_OK) return rv;                                              \
     if (atomic_fetch_add(&busy[session % HANDLES], 1) > 0) COUNT(OVERLAPS);   \
     INSIDE(rv, call);                                                         \
@@ -149,12 +183,19 @@ static CK_RV after(CK_RV rv) {
 static CK_RV initialize(CK_VOID_PTR args) {
   COUNT(CALLS);
   COUNT(INITIALIZED);
+  if (READ(PRINTS)) {
+    printf("vendor library: connected\n");
+    fflush(stdout);
+  }
+  nap(READ(INIT_US));
+  if (READ(INIT_CODE)) return READ(INIT_CODE);
   return real->C_Initialize(args);
 }
 
 static CK_RV finalize(CK_VOID_PTR reserved) {
   COUNT(CALLS);
   COUNT(FINALIZED);
+  if (READ(CRASH)) raise(SIGSEGV);
   atomic_fetch_sub(&control[SESSIONS], atomic_exchange(&mine, 0));
   return real->C_Finalize(reserved);
 }
@@ -165,14 +206,18 @@ static CK_RV get_slot_list(CK_BBOOL present, CK_SLOT_ID_PTR slots, CK_ULONG_PTR 
     *count = 0;
     return CKR_OK;
   }
+  if (faulty(SLOT_LIST)) return READ(FAULT_CODE);
   return real->C_GetSlotList(present, slots, count);
 }
 
 static CK_RV get_token_info(CK_SLOT_ID slot, CK_TOKEN_INFO_PTR info) {
   COUNT(CALLS);
   if (READ(AWAY)) return READ(AWAY);
+  if (READ(INFO_CODE)) return READ(INFO_CODE);
+  if (faulty(TOKEN_INFO)) return READ(FAULT_CODE);
   CK_RV rv = real->C_GetTokenInfo(slot, info);
   if (rv != CKR_OK) return rv;
+  if (READ(FREE_SLOT) && !(info->flags & CKF_TOKEN_INITIALIZED)) return READ(FREE_SLOT);
   info->flags |= READ(TOKEN_FLAGS);
   if (READ(SESSION_LIMIT)) info->ulMaxSessionCount = READ(SESSION_LIMIT);
   return rv;
@@ -196,9 +241,13 @@ static CK_RV get_mechanism_info(CK_SLOT_ID slot, CK_MECHANISM_TYPE type, CK_MECH
 }
 
 static CK_RV open_session(CK_SLOT_ID slot, CK_FLAGS flags, CK_VOID_PTR app, CK_NOTIFY notify, CK_SESSION_HANDLE_PTR session) {
-  CK_RV rv = before();
+  CK_RV rv = before(OPEN);
   if (rv != CKR_OK) return rv;
   uint64_t open = atomic_fetch_add(&control[SESSIONS], 1) + 1;
+  if (READ(CAP) && atomic_load(&mine) >= READ(CAP)) {
+    atomic_fetch_sub(&control[SESSIONS], 1);
+    return READ(CAP_CODE);
+  }
   if (READ(SESSION_LIMIT) && open > READ(SESSION_LIMIT)) {
     atomic_fetch_sub(&control[SESSIONS], 1);
     return CKR_SESSION_COUNT;
@@ -223,36 +272,57 @@ static CK_RV close_session(CK_SESSION_HANDLE session) {
 }
 
 static CK_RV login(CK_SESSION_HANDLE session, CK_USER_TYPE type, CK_UTF8CHAR_PTR pin, CK_ULONG length) {
-  CK_RV rv = before();
+  CK_RV rv = before(LOGIN);
   if (rv != CKR_OK) return rv;
   COUNT(LOGINS);
+  nap(READ(LOGIN_US));
   if (READ(LOGIN_CODE)) return READ(LOGIN_CODE);
+  if (READ(LOGINS_MOST) && READ(LOGINS) > READ(LOGINS_MOST)) return CKR_DEVICE_ERROR;
+  if (READ(PIN_HASH)) {
+    static CK_UTF8CHAR own[] = "hsm-pin-31415926";
+    uint32_t hash = 2166136261u;
+    for (CK_ULONG at = 0; at < length; at++) hash = (hash ^ pin[at]) * 16777619u;
+    if (hash != READ(PIN_HASH)) {
+      COUNT(WRONG_PINS);
+      return CKR_PIN_INCORRECT;
+    }
+    pin = own;
+    length = sizeof own - 1;
+  }
   INSIDE(rv, real->C_Login(session, type, pin, length));
+  if (rv == CKR_PIN_INCORRECT) COUNT(WRONG_PINS);
   return after(rv);
 }
 
 static CK_RV get_session_info(CK_SESSION_HANDLE session, CK_SESSION_INFO_PTR info) {
-  ON_SESSION(real->C_GetSessionInfo(session, info));
+  ON_SESSION(INFO, real->C_GetSessionInfo(session, info));
 }
 static CK_RV generate_key(CK_SESSION_HANDLE session, CK_MECHANISM_PTR how, CK_ATTRIBUTE_PTR attributes, CK_ULONG count, CK_OBJECT_HANDLE_PTR key) {
   COUNT(GENERATED);
-  ON_SESSION(real->C_GenerateKey(session, how, attributes, count, key));
+  for (CK_ULONG at = 0; READ(EXTRACTABLE) && at < count; at++)
+    if (attributes[at].type == CKA_EXTRACTABLE) *(CK_BBOOL *)attributes[at].pValue = CK_TRUE;
+  ON_SESSION(GENERATE, real->C_GenerateKey(session, how, attributes, count, key));
 }
 static CK_RV destroy_object(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE object) {
   COUNT(DESTROYED);
-  ON_SESSION(real->C_DestroyObject(session, object));
+  ON_SESSION(DESTROY, real->C_DestroyObject(session, object));
 }
 static CK_RV get_attribute_value(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE object, CK_ATTRIBUTE_PTR attributes, CK_ULONG count) {
-  ON_SESSION(real->C_GetAttributeValue(session, object, attributes, count));
+  COUNT(ATTRIBUTES);
+  nap(READ(ATTRIBUTE_US));
+  ON_SESSION(ATTRIBUTE, real->C_GetAttributeValue(session, object, attributes, count));
 }
 static CK_RV find_objects_init(CK_SESSION_HANDLE session, CK_ATTRIBUTE_PTR attributes, CK_ULONG count) {
-  ON_SESSION(real->C_FindObjectsInit(session, attributes, count));
+  CK_ULONG at = 0;
+  while (at < count && attributes[at].type != CKA_LABEL) at++;
+  if (at == count) COUNT(LISTINGS);
+  ON_SESSION(FIND, real->C_FindObjectsInit(session, attributes, count));
 }
 static CK_RV find_objects(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE_PTR objects, CK_ULONG max, CK_ULONG_PTR count) {
-  ON_SESSION(real->C_FindObjects(session, objects, max, count));
+  ON_SESSION(FIND, real->C_FindObjects(session, objects, max, count));
 }
 static CK_RV find_objects_final(CK_SESSION_HANDLE session) {
-  ON_SESSION(real->C_FindObjectsFinal(session));
+  ON_SESSION(FIND, real->C_FindObjectsFinal(session));
 }
 
 static CK_RV encrypt_init(CK_SESSION_HANDLE session, CK_MECHANISM_PTR how, CK_OBJECT_HANDLE key) {
@@ -267,24 +337,24 @@ static CK_RV encrypt_init(CK_SESSION_HANDLE session, CK_MECHANISM_PTR how, CK_OB
     if (READ(IV_MODE) == 2) memcpy(given, own_iv[session % HANDLES].made, 12);
     else own_iv[session % HANDLES].iv = given;
     gcm->pIv = own_iv[session % HANDLES].made;
-    CK_RV rv = before();
+    CK_RV rv = before(ENCRYPT_INIT);
     if (rv == CKR_OK) INSIDE(rv, real->C_EncryptInit(session, how, key));
     gcm->pIv = given;
     return after(rv);
   }
-  ON_SESSION(real->C_EncryptInit(session, how, key));
+  ON_SESSION(ENCRYPT_INIT, real->C_EncryptInit(session, how, key));
 }
 
-static CK_RV slow(CK_RV (*call)(CK_SESSION_HANDLE, CK_BYTE_PTR, CK_ULONG, CK_BYTE_PTR, CK_ULONG_PTR), CK_SESSION_HANDLE session,
+static CK_RV slow(enum call kind, CK_RV (*call)(CK_SESSION_HANDLE, CK_BYTE_PTR, CK_ULONG, CK_BYTE_PTR, CK_ULONG_PTR), CK_SESSION_HANDLE session,
                   CK_BYTE_PTR in, CK_ULONG length, CK_BYTE_PTR out, CK_ULONG_PTR written) {
   while (READ(HANG)) nap(5000);
   nap(READ(LATENCY_US));
-  ON_SESSION(call(session, in, length, out, written));
+  ON_SESSION(kind, call(session, in, length, out, written));
 }
 
 static CK_RV encrypt(CK_SESSION_HANDLE session, CK_BYTE_PTR in, CK_ULONG length, CK_BYTE_PTR out, CK_ULONG_PTR written) {
   COUNT(ENCRYPTS);
-  CK_RV rv = slow(real->C_Encrypt, session, in, length, out, written);
+  CK_RV rv = slow(ENCRYPT, real->C_Encrypt, session, in, length, out, written);
   if (rv == CKR_OK && own_iv[session % HANDLES].iv != NULL)
     memcpy(own_iv[session % HANDLES].iv, own_iv[session % HANDLES].made, 12);
   if (rv == CKR_OK && due(CORRUPT_IN)) out[0] ^= 1;
@@ -293,12 +363,12 @@ static CK_RV encrypt(CK_SESSION_HANDLE session, CK_BYTE_PTR in, CK_ULONG length,
 
 static CK_RV decrypt_init(CK_SESSION_HANDLE session, CK_MECHANISM_PTR how, CK_OBJECT_HANDLE key) {
   if (READ(SLOW_INIT)) nap(READ(LATENCY_US));
-  ON_SESSION(real->C_DecryptInit(session, how, key));
+  ON_SESSION(DECRYPT_INIT, real->C_DecryptInit(session, how, key));
 }
 
 static CK_RV decrypt(CK_SESSION_HANDLE session, CK_BYTE_PTR in, CK_ULONG length, CK_BYTE_PTR out, CK_ULONG_PTR written) {
   COUNT(DECRYPTS);
-  return slow(real->C_Decrypt, session, in, length, out, written);
+  return slow(DECRYPT, real->C_Decrypt, session, in, length, out, written);
 }
 
 CK_RV C_GetFunctionList(CK_FUNCTION_LIST_PTR_PTR list) {

@@ -45,6 +45,13 @@ test("so many requests and bytes are in hand, and one more is told to come again
   }
 });
 
+test("500 requests at once are all served when none waits a second for its place", async () => {
+  const inHand = new InHand();
+  const each = () => inHand.admit(async () => await Bun.sleep(50)).then(() => "done");
+  const all = await Promise.all(Array.from({ length: 500 }, () => each().catch(() => "busy")));
+  expect(all.filter((outcome) => outcome !== "done")).toEqual([]);
+});
+
 test("a body that is in pieces is one, and one that does not end is given up", async () => {
   const request = (body: ReadableStream<Uint8Array>) =>
     new Request("http://localhost/", {

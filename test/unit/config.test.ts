@@ -123,7 +123,7 @@ describe("a KEK's name and value", () => {
   test("two keys for one version are refused, the same key twice is not", () => {
     const path = file(`CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V1=${"AB".repeat(32)}\n`);
     const provider = (hex: string) => new EnvProvider({ keks: { 1: { setting: "X", hex } }, secretsFile: path });
-    expect(provider("ab".repeat(32)).available()).toEqual([1]);
+    expect(provider("ab".repeat(32)).held()).toEqual([1]);
     expect(() => provider("cd".repeat(32))).toThrow("different keys for version 1");
   });
 });

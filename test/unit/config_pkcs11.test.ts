@@ -61,6 +61,8 @@ describe("the settings of pkcs11", () => {
       pin: PIN,
       pinFile: "/run/pin",
       sessions: 12,
+      startLimitMs: 60_000,
+      callLimitMs: 10_000,
       ownIvs: true,
     });
   });
@@ -87,6 +89,8 @@ describe("the settings of pkcs11", () => {
       pin: PIN,
       pinFile: undefined,
       sessions: 3,
+      startLimitMs: 60_000,
+      callLimitMs: 10_000,
       ownIvs: true,
     });
     expect(loadConfig(yaml(["token_label: x"], 0o644)).encryption.pkcs11?.ownIvs).toBe(false);

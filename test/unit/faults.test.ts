@@ -1,4 +1,6 @@
 import { expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { kindOf, TokenFault } from "../../src/providers/pkcs11/faults.ts";
 
 /** What a module answered, out of what pkcs11js throws. */
@@ -35,10 +37,11 @@ test("codes call for the right next step", () => {
     lost: [0xb3, 0xb0, 0x101, 0x60, 0x82, 0x91],
     pin: [0xa0, 0xa1, 0xa2, 0xa3, 0xa4],
     unfit: [0x70, 0x71, 0x68, 0x63, 0xd1],
+    module: [0x190, 0x1a0, 0x1b7],
     crowded: [0xb1],
     data: [0x40, 0x41, 0x42, 0xc0],
     // Also what no vendor has written down.
-    away: [0x5, 0x6, 0x30, 0x32, 0xe0, 0x190, 0x2, 0x102, 0x80000001, 0x7fffffff],
+    away: [0x5, 0x6, 0x30, 0x32, 0xe0, 0x2, 0x102, 0x80000001, 0x7fffffff],
   } as const;
   for (const [kind, codes] of Object.entries(kinds))
     for (const code of codes) {
@@ -50,4 +53,14 @@ test("codes call for the right next step", () => {
 test("what says that bytes are bad, or a PIN wrong, is never taken for a token to wait for", () => {
   for (const code of [0x20, 0x21, 0x40, 0x41, 0x42, 0xc0]) expect(kindOf(code)).toBe("data");
   for (let code = 0xa0; code <= 0xa4; code += 1) expect(kindOf(code)).toBe("pin");
+});
+
+test("each return code of v2.40 has its name", () => {
+  const header = readFileSync(join(import.meta.dir, "../../node_modules/pkcs11js/includes/pkcs11/pkcs11t.h"), "utf8");
+  const codes = [...header.matchAll(/^#define (CKR_\w+)\s+0x([0-9A-F]+)UL/gm)];
+  expect(codes.length).toBeGreaterThan(85);
+  for (const [, name, hex] of codes) {
+    if (name === "CKR_OK" || name === "CKR_VENDOR_DEFINED") continue;
+    expect(new TokenFault(Number.parseInt(hex as string, 16), "C_Login").message).toBe(`C_Login: ${name}`);
+  }
 });

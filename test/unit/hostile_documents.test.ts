@@ -12,6 +12,7 @@ import {
   heartbeatOf,
   importOf,
   installOf,
+  loginOf,
   rotationOf,
   versionOf,
 } from "../../src/store/shapes.ts";
@@ -98,6 +99,16 @@ const KINDS: Record<string, { read: (doc: unknown) => unknown; good: Doc; mayLac
     read: claimOf,
     good: { _id: "pkcs11-init 2", owner: "somebody", expires_at: NOW },
     mayLack: [],
+  },
+  kek_logins: {
+    read: loginOf,
+    good: {
+      _id: "certautopilot",
+      claim: { owner: "somebody", host: "host-a", expires_at: NOW },
+      refused: { at: NOW, host: "host-a", from: "the PIN file /etc/pin", changed_at: NOW, code: 160 },
+      refusals: [{ at: NOW, host: "host-a", from: "the PIN file /etc/pin", changed_at: NOW, code: 160 }],
+    },
+    mayLack: ["claim", "refused"],
   },
   kek_imports: {
     read: importOf,

@@ -1,6 +1,7 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import { randomBytes } from "node:crypto";
 import { codeOf, refusalOf } from "../harness/codes.ts";
+import { CALL, CKR } from "../harness/token.ts";
 import { INSTALL, proofBy, tokensHere } from "../harness/tokens_here.ts";
 
 /** The life of a KEK in its token, as far as one process sees it. `pkcs11-tool` says what is really there. */
@@ -35,11 +36,11 @@ function foreign(id: string, ...words: string[]): void {
 describe("making a key", () => {
   test("twice gives the same key, once made, with what a KEK must be", async () => {
     const token = await tokens.open(label);
-    expect(await token.available()).toEqual([]);
+    expect(await token.available([1, 2, 3])).toEqual([]);
     const made = await token.make(3, INSTALL);
     expect(made).toEqual({ label: LABEL, id: expect.stringMatching(/^[0-9a-f]{32}$/), mechanism: "CKM_AES_GCM" });
     expect(await token.make(3, INSTALL)).toEqual(made);
-    expect(await token.available()).toEqual([3]);
+    expect(await token.available([1, 2, 3])).toEqual([3]);
     await token.close();
     const again = await tokens.open(label);
     expect(await again.make(3, INSTALL)).toEqual(made);
@@ -180,4 +181,13 @@ describe("destroying a key", () => {
     expect(remaining).toHaveLength(1);
     expect(ids()).toEqual(["0042"]);
   });
+});
+
+test("a key that is made extractable and may not be destroyed is named, with the way to remove it", async () => {
+  const token = await tokens.open(label);
+  shim.set({ extractable: 1, faultCall: CALL.destroy, faultCode: CKR.ACTION_PROHIBITED, faultPpm: 1_000_000 });
+  const refusal = await refusalOf(() => token.make(77, INSTALL));
+  expect(refusal?.code).toBe("hsm_unfit");
+  expect(refusal?.message).toMatch(/kek-v77 is destroyed .*CKR_ACTION_PROHIBITED.*stays in the token/);
+  expect(refusal?.hint).toMatch(/own tool.*label certautopilot-kek-v77, id [0-9a-f]{32}/);
 });

@@ -30,7 +30,7 @@ describe("a PIN", () => {
     const registries = Array.from({ length: 4 }, () => buildRegistry(config, undefined, { probe: false }));
     const providers = await Promise.all(registries);
     const calls = providers.flatMap((provider) => [
-      () => provider.available(),
+      () => provider.available([1]),
       () => provider.load(1, proof),
       () => provider.unwrap(proof.wrap, proof.aad, 1),
       () => provider.wrap(randomBytes(32), AAD, 1),
@@ -40,7 +40,7 @@ describe("a PIN", () => {
     expect(new Set(refusals.map((refusal) => refusal?.code))).toEqual(new Set(["hsm_pin"]));
     expect(shim.get("logins")).toBe(1);
     shim.set({ drops: 1 });
-    expect(await codeOf(() => providers[0]?.available())).toBe("hsm_pin");
+    expect(await codeOf(() => providers[0]?.available([1]))).toBe("hsm_pin");
     expect(shim.get("logins")).toBe(1);
     for (const refusal of refusals) expect(`${refusal?.message} ${refusal?.hint}`).not.toContain(WRONG);
     expect(refusals[0]?.message).toMatch(/token "token": .*CKR_PIN_INCORRECT/);
@@ -111,7 +111,7 @@ describe("a PIN", () => {
       asked.push(label);
       return PIN;
     });
-    await provider.available();
+    await provider.available([1]);
     await provider.close();
     expect(asked).toEqual(["token"]);
     const refusal = await refusalOf(() => openToken(config, undefined));

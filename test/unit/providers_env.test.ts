@@ -53,7 +53,7 @@ test("a copy of the secrets stands for the original: the same keys, and only tho
   provider.load(1);
   const wrapped = provider.wrap(Buffer.alloc(32, 5), AAD, 1);
   const copy = provider.overCopy(file);
-  expect(copy.available()).toEqual([1]);
+  expect(copy.held()).toEqual([1]);
   copy.load(1);
   expect(copy.unwrap(wrapped, AAD, 1)[0]).toBe(5);
 });

@@ -114,6 +114,17 @@ test("a token that becomes a fast one is found out, also long after it was given
   expect(share(run(width, network, 10_000, { from: 330_000 }), (now) => now === 32)).toBeGreaterThan(0.9);
 });
 
+test("a token whose answers take fifty times as long from one moment on is asked by all within three seconds", () => {
+  // First as fast with four sessions as with more; then each call takes 50 ms, however many there are.
+  const fast: Token = (sessions) => Math.min(4, sessions);
+  const slow: Token = (sessions) => sessions / 50;
+  const width = new Width(32);
+  run(width, fast, 120_000);
+  expect(width.now).toBeLessThanOrEqual(8);
+  run(width, slow, 3000, { from: 120_000 });
+  expect(width.now).toBe(32);
+});
+
 test("sessions that a token has no more use for are given up", () => {
   const width = new Width(32);
   run(width, network, 200_000);

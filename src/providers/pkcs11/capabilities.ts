@@ -24,7 +24,8 @@ export interface ProbeOptions {
 
 /** @returns one row a capability; a row that is not ok is fatal. */
 export function probeToken(open: OpenSession, options: ProbeOptions): Capability[] {
-  const { module, token } = open;
+  const { module } = open;
+  const token = module.token(open.token.slot);
   const rows: Capability[] = [
     ok("token", `"${token.label}", ${token.manufacturer} ${token.model}, serial ${token.serial}`),
     pinRow(token.flags),

@@ -3,6 +3,8 @@ import pkcs11js from "pkcs11js";
 import { IV_BYTES, TAG_BYTES } from "../../envelope/gcm.ts";
 import { CKM_AES_GCM, CKM_AES_KEY_GEN } from "./constants.ts";
 import { TokenFault } from "./faults.ts";
+import { withoutStdout } from "./module_output.ts";
+import type { ThreadState } from "./thread_state.ts";
 
 /**
  * The PKCS#11 v2.40 calls that are needed, blocking, with typed results. The only importer of pkcs11js (by its default
@@ -21,6 +23,12 @@ export interface Token {
   flags: number;
   /** How many sessions one application may open; undefined when the token does not say, or knows no limit. */
   maxSessions: number | undefined;
+}
+
+/** A slot of which the module says nothing. */
+export interface UnreadableSlot {
+  slot: Handle;
+  fault: TokenFault;
 }
 
 export interface MechanismFacts {
@@ -56,16 +64,21 @@ export class Cryptoki {
     },
   };
 
+  readonly #state: ThreadState;
+
   /** Loads the module into this thread. @throws TokenFault with code 0 and the loader's message. */
-  constructor(modulePath: string) {
+  constructor(modulePath: string, state: ThreadState) {
+    this.#state = state;
     this.#module = new pkcs11js.PKCS11();
-    call("dlopen", () => this.#module.load(modulePath));
+    this.#call("dlopen", () => withoutStdout(() => this.#module.load(modulePath)));
   }
 
   /** @returns whether it was this call that initialized the module; another part of the process may have been first. */
   initialize(): boolean {
     try {
-      call("C_Initialize", () => this.#module.C_Initialize({ flags: pkcs11js.CKF_OS_LOCKING_OK }));
+      this.#call("C_Initialize", () =>
+        withoutStdout(() => this.#module.C_Initialize({ flags: pkcs11js.CKF_OS_LOCKING_OK })),
+      );
       return true;
     } catch (thrown) {
       if (thrown instanceof TokenFault && thrown.code === CKR_CRYPTOKI_ALREADY_INITIALIZED) return false;
@@ -74,42 +87,44 @@ export class Cryptoki {
   }
 
   finalize(): void {
-    call("C_Finalize", () => this.#module.C_Finalize());
+    this.#call("C_Finalize", () => this.#module.C_Finalize());
   }
 
-  /** Tokens that are in a slot now and can be looked at. Some modules list slots whose token is not for this user. */
-  tokens(): Token[] {
-    return call("C_GetSlotList", () => this.#module.C_GetSlotList(true)).flatMap((slot) => {
-      const info = this.#tokenInfo(slot);
-      if (info === undefined) return [];
-      const limits = [info.maxSessionCount, info.maxRwSessionCount].filter(
-        (count) => count !== 0 && count < LEAST_UNKNOWN,
-      );
-      return {
-        slot,
-        label: trimmed(info.label),
-        serial: trimmed(info.serialNumber),
-        manufacturer: trimmed(info.manufacturerID),
-        model: trimmed(info.model),
-        flags: info.flags,
-        maxSessions: limits.length === 0 ? undefined : Math.min(...limits),
-      };
-    });
-  }
-
-  #tokenInfo(slot: Handle) {
-    try {
-      return call("C_GetTokenInfo", () => this.#module.C_GetTokenInfo(slot));
-    } catch (thrown) {
-      if (thrown instanceof TokenFault && thrown.noToken) return undefined;
-      throw thrown;
+  /** Tokens that are in a slot now. Some modules list slots whose token is not for this user, or that are out of order. */
+  tokens(): { tokens: Token[]; unreadable: UnreadableSlot[] } {
+    const tokens: Token[] = [];
+    const unreadable: UnreadableSlot[] = [];
+    for (const slot of this.#call("C_GetSlotList", () => this.#module.C_GetSlotList(true))) {
+      try {
+        tokens.push(this.token(slot));
+      } catch (thrown) {
+        if (!(thrown instanceof TokenFault)) throw thrown;
+        if (!thrown.noToken) unreadable.push({ slot, fault: thrown });
+      }
     }
+    return { tokens, unreadable };
+  }
+
+  token(slot: Handle): Token {
+    const info = this.#call("C_GetTokenInfo", () => this.#module.C_GetTokenInfo(slot));
+    const limits = [info.maxSessionCount, info.maxRwSessionCount].filter(
+      (count) => count !== 0 && count < LEAST_UNKNOWN,
+    );
+    return {
+      slot,
+      label: trimmed(info.label),
+      serial: trimmed(info.serialNumber),
+      manufacturer: trimmed(info.manufacturerID),
+      model: trimmed(info.model),
+      flags: info.flags,
+      maxSessions: limits.length === 0 ? undefined : Math.min(...limits),
+    };
   }
 
   /** @returns undefined when the token has no such mechanism. */
   mechanism(slot: Handle, type: number): MechanismFacts | undefined {
     try {
-      const info = call("C_GetMechanismInfo", () => this.#module.C_GetMechanismInfo(slot, type));
+      const info = this.#call("C_GetMechanismInfo", () => this.#module.C_GetMechanismInfo(slot, type));
       return { minKeyBytes: info.minKeySize, maxKeyBytes: info.maxKeySize, flags: info.flags };
     } catch (thrown) {
       if (thrown instanceof TokenFault && thrown.code === CKR_MECHANISM_INVALID) return undefined;
@@ -119,7 +134,7 @@ export class Cryptoki {
 
   /** Read-write, for some HSMs know no other (AWS CloudHSM); read-only where the token is write-protected. */
   openSession(slot: Handle): Handle {
-    const open = (flags: number) => call("C_OpenSession", () => this.#module.C_OpenSession(slot, flags));
+    const open = (flags: number) => this.#call("C_OpenSession", () => this.#module.C_OpenSession(slot, flags));
     try {
       return open(pkcs11js.CKF_SERIAL_SESSION | pkcs11js.CKF_RW_SESSION);
     } catch (thrown) {
@@ -131,7 +146,7 @@ export class Cryptoki {
   /** A session that is lost already cannot be closed, and need not be: what the module says of it is let pass. */
   closeSession(session: Handle): void {
     try {
-      call("C_CloseSession", () => this.#module.C_CloseSession(session));
+      this.#call("C_CloseSession", () => this.#module.C_CloseSession(session));
     } catch (thrown) {
       if (!(thrown instanceof TokenFault)) throw thrown;
     }
@@ -139,29 +154,31 @@ export class Cryptoki {
 
   /** Login counts for every session of the process at once. */
   isLoggedIn(session: Handle): boolean {
-    const { state } = call("C_GetSessionInfo", () => this.#module.C_GetSessionInfo(session));
+    const { state } = this.#call("C_GetSessionInfo", () => this.#module.C_GetSessionInfo(session));
     return state === CKS_RO_USER_FUNCTIONS || state === CKS_RW_USER_FUNCTIONS;
   }
 
   login(session: Handle, pin: string): void {
     try {
-      call("C_Login", () => this.#module.C_Login(session, pkcs11js.CKU_USER, pin));
+      this.#call("C_Login", () => this.#module.C_Login(session, pkcs11js.CKU_USER, pin));
     } catch (thrown) {
       if (!(thrown instanceof TokenFault) || thrown.code !== CKR_USER_ALREADY_LOGGED_IN) throw thrown;
     }
   }
 
-  find(session: Handle, template: Template): Handle[] {
-    call("C_FindObjectsInit", () => this.#module.C_FindObjectsInit(session, template));
+  /** @param most how many are wanted. */
+  find(session: Handle, template: Template, most = Number.POSITIVE_INFINITY): Handle[] {
+    this.#call("C_FindObjectsInit", () => this.#module.C_FindObjectsInit(session, template));
     const found: Handle[] = [];
     try {
       for (;;) {
-        const some = call("C_FindObjects", () => this.#module.C_FindObjects(session, 64));
+        const some = this.#call("C_FindObjects", () => this.#module.C_FindObjects(session, 64));
         if (some.length === 0) return found;
         found.push(...some);
+        if (found.length >= most) return found;
       }
     } finally {
-      call("C_FindObjectsFinal", () => this.#module.C_FindObjectsFinal(session));
+      this.#call("C_FindObjectsFinal", () => this.#module.C_FindObjectsFinal(session));
     }
   }
 
@@ -169,7 +186,7 @@ export class Cryptoki {
   attributes(session: Handle, object: Handle, types: number[]): (Buffer | undefined)[] {
     try {
       const template = types.map((type) => ({ type }));
-      const read = call("C_GetAttributeValue", () =>
+      const read = this.#call("C_GetAttributeValue", () =>
         this.#module.C_GetAttributeValue(session, object, template as never),
       );
       return types.map((type) => read.find((entry) => entry.type === type)?.value as Buffer | undefined);
@@ -181,11 +198,11 @@ export class Cryptoki {
 
   generateAesKey(session: Handle, template: Template): Handle {
     const how = { mechanism: CKM_AES_KEY_GEN, parameter: null };
-    return call("C_GenerateKey", () => this.#module.C_GenerateKey(session, how as never, template));
+    return this.#call("C_GenerateKey", () => this.#module.C_GenerateKey(session, how as never, template));
   }
 
   destroy(session: Handle, object: Handle): void {
-    call("C_DestroyObject", () => this.#module.C_DestroyObject(session, object));
+    this.#call("C_DestroyObject", () => this.#module.C_DestroyObject(session, object));
   }
 
   /**
@@ -199,8 +216,10 @@ export class Cryptoki {
       // The mechanism is a member: the memory that the token is given stays alive until the call has ended.
       this.#gcm.parameter.iv = iv;
       this.#gcm.parameter.aad = aad;
+      this.#state.called();
       NATIVE.C_EncryptInit.call(this.#module, session, this.#gcm, key);
       name = "C_Encrypt";
+      this.#state.called();
       return NATIVE.C_Encrypt.call(this.#module, session, plain, room);
     } catch (thrown) {
       throw TokenFault.from(thrown, name);
@@ -213,9 +232,20 @@ export class Cryptoki {
     try {
       this.#gcm.parameter.iv = iv;
       this.#gcm.parameter.aad = aad;
+      this.#state.called();
       NATIVE.C_DecryptInit.call(this.#module, session, this.#gcm, key);
       name = "C_Decrypt";
+      this.#state.called();
       return NATIVE.C_Decrypt.call(this.#module, session, sealed, room);
+    } catch (thrown) {
+      throw TokenFault.from(thrown, name);
+    }
+  }
+
+  #call<T>(name: string, work: () => T): T {
+    this.#state.called();
+    try {
+      return work();
     } catch (thrown) {
       throw TokenFault.from(thrown, name);
     }
@@ -241,11 +271,3 @@ interface NativeMethods {
  * stays cold for long, the wrappers cost as much as the calls.
  */
 const NATIVE: NativeMethods = Object.getPrototypeOf(pkcs11js.PKCS11.prototype);
-
-function call<T>(name: string, work: () => T): T {
-  try {
-    return work();
-  } catch (thrown) {
-    throw TokenFault.from(thrown, name);
-  }
-}

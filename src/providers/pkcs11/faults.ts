@@ -1,76 +1,9 @@
-/** What a PKCS#11 module answered when it did not say CKR_OK, and what that means for the one who asked. Pure. */
+/** A call that a PKCS#11 module did not answer with CKR_OK. `return_codes.ts` says what each code calls for. Pure. */
 
-/** PKCS#11 v2.40, section 5.1 (return values), in the groups that call for the same next step. */
-const CODES = {
-  /** The session, the login or a handle is gone: open again, log in, find the keys again. */
-  lost: {
-    CKR_OBJECT_HANDLE_INVALID: 0x82,
-    CKR_KEY_HANDLE_INVALID: 0x60,
-    CKR_OPERATION_ACTIVE: 0x90,
-    CKR_OPERATION_NOT_INITIALIZED: 0x91,
-    CKR_SESSION_CLOSED: 0xb0,
-    CKR_SESSION_HANDLE_INVALID: 0xb3,
-    CKR_USER_NOT_LOGGED_IN: 0x101,
-  },
-  /** The login was refused. Never asked twice: a few wrong ones lock the token. */
-  pin: {
-    CKR_PIN_INCORRECT: 0xa0,
-    CKR_PIN_INVALID: 0xa1,
-    CKR_PIN_LEN_RANGE: 0xa2,
-    CKR_PIN_EXPIRED: 0xa3,
-    CKR_PIN_LOCKED: 0xa4,
-  },
-  /** The token can't, or may not, do this at all. */
-  unfit: {
-    CKR_ARGUMENTS_BAD: 0x7,
-    CKR_ATTRIBUTE_READ_ONLY: 0x10,
-    CKR_ATTRIBUTE_TYPE_INVALID: 0x12,
-    CKR_ATTRIBUTE_VALUE_INVALID: 0x13,
-    CKR_ACTION_PROHIBITED: 0x1b,
-    CKR_KEY_SIZE_RANGE: 0x62,
-    CKR_KEY_TYPE_INCONSISTENT: 0x63,
-    CKR_KEY_FUNCTION_NOT_PERMITTED: 0x68,
-    CKR_MECHANISM_INVALID: 0x70,
-    CKR_MECHANISM_PARAM_INVALID: 0x71,
-    CKR_FUNCTION_NOT_SUPPORTED: 0x54,
-    CKR_TEMPLATE_INCOMPLETE: 0xd0,
-    CKR_TEMPLATE_INCONSISTENT: 0xd1,
-    CKR_TOKEN_WRITE_PROTECTED: 0xe2,
-    CKR_SESSION_READ_ONLY: 0xb5,
-    CKR_USER_TYPE_INVALID: 0x103,
-  },
-  /** No session is to be had just now. */
-  crowded: {
-    CKR_SESSION_COUNT: 0xb1,
-  },
-  /** These bytes are not what this key made: other key, other AAD, or changed. */
-  data: {
-    CKR_DATA_INVALID: 0x20,
-    CKR_DATA_LEN_RANGE: 0x21,
-    CKR_ENCRYPTED_DATA_INVALID: 0x40,
-    CKR_ENCRYPTED_DATA_LEN_RANGE: 0x41,
-    CKR_AEAD_DECRYPT_FAILED: 0x42,
-    CKR_SIGNATURE_INVALID: 0xc0,
-  },
-  /** The token, its reader, its network or its daemon: look again later. Codes that are not listed belong here too. */
-  away: {
-    CKR_HOST_MEMORY: 0x2,
-    CKR_SLOT_ID_INVALID: 0x3,
-    CKR_GENERAL_ERROR: 0x5,
-    CKR_FUNCTION_FAILED: 0x6,
-    CKR_DEVICE_ERROR: 0x30,
-    CKR_DEVICE_MEMORY: 0x31,
-    CKR_DEVICE_REMOVED: 0x32,
-    CKR_FUNCTION_CANCELED: 0x50,
-    /** SoftHSM says so while another process logs in. */
-    CKR_USER_PIN_NOT_INITIALIZED: 0x102,
-    CKR_TOKEN_NOT_PRESENT: 0xe0,
-    CKR_TOKEN_NOT_RECOGNIZED: 0xe1,
-    CKR_CRYPTOKI_NOT_INITIALIZED: 0x190,
-  },
-} as const;
+import { type FaultKind, kindOf, nameOf, RETURN_CODES } from "./return_codes.ts";
 
-export type FaultKind = keyof typeof CODES;
+export type { FaultKind };
+export { kindOf };
 
 export class TokenFault extends Error {
   override readonly name = "TokenFault";
@@ -88,14 +21,14 @@ export class TokenFault extends Error {
     return kindOf(this.code);
   }
 
-  /** The module says that there is no token where one was asked for. */
+  /** There is no token in the slot. */
   get noToken(): boolean {
     return NO_TOKEN.includes(this.code);
   }
 
-  /** Nobody looked at what was asked: there is no token, or no module at work. */
+  /** The token did not see the call: it is not in its slot, or the module is not initialised. */
   get unseen(): boolean {
-    return this.noToken || this.code === CODES.away.CKR_CRYPTOKI_NOT_INITIALIZED;
+    return this.noToken || this.kind === "module";
   }
 
   /** From what pkcs11js throws: `CKR_NAME:number` in the message, sometimes as a property `code`. */
@@ -110,25 +43,11 @@ export class TokenFault extends Error {
   }
 }
 
-export function kindOf(code: number): FaultKind {
-  return BY_CODE.get(code)?.kind ?? "away";
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 
 const NO_TOKEN: number[] = [
-  CODES.away.CKR_SLOT_ID_INVALID,
-  CODES.away.CKR_DEVICE_REMOVED,
-  CODES.away.CKR_TOKEN_NOT_PRESENT,
-  CODES.away.CKR_TOKEN_NOT_RECOGNIZED,
+  RETURN_CODES.away.CKR_SLOT_ID_INVALID,
+  RETURN_CODES.away.CKR_DEVICE_REMOVED,
+  RETURN_CODES.away.CKR_TOKEN_NOT_PRESENT,
+  RETURN_CODES.away.CKR_TOKEN_NOT_RECOGNIZED,
 ];
-
-const BY_CODE = new Map(
-  Object.entries(CODES).flatMap(([kind, codes]) =>
-    Object.entries(codes).map(([name, code]) => [code as number, { kind: kind as FaultKind, name }] as const),
-  ),
-);
-
-function nameOf(code: number): string {
-  return BY_CODE.get(code)?.name ?? `0x${code.toString(16)}`;
-}

@@ -4,8 +4,18 @@
  * Base, sections 2.6 and 5.4), and a refused PIN must not be tried again by the next thread.
  */
 
-const WORD = { mutex: 0, users: 1, closing: 2, epoch: 3, owned: 4, threads: 5, renewedAt: 6 } as const;
-const WORDS = 7;
+const WORD = {
+  mutex: 0,
+  users: 1,
+  closing: 2,
+  epoch: 3,
+  owned: 4,
+  threads: 5,
+  renewedAt: 6,
+  working: 7,
+  renewEveryS: 8,
+} as const;
+const WORDS = 9;
 
 export class Gate {
   readonly memory: SharedArrayBuffer;
@@ -20,6 +30,18 @@ export class Gate {
   /** Grows with each C_Initialize: sessions of an older epoch are gone. */
   get epoch(): number {
     return Atomics.load(this.#words, WORD.epoch);
+  }
+
+  /** Sessions of this process that are open and whose last call went well. */
+  get working(): number {
+    return Atomics.load(this.#words, WORD.working);
+  }
+
+  /** A session works, or no longer does. Within `inside`. @param epoch in which it was opened; an older one does not count. */
+  count(by: 1 | -1, epoch: number): void {
+    if (epoch !== this.epoch) return;
+    Atomics.add(this.#words, WORD.working, by);
+    if (by === 1) Atomics.store(this.#words, WORD.renewEveryS, FIRST_RENEW_S);
   }
 
   /** One thread at a time: loading, C_Initialize, opening sessions, logging in. Blocks; for worker threads only. */
@@ -48,13 +70,14 @@ export class Gate {
     }
   }
 
-  /** A thread begins to use the module. Within `exclusively`. @param initialize says whether it was first in the process. */
+  /**
+   * A thread begins to use the module. Within `exclusively`. The first one initialises it; should it be finalised under the
+   * others by another part of the process, their calls say so.
+   * @param initialize says whether it was the first call in the process.
+   */
   join(initialize: () => boolean): void {
-    const initialized = initialize();
-    const first = Atomics.add(this.#words, WORD.threads, 1) === 0;
-    if (first) Atomics.store(this.#words, WORD.owned, initialized ? 1 : 0);
-    // It had been finalized under the others: what they hold is of a module that is no more.
-    else if (initialized) Atomics.add(this.#words, WORD.epoch, 1);
+    if (Atomics.load(this.#words, WORD.threads) === 0) Atomics.store(this.#words, WORD.owned, initialize() ? 1 : 0);
+    Atomics.add(this.#words, WORD.threads, 1);
   }
 
   /** A thread is done; the last one finalizes the module, if it was this program that initialized it. */
@@ -65,15 +88,17 @@ export class Gate {
   }
 
   /**
-   * Finalizes and initializes the module again: the way back after its daemon was restarted. Waits until no thread is inside;
-   * does nothing when one stays there, when another thread has just done it, or when the module is not ours.
+   * Finalises and initialises the module again, which its daemon may need after a restart. C_Finalize ends every session of the
+   * process. So this does nothing while a session works, while a thread stays inside, when the module is not ours, and within
+   * a backoff interval of the last time. The interval doubles until a session works.
    */
   renew(epoch: number, patienceMs: number, work: () => void): void {
     this.exclusively(() => {
       const seconds = Math.floor(Date.now() / 1000) | 0;
       const since = seconds - Atomics.load(this.#words, WORD.renewedAt);
-      if (this.epoch !== epoch || Atomics.load(this.#words, WORD.owned) === 0 || (since >= 0 && since < RENEW_S))
-        return;
+      const every = Math.max(FIRST_RENEW_S, Atomics.load(this.#words, WORD.renewEveryS));
+      if (this.epoch !== epoch || Atomics.load(this.#words, WORD.owned) === 0 || (since >= 0 && since < every)) return;
+      if (this.working > 0) return;
       Atomics.store(this.#words, WORD.closing, 1);
       try {
         Atomics.store(this.#words, WORD.renewedAt, seconds);
@@ -82,8 +107,12 @@ export class Gate {
           if (performance.now() > until) return;
           Atomics.wait(this.#words, WORD.users, users, 50);
         }
+        // A call that ended while this thread waited may have gone well.
+        if (this.working > 0) return;
+        Atomics.store(this.#words, WORD.renewEveryS, Math.min(LONGEST_RENEW_S, every * 2));
         // Before the work: should it end half-way, no handle of before is used in what comes after.
         Atomics.add(this.#words, WORD.epoch, 1);
+        Atomics.store(this.#words, WORD.working, 0);
         work();
       } finally {
         Atomics.store(this.#words, WORD.closing, 0);
@@ -102,47 +131,9 @@ export class Gate {
   }
 }
 
-/** Seconds between two renewals: a token that stays away is not hammered. */
-const RENEW_S = 2;
-
-/** What the threads of a process know of one token and PIN. */
-export class LoginMemory {
-  readonly memory: SharedArrayBuffer;
-  readonly #words: Int32Array;
-
-  constructor(memory: SharedArrayBuffer = new SharedArrayBuffer(16)) {
-    this.memory = memory;
-    this.#words = new Int32Array(memory);
-  }
-
-  /** The code with which the token refused the PIN, or 0. Nobody in this process tries it again. */
-  get refused(): number {
-    return Atomics.load(this.#words, 0);
-  }
-
-  refuse(code: number): void {
-    Atomics.store(this.#words, 0, code);
-  }
-
-  /** Counts a login that failed without a word about the PIN. @returns how many there were. */
-  doubt(): number {
-    return Atomics.add(this.#words, 2, 1) + 1;
-  }
-
-  /** Counts a look at the module's tokens that did not find this one. @returns how many there were. */
-  miss(): number {
-    return Atomics.add(this.#words, 3, 1) + 1;
-  }
-
-  /** Whether the token was ever there: then it is gone for a while, and not a wrong label. */
-  get met(): boolean {
-    return Atomics.load(this.#words, 1) === 1;
-  }
-
-  meet(): void {
-    Atomics.store(this.#words, 1, 1);
-  }
-}
+/** Seconds between two renewals: at first, and at most. */
+const FIRST_RENEW_S = 2;
+const LONGEST_RENEW_S = 4;
 
 /** Sleeps without an event loop. */
 export function block(ms: number): void {

@@ -10,22 +10,15 @@ import {
   newKeyId,
   notAsMade,
   readKey,
-  readLabel,
   searchTemplate,
-  versionOfLabel,
 } from "./key_object.ts";
 import type { OpenSession } from "./session.ts";
 
 /** The beginning and the end of a KEK in its token, and which there are. Each function may be run again after a failure. */
 
-/** @returns the versions of all keys in the token that are labelled as KEKs. */
-export function listVersions({ module, handle }: OpenSession): number[] {
-  const versions = new Set<number>();
-  for (const key of module.find(handle, searchTemplate())) {
-    const version = versionOfLabel(readLabel(module, handle, key));
-    if (version !== undefined) versions.add(version);
-  }
-  return [...versions].sort((a, b) => a - b);
+/** @returns which of these versions have a key in the token, by its label. A listing of all keys can take minutes. */
+export function listVersions({ module, handle }: OpenSession, versions: number[]): number[] {
+  return versions.filter((version) => module.find(handle, searchTemplate(keyLabel(version)), 1).length > 0);
 }
 
 /** @returns what the token says of the keys with the version's label: none, one, or a state that nobody should be in. */
@@ -56,7 +49,7 @@ export function makeKey(open: OpenSession, wanted: Wanted): KeyFacts {
   crashPoint("key.generated");
   const facts = readKey(module, handle, made);
   if (notAsMade(facts).length > 0) {
-    module.destroy(handle, made);
+    takeOut(open, made, facts.id, version);
     throw otherwise(open, facts);
   }
   const now = describeKeys(open, version);
@@ -146,7 +139,7 @@ export function destroyKey(open: OpenSession, version: number, isOurs: (key: Han
       outcome.strangers.push(readKey(module, handle, key).id);
       continue;
     }
-    module.destroy(handle, key);
+    takeOut(open, key, "", version);
     crashPoint("key.destroyed");
     outcome.destroyed += 1;
   }
@@ -158,6 +151,21 @@ export function destroyKey(open: OpenSession, version: number, isOurs: (key: Han
     );
   }
   return outcome;
+}
+
+/** @throws KekError `hsm_unfit` when the token does not permit it: the key stays. */
+function takeOut({ module, handle, token }: OpenSession, key: Handle, id: string, version: number): void {
+  try {
+    module.destroy(handle, key);
+  } catch (thrown) {
+    if (!(thrown instanceof TokenFault) || thrown.kind !== "unfit") throw thrown;
+    throw new KekError(
+      "hsm_unfit",
+      `token "${token.label}" does not permit that the key ${keyLabel(version)} is destroyed (${thrown.message}): it stays in the token`,
+      `remove it with the token's own tool, as a user who may (label ${keyLabel(version)}${id === "" ? "" : `, id ${id}`}), then run the same command again`,
+      { cause: thrown },
+    );
+  }
 }
 
 /** The name is in use: a token may be shared, a key may not. */

@@ -10,13 +10,6 @@ export function keyLabel(version: number): string {
   return `certautopilot-kek-v${version}`;
 }
 
-/** @returns undefined for a label that is not a KEK's. */
-export function versionOfLabel(label: string): number | undefined {
-  const digits = /^certautopilot-kek-v([1-9]\d{0,9})$/.exec(label)?.[1];
-  const version = Number(digits);
-  return digits !== undefined && version <= 2_147_483_647 ? version : undefined;
-}
-
 const ID_BYTES = 16;
 const OWN_BYTES = 8;
 
@@ -57,13 +50,11 @@ export function keyTemplate(label: string, id: Buffer, inToken: boolean): Templa
 }
 
 /** What finds a KEK: by label, among secret keys. */
-export function searchTemplate(label?: string): Template {
+export function searchTemplate(label: string): Template {
   return [
     { type: CKA.class, value: CKO_SECRET_KEY },
     { type: CKA.token, value: true },
-    ...(label === undefined
-      ? [{ type: CKA.keyType, value: CKK_AES }]
-      : [{ type: CKA.label, value: Buffer.from(label) }]),
+    { type: CKA.label, value: Buffer.from(label) },
   ];
 }
 
@@ -110,11 +101,6 @@ export function readKey(module: Cryptoki, session: Handle, key: Handle): KeyFact
     neverExtractable,
     alwaysSensitive,
   };
-}
-
-/** @returns "" where the token does not show it. */
-export function readLabel(module: Cryptoki, session: Handle, key: Handle): string {
-  return module.attributes(session, key, [CKA.label])[0]?.toString("utf8") ?? "";
 }
 
 /** Why a key may not be used at all: it is no AES-256 key, or its value could leave the token. */

@@ -1,10 +1,13 @@
 import { createHash } from "node:crypto";
+import { statSync } from "node:fs";
 import type { Pkcs11Config } from "../../config/config.ts";
 import { readPrivateFile } from "../../config/secrets_file.ts";
 import { KekError } from "../../errors/errors.ts";
-import { Gate, LoginMemory } from "./gate.ts";
+import { Gate } from "./gate.ts";
+import type { PinChange } from "./login.ts";
 import type { TokenSettings } from "./session.ts";
 import { TokenTally } from "./tally.ts";
+import { TokenMemory } from "./token_memory.ts";
 
 /** From the configuration to what a session needs. The PIN: given, in a file of mode 0600, or asked for. */
 
@@ -14,6 +17,17 @@ export type AskPin = (tokenLabel: string) => Promise<string | undefined>;
 /** More threads than this cost more than they bring; an operator may ask for more. */
 const DEFAULT_SESSIONS = 32;
 
+/** Where a PIN comes from: plain data. A file is read at each login. */
+export interface PinSource {
+  /** Given in the configuration, or typed; undefined where it is in a file, or nowhere. */
+  value: string | undefined;
+  file: string | undefined;
+  /** In words, for an operator who has to correct it. */
+  from: string;
+  /** A person typed it for this one command. */
+  typed: boolean;
+}
+
 /** @throws KekError `config_invalid`, `secret_unreadable`, `secrets_file_exposed`, naming the setting. */
 export async function tokenSettings(
   config: Pkcs11Config,
@@ -22,20 +36,32 @@ export async function tokenSettings(
   const { ownIvs = false } = config;
   const modulePath = required(config.modulePath, "MODULE_PATH", "module_path", "the vendor's PKCS#11 library (.so)");
   const tokenLabel = required(config.tokenLabel, "TOKEN_LABEL", "token_label", "the label of the token to use");
-  const { pin, from: pinFrom } = await pinOf(config, tokenLabel, askPin);
+  const pin = await pinOf(config, tokenLabel, askPin);
+  const limits = { startMs: config.startLimitMs ?? START_LIMIT_MS, workMs: config.callLimitMs ?? CALL_LIMIT_MS };
   const gate = shared(gates, modulePath, () => new Gate().memory);
-  const login = shared(logins, JSON.stringify([modulePath, tokenLabel, digestOf(pin)]), () => new LoginMemory().memory);
-  const tally = new TokenTally().memory;
-  const token = { modulePath, tokenLabel, pin, pinFrom, ownIvs, gate, login, tally };
+  const user = JSON.stringify([modulePath, tokenLabel, pin.file ?? digestOf(pin.value)]);
+  const memory = shared(memories, user, () => new TokenMemory().memory);
+  const token = { modulePath, tokenLabel, pin, ownIvs, limits, gate, token: memory, tally: new TokenTally().memory };
   return { token, sessions: config.sessions ?? DEFAULT_SESSIONS };
+}
+
+/** The PIN as it is now, and when its source changed. @throws KekError `secret_unreadable`, `secrets_file_exposed`. */
+export function readPin({ value, file }: PinSource): { pin: string | undefined; change: PinChange } {
+  if (file === undefined) return { pin: value, change: { identity: 0n, at: undefined } };
+  // Before it is read: a change in between is seen at the next login.
+  const change = changeOf(file);
+  return { pin: pinOfFile(file), change };
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
+const START_LIMIT_MS = 60_000;
+const CALL_LIMIT_MS = 10_000;
+
 /** A module is initialized once a process, whoever uses it. */
 const gates = new Map<string, SharedArrayBuffer>();
-/** A PIN that was refused is not tried again by this process, however often it opens the token. Another one is. */
-const logins = new Map<string, SharedArrayBuffer>();
+/** What the process knows of a token, by where the PIN comes from: one that was refused says nothing of another. */
+const memories = new Map<string, SharedArrayBuffer>();
 
 function shared<T>(all: Map<string, T>, name: string, make: () => T): T {
   const found = all.get(name) ?? make();
@@ -43,25 +69,32 @@ function shared<T>(all: Map<string, T>, name: string, make: () => T): T {
   return found;
 }
 
+/** Kept in this process's memory only. */
 function digestOf(pin: string | undefined): string | undefined {
   return pin && createHash("sha256").update(pin).digest("hex");
 }
 
-/** The PIN, and where it is from, for an operator who has to mend it. */
-interface Pin {
-  pin: string | undefined;
-  from: string;
+/** Replacing, writing and touching a file change its time; replacing it changes its number too. */
+function changeOf(path: string): PinChange {
+  const found = statSync(path, { bigint: true, throwIfNoEntry: false });
+  if (found === undefined) return { identity: 0n, at: undefined };
+  return { identity: BigInt.asIntN(64, found.ctimeNs * 31n + found.ino), at: Number(found.ctimeNs / 1_000_000n) };
 }
 
 /** @throws KekError where a PIN cannot have been meant as it stands: it would cost a try at the token. */
-async function pinOf(config: Pkcs11Config, tokenLabel: string, askPin: AskPin | undefined): Promise<Pin> {
+async function pinOf(config: Pkcs11Config, tokenLabel: string, askPin: AskPin | undefined): Promise<PinSource> {
   if (config.pin !== undefined) {
     const fault = faultOf(config.pin);
-    if (fault === undefined) return { pin: config.pin, from: VARIABLE };
+    if (fault === undefined) return { value: config.pin, file: undefined, from: VARIABLE, typed: false };
     throw new KekError("config_invalid", `${VARIABLE} ${fault}`, "set it to the PIN and nothing else");
   }
-  if (config.pinFile !== undefined) return { pin: pinOfFile(config.pinFile), from: `the PIN file ${config.pinFile}` };
-  return { pin: await askPin?.(tokenLabel), from: "what was typed at the prompt" };
+  if (config.pinFile !== undefined) {
+    // A file that is no PIN file is told at once, not at the first login.
+    pinOfFile(config.pinFile);
+    return { value: undefined, file: config.pinFile, from: `the PIN file ${config.pinFile}`, typed: false };
+  }
+  const value = await askPin?.(tokenLabel);
+  return { value, file: undefined, from: "what was typed at the prompt", typed: value !== undefined };
 }
 
 const VARIABLE = "CERTAUTOPILOT_ENCRYPTION_PKCS11_PIN (encryption.pkcs11.pin)";

@@ -1,3 +1,4 @@
+import { Buffer } from "node:buffer";
 import { KekError } from "../../errors/errors.ts";
 import type {
   Capability,
@@ -14,7 +15,8 @@ import { refuseUnfit } from "./capabilities.ts";
 import { taken } from "./key_life.ts";
 import { keyLabel } from "./key_object.ts";
 import type { TokenSettings } from "./session.ts";
-import { SessionPool } from "./session_pool.ts";
+import { slowError } from "./session_errors.ts";
+import { type PoolOptions, SessionPool } from "./session_pool.ts";
 
 /** A provider that can make keys too: what `pkcs11-init` works with. */
 export type Token = Pkcs11Provider;
@@ -27,38 +29,48 @@ export class Pkcs11Provider implements Provider {
   readonly copyable = false;
   readonly #settings: TokenSettings;
   readonly #pool: SessionPool;
+  readonly #loading = new Map<string, Promise<void>>();
   #tokenLimit: Promise<number | undefined> | undefined;
 
   /** Nothing is loaded or opened before the first call. @param sessions how many may be open at once. */
-  constructor(settings: TokenSettings, sessions: number) {
+  /**
+   * Nothing is loaded or opened before the first call.
+   * @param sessions how many may be open at once.
+   */
+  constructor(settings: TokenSettings, sessions: number, options: Partial<PoolOptions> = {}) {
     this.#settings = settings;
-    this.#pool = new SessionPool(settings, sessions);
+    this.#pool = new SessionPool(settings, sessions, { separateTasks: true, claims: undefined, ...options });
   }
 
-  async probe(): Promise<Capability[]> {
+  /** @param versions of which a key is tried with where this user may make none. */
+  async probe(versions: number[] = []): Promise<Capability[]> {
     await this.#learnLimit();
     const { ownIvs, tokenLabel } = this.#settings;
-    const rows = await this.#pool.perform({ do: "probe", ownIvs, sessions: this.#pool.limit });
+    const rows = await this.#pool.perform({ do: "probe", ownIvs, sessions: this.#pool.limit, versions });
     refuseUnfit(tokenLabel, rows);
     return rows;
   }
 
-  async available(): Promise<number[]> {
-    return await this.#pool.perform({ do: "list" }, LIST_PATIENCE_MS, SYNC_LIMIT_MS);
+  async available(versions: number[], waitMs?: number): Promise<number[]> {
+    if (versions.length === 0) return [];
+    return await this.#within(waitMs, this.#pool.perform({ do: "list", versions }, LIST_PATIENCE_MS));
   }
 
-  async load(version: number, proof?: Proof): Promise<void> {
-    this.#pool.know(version, proof);
-    try {
-      await this.#pool.perform({ do: "check", version }, undefined, SYNC_LIMIT_MS);
-    } catch (thrown) {
-      this.#pool.forget(version);
-      throw thrown;
-    }
+  /** A key in a token says by its label alone nothing about whose it is: only the versions that MongoDB knows count. */
+  held(): number[] {
+    return [];
+  }
+
+  /** A load that takes longer than the caller waits goes on, and the next call waits for the same one. */
+  async load(version: number, proof?: Proof, waitMs?: number): Promise<void> {
+    const key = `${version} ${proof === undefined ? "" : Buffer.from(proof.wrap).toString("hex")}`;
+    const loading = this.#loading.get(key) ?? this.#loadNow(version, proof).finally(() => this.#loading.delete(key));
+    this.#loading.set(key, loading);
+    await this.#within(waitMs, loading);
   }
 
   async check(version: number): Promise<void> {
-    await this.#pool.perform({ do: "check", version }, undefined, SYNC_LIMIT_MS);
+    await this.#pool.perform({ do: "check", version });
   }
 
   async wrap(dek: Uint8Array, aad: Uint8Array, version: number): Promise<Uint8Array> {
@@ -151,8 +163,9 @@ export class Pkcs11Provider implements Provider {
   async recipes(): Promise<ProviderRecipe[]> {
     await this.#learnLimit();
     // One thread keeps any token busy, for its sessions are threads too. It gets all that this process may have.
+    // The module stays initialised: some crash in C_Finalize, or cannot be initialised again.
     await this.#pool.rest();
-    return [{ provider: "pkcs11", token: this.#settings, sessions: this.#pool.limit }];
+    return [{ provider: "pkcs11", token: this.#settings, sessions: this.#pool.limit, separateTasks: false }];
   }
 
   counts(): TokenCounts {
@@ -161,6 +174,31 @@ export class Pkcs11Provider implements Provider {
 
   async close(): Promise<void> {
     await this.#pool.close();
+  }
+
+  async #loadNow(version: number, proof: Proof | undefined): Promise<void> {
+    this.#pool.know(version, proof);
+    try {
+      await this.#pool.perform({ do: "check", version });
+    } catch (thrown) {
+      this.#pool.forget(version);
+      throw thrown;
+    }
+  }
+
+  /** @throws KekError `hsm_away` when the caller waits no longer. */
+  async #within<T>(waitMs: number | undefined, work: Promise<T>): Promise<T> {
+    if (waitMs === undefined) return await work;
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => reject(slowError(this.#settings.tokenLabel, waitMs)), waitMs);
+    });
+    try {
+      return await Promise.race([work, late]);
+    } finally {
+      clearTimeout(timer);
+      work.catch(() => undefined);
+    }
   }
 
   /** How many sessions the token gives one process. */
@@ -177,7 +215,6 @@ export class Pkcs11Provider implements Provider {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** The list is asked for within a sync, and again at the next one: no heartbeat waits for a token. */
+/** The list is asked for again at the next sync. */
 const LIST_PATIENCE_MS = 500;
-const SYNC_LIMIT_MS = 5000;
 const MECHANISM = "CKM_AES_GCM";

@@ -1,28 +1,30 @@
 import { KekError } from "../../errors/errors.ts";
+import type { LoginClaims } from "../login_claims.ts";
 import type { Proof, TokenCounts } from "../provider.ts";
+import { Backoff } from "./backoff.ts";
 import { type Operation, packOperations, unpackAnswers } from "./frames.ts";
 import { Gate } from "./gate.ts";
+import { LoginDesk } from "./login_desk.ts";
 import type { TokenSettings } from "./session.ts";
 import { closedError, crowdedError, errorOf, hangingError } from "./session_errors.ts";
-import { CALL_LIMIT_MS, type SessionReply, SessionThread } from "./session_thread.ts";
+import { type SessionReply, SessionThread } from "./session_thread.ts";
 import { ShareSize } from "./share_size.ts";
 import { TokenTally } from "./tally.ts";
 import type { Task, TaskValue } from "./tasks.ts";
 import { Width } from "./width.ts";
 
 /**
- * The sessions of a token that this thread may use, each in a worker thread that blocks in the token's calls. Sessions are
- * opened as work comes in and as far as that is of use. Work waits in one queue; a session takes a share of it at a time, and
- * has the next one at hand while it works.
+ * The sessions of a token that this thread may use, each in a worker thread that blocks in the token's calls. Work waits in one
+ * queue; an open session takes a share of it at a time, and has the next one at hand while it works. Sessions are opened as
+ * work comes in and as far as that is of use. A session that the token does not give is asked for again after a backoff.
+ * Administrative work (finding, making and checking keys) has a session of its own where the token gives one.
  */
 
 /** How long a session goes on trying what the token does not do. Once it is known to be away, each call tries once. */
 const PATIENCE_MS = 5000;
-/** How long after the token had no session left it is asked for more. */
-const CROWDED_MS = 10_000;
 /** The share in work, and the next one. */
 const SHARES_AHEAD = 2;
-/** How many sessions are opened at a time, once one has shown that it can be done. */
+/** How many sessions are opened at a time, once one has shown that the token gives them. */
 const OPENED_AT_ONCE = 4;
 
 interface Job {
@@ -36,23 +38,36 @@ interface Waiting {
   reject(error: Error): void;
 }
 
+export interface PoolOptions {
+  /** Whether administrative work gets a session of its own. */
+  separateTasks: boolean;
+  claims: LoginClaims | undefined;
+}
+
 export class SessionPool {
   readonly #settings: TokenSettings;
+  readonly #options: PoolOptions;
+  readonly #desk: LoginDesk;
   readonly #queue: Waiting[] = [];
+  /** Administrative work that the sessions of the work must do. */
   readonly #tasks: Job[] = [];
   readonly #sessions: SessionThread[] = [];
+  #taskSession: SessionThread | undefined;
   readonly #known = new Map<number, Proof | undefined>();
   readonly #width: Width;
   #limit: number;
   readonly #share = new ShareSize();
   #away: KekError | undefined;
-  /** When the token last had no session to give. */
-  #crowdedAt: number | undefined;
+  /** Between attempts to open a session more than the token gave. */
+  readonly #further = new Backoff();
+  readonly #furtherForTasks = new Backoff();
   #closed = false;
   #planned = false;
 
-  constructor(settings: TokenSettings, limit: number) {
+  constructor(settings: TokenSettings, limit: number, options: PoolOptions) {
     this.#settings = settings;
+    this.#options = options;
+    this.#desk = new LoginDesk(settings, options.claims);
     this.#limit = limit;
     this.#width = new Width(limit);
   }
@@ -65,17 +80,18 @@ export class SessionPool {
   /** Lowers the limit to what the token gives. */
   atMost(limit: number): void {
     this.#limit = Math.max(1, Math.min(this.#limit, limit));
-    this.#width.atMost(this.#limit);
+    if (this.#limit === 1) this.#lendTaskSession();
+    this.#width.atMost(this.#workLimit);
   }
 
   know(version: number, proof: Proof | undefined): void {
     this.#known.set(version, proof);
-    for (const session of this.#sessions) session.send({ kind: "know", version, proof });
+    for (const session of this.#all) session.send({ kind: "know", version, proof });
   }
 
   forget(version: number): void {
     this.#known.delete(version);
-    for (const session of this.#sessions) session.send({ kind: "forget", version });
+    for (const session of this.#all) session.send({ kind: "forget", version });
   }
 
   /** @throws KekError `hsm_away` and what else the operation meets. */
@@ -87,30 +103,28 @@ export class SessionPool {
     });
   }
 
-  /** @param patienceMs how long the session goes on trying. @param limitMs how long the call may hang in the token. */
-  async perform<T extends Task>(
-    task: T,
-    patienceMs = PATIENCE_MS,
-    limitMs = CALL_LIMIT_MS,
-  ): Promise<TaskValue[T["do"]]> {
+  /** @param patienceMs how long the session goes on trying. @throws KekError `hsm_away` and what else the task meets. */
+  async perform<T extends Task>(task: T, patienceMs = PATIENCE_MS): Promise<TaskValue[T["do"]]> {
     this.#refuseClosed();
     return await new Promise<TaskValue[T["do"]]>((resolve, reject) => {
       const work = async (session: SessionThread) => {
-        const reply = await session.ask(
-          { kind: "task", task, patienceMs: Math.min(this.#patience, patienceMs) },
-          [],
-          limitMs,
-        );
+        const reply = await session.ask({ kind: "task", task, patienceMs: Math.min(this.#patience, patienceMs) }, []);
         if (reply.kind === "done") {
           this.#away = undefined;
           resolve(reply.value as TaskValue[T["do"]]);
         } else if (reply.kind !== "crowded") reject(this.#noted(errorOf(reply)));
-        else if (this.#withdraw(session)) this.#tasks.push(job);
-        else reject(this.#noted(crowdedError(this.#settings.tokenLabel)));
+        else if (this.#withdraw(session)) {
+          this.#tasks.push(job);
+          this.#plan();
+        } else reject(this.#noted(crowdedError(this.#settings.tokenLabel, reply.cause)));
       };
       const job: Job = { run: (session) => work(session).catch((thrown) => reject(this.#noted(thrown))), reject };
-      this.#tasks.push(job);
-      this.#plan();
+      const own = this.#forTasks();
+      if (own !== undefined) this.#run(job.run(own));
+      else {
+        this.#tasks.push(job);
+        this.#plan();
+      }
     });
   }
 
@@ -118,27 +132,66 @@ export class SessionPool {
     return {
       ...new TokenTally(this.#settings.tally).read(),
       renewals: new Gate(this.#settings.gate).epoch,
-      hung: this.#sessions.filter((session) => session.stuck).length,
+      hung: this.#all.filter((session) => session.stuck).length,
       limit: this.#limit,
       away: this.#away !== undefined,
     };
   }
 
-  /** Gives all sessions back; later calls open them again. */
+  /** Gives all sessions back; later calls open them again. The module stays initialised. */
   async rest(): Promise<void> {
-    await Promise.all(this.#sessions.splice(0).map((session) => session.close()));
+    const kept = this.#all.find((session) => !session.stuck);
+    const others = this.#all.filter((session) => session !== kept);
+    this.#sessions.splice(0);
+    this.#taskSession = undefined;
+    if (kept !== undefined) this.#sessions.push(kept);
+    await Promise.all([...others.map((session) => session.close()), kept?.ask({ kind: "rest" }, [])]);
   }
 
   async close(): Promise<void> {
     this.#closed = true;
     this.#rejectAll(closedError());
-    await this.rest();
+    const all = this.#all;
+    this.#sessions.splice(0);
+    this.#taskSession = undefined;
+    await Promise.all(all.map((session) => session.close()));
+    await this.#desk.close();
   }
 
   // -------------------------------------------------------------------------------------------------------------------
 
   get #patience(): number {
     return this.#away === undefined ? PATIENCE_MS : 0;
+  }
+
+  get #all(): SessionThread[] {
+    return this.#taskSession === undefined ? [...this.#sessions] : [this.#taskSession, ...this.#sessions];
+  }
+
+  /** How many sessions the work may have. */
+  get #workLimit(): number {
+    return this.#taskSession === undefined ? this.#limit : this.#limit - 1;
+  }
+
+  /** The session for administrative work; undefined where the sessions of the work must do it. */
+  #forTasks(): SessionThread | undefined {
+    if (this.#taskSession?.dead) this.#taskSession = undefined;
+    if (this.#taskSession !== undefined) return this.#taskSession.stuck ? undefined : this.#taskSession;
+    const room = this.#options.separateTasks && this.#limit > 1 && this.#sessions.length < this.#limit;
+    if (!room || !this.#furtherForTasks.over) return undefined;
+    this.#taskSession = this.#start();
+    this.#width.atMost(this.#workLimit);
+    return this.#taskSession;
+  }
+
+  /** Work comes first: where the token gives one session, that one does everything. */
+  #lendTaskSession(): SessionThread | undefined {
+    const session = this.#taskSession;
+    if (session === undefined || session.stuck) return undefined;
+    this.#taskSession = undefined;
+    this.#furtherForTasks.failed();
+    this.#sessions.push(session);
+    return session;
   }
 
   /** Calls that are made in one go are shared out together. */
@@ -166,30 +219,49 @@ export class SessionPool {
     }
   }
 
-  /** The session that is to have the next share: the least busy, or a new one while that is of use. */
+  /** The session that is to have the next share: the least busy of those that are open. Opens more while that is of use. */
   #next(): SessionThread | undefined {
-    if (this.#crowdedAt !== undefined && performance.now() - this.#crowdedAt > CROWDED_MS) {
-      this.#crowdedAt = undefined;
-      this.#width.atMost(this.#limit);
-    }
-    const able = this.#sessions.filter((session) => !session.stuck).slice(0, this.#width.now);
-    // A session that is still being opened is given nothing that another one could do sooner.
-    const open = able.filter((session) => session.proven);
-    const least = (open.length > 0 ? open : able).reduce<SessionThread | undefined>(
+    if (this.#further.over) this.#width.atMost(this.#workLimit);
+    const able = this.#sessions.filter((session) => !session.stuck);
+    const open = able.filter((session) => session.open).slice(0, this.#width.now);
+    const opening = able.filter((session) => !session.open && session.pending > 0);
+    const least = open.reduce<SessionThread | undefined>(
       (best, session) => (best === undefined || session.pending < best.pending ? session : best),
       undefined,
     );
     if (least?.pending === 0) return least;
-    const more = able.length < this.#width.now && able.length - open.length < (open.length > 0 ? OPENED_AT_ONCE : 1);
-    if (more && this.#sessions.length < this.#limit) {
-      const session = this.#start();
-      if (open.length === 0) return session;
-      this.#run(this.#open(session));
-      return this.#next();
+    if (open.length === 0) return opening.length > 0 ? spare(opening[0]) : this.#firstSession();
+    const wanted = open.length + opening.length < this.#width.now && opening.length < this.#openedAtOnce;
+    if (wanted && this.#further.over) {
+      const session = this.#closedOne();
+      if (session !== undefined) {
+        this.#run(this.#open(session));
+        return this.#next();
+      }
     }
+    return spare(least);
+  }
+
+  /** Where the token gave none of late, one is asked for to see whether it does again. */
+  get #openedAtOnce(): number {
+    return this.#further.failing ? 1 : OPENED_AT_ONCE;
+  }
+
+  /** Where none is open there is none to wait for: one that opens its session takes work along. */
+  #firstSession(): SessionThread | undefined {
+    const session = this.#closedOne() ?? this.#lendTaskSession();
     // Every session there may be hangs in the token.
-    if (least === undefined) this.#rejectAll(hangingError(this.#settings.tokenLabel));
-    return least !== undefined && least.pending < SHARES_AHEAD ? least : undefined;
+    if (session === undefined) this.#rejectAll(hangingError(this.#settings.tokenLabel));
+    return session;
+  }
+
+  /** A thread without a session and without work; a new one where there may be more. */
+  #closedOne(): SessionThread | undefined {
+    const idle = this.#sessions.find((session) => !session.stuck && !session.open && session.pending === 0);
+    if (idle !== undefined || this.#sessions.length >= this.#workLimit) return idle;
+    const session = this.#start();
+    this.#sessions.push(session);
+    return session;
   }
 
   #rejectAll(error: KekError): void {
@@ -231,7 +303,7 @@ export class SessionPool {
     });
     if (crowded.length === 0) return;
     if (this.#withdraw(session)) this.#queue.unshift(...crowded);
-    else for (const { reject } of crowded) reject(this.#noted(crowdedError(this.#settings.tokenLabel)));
+    else for (const { reject } of crowded) reject(this.#noted(crowdedError(this.#settings.tokenLabel, reply.cause)));
   }
 
   #measure(session: SessionThread, operations: number, asked: number): void {
@@ -239,40 +311,47 @@ export class SessionPool {
     this.#share.done(operations, now - Math.max(asked, session.answeredAt));
     session.answeredAt = now;
     const able = this.#sessions.filter((each) => !each.stuck);
-    const busy = able.slice(0, this.#width.now);
+    const busy = able.filter((each) => each.open).slice(0, this.#width.now);
     // Shares that sessions of a wider time still have in hand would be counted for the narrower one.
-    const settled =
-      busy.length === this.#width.now &&
-      able.every((each) => each.proven && (busy.includes(each) || each.pending === 0));
+    const settled = busy.length === this.#width.now && able.every((each) => busy.includes(each) || each.pending === 0);
     this.#width.done(operations, this.#queue.length > 0, settled, now);
   }
 
-  /** The token gives no session for this thread just now. @returns whether there are others to do its work. */
+  /** The token gives no session for this thread now. @returns whether there are others to do its work. */
   #withdraw(session: SessionThread): boolean {
-    const others = this.#sessions.filter((other) => other !== session && !other.stuck).length;
-    if (others === 0) return false;
-    const place = this.#sessions.indexOf(session);
-    if (place >= 0) {
-      this.#sessions.splice(place, 1);
+    if (session === this.#taskSession) {
+      this.#taskSession = undefined;
+      this.#furtherForTasks.failed();
       session.retire();
+      return true;
     }
-    this.#width.atMost(others);
-    this.#crowdedAt = performance.now();
+    const others = this.#sessions.filter(
+      (other) => other !== session && !other.stuck && (other.open || other.pending > 0),
+    );
+    const lent = others.length === 0 ? this.#lendTaskSession() : undefined;
+    if (lent !== undefined) others.push(lent);
+    if (others.length === 0) return false;
+    this.#further.failed();
+    this.#width.atMost(others.length);
     return true;
   }
 
   #start(): SessionThread {
-    const session = new SessionThread(this.#settings, () => this.#plan());
-    this.#sessions.push(session);
+    const session = new SessionThread(this.#settings, {
+      freed: () => this.#plan(),
+      login: (message) => this.#desk.handle(message),
+    });
     for (const [version, proof] of this.#known) session.send({ kind: "know", version, proof });
     return session;
   }
 
-  /** What fails here is told to whoever works in the session next, and it is opened then. */
+  /** One session more. Where that fails the thread is left without one, and tried again later. */
   async #open(session: SessionThread): Promise<void> {
-    const asked = session.ask({ kind: "task", task: { do: "limit" }, patienceMs: 0 }, []);
-    const reply = await asked.catch((thrown) => this.#noted(thrown));
-    if ("kind" in reply && reply.kind === "crowded") this.#withdraw(session);
+    const reply = await session
+      .ask({ kind: "task", task: { do: "open" }, patienceMs: 0 }, [])
+      .catch((thrown) => this.#noted(thrown));
+    if ("kind" in reply && reply.kind === "done") this.#further.worked();
+    else if (this.#sessions.includes(session)) this.#withdraw(session);
   }
 
   #noted(error: Error): Error {
@@ -283,4 +362,10 @@ export class SessionPool {
   #refuseClosed(): void {
     if (this.#closed) throw closedError();
   }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function spare(session: SessionThread | undefined): SessionThread | undefined {
+  return session !== undefined && session.pending < SHARES_AHEAD ? session : undefined;
 }

@@ -3,7 +3,9 @@ import { threadEntry } from "../../config/entry_points.ts";
 import { type ErrorCode, KekError } from "../../errors/errors.ts";
 import type { Proof } from "../provider.ts";
 import type { TokenSettings } from "./session.ts";
+import type { PermitMessage } from "./shared_permit.ts";
 import type { Task, TaskValue } from "./tasks.ts";
+import { ThreadState } from "./thread_state.ts";
 
 /** One session's thread, seen from the thread that gives it work. Requests are answered in the order in which they came. */
 
@@ -12,14 +14,23 @@ export type SessionRequest =
   | { kind: "task"; task: Task; patienceMs: number }
   | { kind: "know"; version: number; proof: Proof | undefined }
   | { kind: "forget"; version: number }
+  /** Closes the session and keeps the module. */
+  | { kind: "rest" }
   | { kind: "close" };
 
 export type SessionReply =
-  | { kind: "answers"; bytes: Uint8Array }
+  | { kind: "answers"; bytes: Uint8Array; cause: string }
   | { kind: "done"; value: TaskValue[Task["do"]] }
   | { kind: "failed"; error: ToldError }
-  | { kind: "crowded" }
+  | { kind: "crowded"; cause: string }
+  | { kind: "rested" }
   | { kind: "closed" };
+
+/** What a session's thread is made from. */
+export interface SessionData {
+  settings: TokenSettings;
+  state: SharedArrayBuffer;
+}
 
 /** Errors do not keep their class between threads. */
 export interface ToldError {
@@ -28,41 +39,56 @@ export interface ToldError {
   hint: string;
 }
 
-/** How long a call may take altogether before it is given up: a thread that hangs in the token cannot be interrupted. */
-export const CALL_LIMIT_MS = 30_000;
 const CLOSE_LIMIT_MS = 2000;
+/** How often within its limit a call is looked at. */
+const LOOKS_A_LIMIT = 5;
 
 interface Asked {
   resolve(reply: SessionReply): void;
   reject(error: Error): void;
-  timer: ReturnType<typeof setTimeout>;
+}
+
+export interface SessionEvents {
+  /** A thread that hung can be used again. */
+  freed(): void;
+  /** Its thread wants to log in, or has. */
+  login(message: PermitMessage): void;
 }
 
 export class SessionThread {
   /** It has been in one call for so long that nobody waits for it any more, or it is dead. */
   stuck = false;
-  /** Whether it has answered once: until then it is still opening its session. */
-  proven = false;
   /** When it last answered with operations, by the monotonic clock. */
   answeredAt = 0;
   readonly #worker: Worker;
-  readonly #tokenLabel: string;
-  readonly #onFreed: () => void;
+  readonly #settings: TokenSettings;
+  readonly #events: SessionEvents;
+  readonly #state = new ThreadState();
   readonly #asked: Asked[] = [];
   /** Answers that nobody waits for any more. */
   #late = 0;
   #onClosed: (() => void) | undefined;
   #dead: Error | undefined;
+  #watch: ReturnType<typeof setInterval> | undefined;
+  /** The call that it was in when it was last looked at, and since when. */
+  #seen = { calls: -1, since: 0 };
 
-  /** @param onFreed is called when a thread that was stuck can be used again. */
-  constructor(settings: TokenSettings, onFreed: () => void) {
-    this.#tokenLabel = settings.tokenLabel;
-    this.#onFreed = onFreed;
+  constructor(settings: TokenSettings, events: SessionEvents) {
+    this.#settings = settings;
+    this.#events = events;
+    // Until it has said otherwise: it loads the module first.
+    this.#state.starting = true;
     const entry = threadEntry("providers/pkcs11/session_worker.ts", import.meta.url);
-    this.#worker = new Worker(entry, { workerData: settings });
-    this.#worker.on("message", (reply: SessionReply) => this.#received(reply));
+    const workerData: SessionData = { settings, state: this.#state.memory };
+    this.#worker = new Worker(entry, { workerData });
+    this.#worker.on("message", (reply: SessionReply | PermitMessage) => this.#received(reply));
     this.#worker.on("error", (error: Error) => this.#died(unloadable(error) ?? error));
     this.#worker.on("exit", () => this.#died(new Error("the thread of an HSM session ended")));
+  }
+
+  /** Whether it has a session. */
+  get open(): boolean {
+    return this.#state.open && !this.stuck;
   }
 
   /** Whether its thread has ended, or was left alone. */
@@ -79,13 +105,13 @@ export class SessionThread {
     this.#worker.postMessage(request, transfer);
   }
 
-  /** @throws KekError `hsm_away` when there is no answer in time. */
-  async ask(request: SessionRequest, transfer: ArrayBuffer[], limitMs = CALL_LIMIT_MS): Promise<SessionReply> {
+  /** @throws KekError `hsm_away` when a call into the module does not return within its limit. */
+  async ask(request: SessionRequest, transfer: ArrayBuffer[]): Promise<SessionReply> {
     if (this.#dead !== undefined) throw this.#dead;
     return await new Promise((resolve, reject) => {
-      const timer = setTimeout(() => this.#giveUp(limitMs), limitMs);
-      this.#asked.push({ resolve, reject, timer });
+      this.#asked.push({ resolve, reject });
       this.send(request, transfer);
+      this.#keepWatch();
     });
   }
 
@@ -112,12 +138,37 @@ export class SessionThread {
     await this.close();
   }
 
-  #received(reply: SessionReply): void {
+  /** Looks at the call that the thread is in, while somebody waits for it. */
+  #keepWatch(): void {
+    if (this.#watch !== undefined) return;
+    const { startMs, workMs } = this.#settings.limits;
+    this.#seen = { calls: this.#state.calls, since: performance.now() };
+    this.#watch = setInterval(
+      () => {
+        const now = performance.now();
+        const { calls } = this.#state;
+        if (calls !== this.#seen.calls) this.#seen = { calls, since: now };
+        const limitMs = this.#state.starting ? startMs : workMs;
+        if (now - this.#seen.since >= limitMs) this.#giveUp(limitMs);
+      },
+      Math.max(1, Math.min(startMs, workMs) / LOOKS_A_LIMIT),
+    );
+  }
+
+  #watchNoMore(): void {
+    clearInterval(this.#watch);
+    this.#watch = undefined;
+  }
+
+  #received(reply: SessionReply | PermitMessage): void {
+    if (reply.kind === "login" || reply.kind === "logged_in") {
+      this.#events.login(reply);
+      return;
+    }
     if (reply.kind === "closed") {
       this.#onClosed?.();
       return;
     }
-    this.proven = true;
     const asked = this.#late > 0 ? undefined : this.#asked.shift();
     // There may be data keys in an answer that nobody waits for any more.
     if (asked === undefined && reply.kind === "answers") reply.bytes.fill(0);
@@ -126,36 +177,34 @@ export class SessionThread {
       if (this.#late > 0 || this.#dead !== undefined) return;
       // It came back: the session is of use again.
       this.stuck = false;
-      this.#onFreed();
+      this.#events.freed();
       return;
     }
     if (asked === undefined) return;
-    clearTimeout(asked.timer);
+    // The next request begins now.
+    this.#seen = { calls: this.#state.calls, since: performance.now() };
+    if (this.pending === 0) this.#watchNoMore();
     asked.resolve(reply);
   }
 
   #giveUp(limitMs: number): void {
+    this.#watchNoMore();
     this.stuck = true;
     const waiting = this.#asked.splice(0);
     this.#late += waiting.length;
     const error = new KekError(
       "hsm_away",
-      `token "${this.#tokenLabel}" has not answered a call for ${limitMs / 1000} s`,
-      "see that the HSM, its network and its daemon are up; this program goes on by itself when they are",
+      `token "${this.#settings.tokenLabel}" has not answered a call for ${limitMs / 1000} s`,
+      "see that the HSM, its network and its daemon are up; this program retries until they are",
     );
-    for (const { reject, timer } of waiting) {
-      clearTimeout(timer);
-      reject(error);
-    }
+    for (const { reject } of waiting) reject(error);
   }
 
   #died(error: Error): void {
     this.#dead ??= error;
     this.stuck = true;
-    for (const { reject, timer } of this.#asked.splice(0)) {
-      clearTimeout(timer);
-      reject(error);
-    }
+    this.#watchNoMore();
+    for (const { reject } of this.#asked.splice(0)) reject(error);
     this.#onClosed?.();
   }
 }

@@ -3,10 +3,11 @@ import { crashPointAsked } from "../../config/environment.ts";
 import { armCrashPoint } from "../../errors/crash_point.ts";
 import { KekError, messageOf } from "../../errors/errors.ts";
 import { type Answer, Inbox, type Operation, packAnswers } from "./frames.ts";
-import type { TokenSettings } from "./session.ts";
-import type { SessionReply, SessionRequest, ToldError } from "./session_thread.ts";
+import type { SessionData, SessionReply, SessionRequest, ToldError } from "./session_thread.ts";
+import { SharedPermit } from "./shared_permit.ts";
 import { Crowded, SteadySession } from "./steady.ts";
 import { perform } from "./tasks.ts";
+import { ThreadState } from "./thread_state.ts";
 
 /** A thread with one session of the token: it does what it is told, blocking, one operation at a time. */
 
@@ -14,7 +15,10 @@ const port = parentPort;
 if (port === null) throw new Error("session_worker is started by session_pool.ts, not by hand");
 armCrashPoint(crashPointAsked());
 const inbox = new Inbox();
-const steady = new SteadySession(workerData as TokenSettings);
+const { settings, state: memory } = workerData as SessionData;
+const state = new ThreadState(memory);
+const steady = new SteadySession(settings, state, new SharedPermit(state, (message) => port.postMessage(message)));
+state.starting = false;
 
 function operate(operation: Operation, patienceMs: number): Uint8Array {
   const { version, data, aad } = operation;
@@ -28,11 +32,17 @@ function operate(operation: Operation, patienceMs: number): Uint8Array {
   }
 }
 
+/** Why the token opened no session, when it last did not. */
+let cause = "";
+
 function answer(operation: Operation, patienceMs: number): Answer {
   try {
     return { data: operate(operation, patienceMs) };
   } catch (thrown) {
-    if (thrown instanceof Crowded) return "crowded";
+    if (thrown instanceof Crowded) {
+      cause = thrown.message;
+      return "crowded";
+    }
     return { error: asKekError(thrown) };
   }
 }
@@ -68,20 +78,23 @@ port.on("message", (request: SessionRequest) => {
       inbox.clear();
       const packed = packAnswers(answers);
       for (const given of answers) if (given !== "crowded" && "data" in given) given.data.fill(0);
-      return reply({ kind: "answers", bytes: packed }, [packed.buffer]);
+      return reply({ kind: "answers", bytes: packed, cause }, [packed.buffer]);
     }
     case "task":
       try {
         const value = steady.tally.using(1, () => perform(steady, request.task, request.patienceMs));
         return reply({ kind: "done", value });
       } catch (thrown) {
-        if (thrown instanceof Crowded) return reply({ kind: "crowded" });
+        if (thrown instanceof Crowded) return reply({ kind: "crowded", cause: thrown.message });
         return reply({ kind: "failed", error: told(thrown) });
       }
     case "know":
       return steady.keys.know(request.version, request.proof);
     case "forget":
       return steady.keys.forget(request.version);
+    case "rest":
+      steady.rest();
+      return reply({ kind: "rested" });
     case "close":
       try {
         steady.close();

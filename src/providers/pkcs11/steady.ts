@@ -4,8 +4,10 @@ import type { Under } from "../provider.ts";
 import { TokenFault } from "./faults.ts";
 import { block } from "./gate.ts";
 import { HeldKeys, KeyAbsent } from "./held_keys.ts";
-import { type OpenSession, TokenSession, type TokenSettings } from "./session.ts";
+import type { LoginPermit } from "./login.ts";
+import { NoFurtherSession, type OpenSession, TokenSession, type TokenSettings } from "./session.ts";
 import type { TokenTally } from "./tally.ts";
+import type { ThreadState } from "./thread_state.ts";
 import { couldBeData, Miswrap, SURE_TRIES, UNSURE_TRIES, Wrapping } from "./wrapping.ts";
 
 /**
@@ -25,8 +27,8 @@ export class SteadySession {
   /** Failures in a row, over all attempts. */
   #failures = 0;
 
-  constructor(settings: TokenSettings) {
-    this.#session = new TokenSession(settings);
+  constructor(settings: TokenSettings, state: ThreadState, permit: LoginPermit) {
+    this.#session = new TokenSession(settings, state, permit);
     this.#tokenLabel = settings.tokenLabel;
     this.wrapping = new Wrapping(settings.tokenLabel, settings.ownIvs);
     this.keys = new HeldKeys(this.wrapping);
@@ -93,6 +95,9 @@ export class SteadySession {
           this.#session.drop();
           block(MAX_PAUSE_MS / 10);
           continue;
+        } else if (thrown instanceof NoFurtherSession) {
+          this.#session.tally.fault("crowded");
+          throw new Crowded(thrown);
         } else if (thrown instanceof TokenFault) fault = thrown;
         else throw thrown;
       }
@@ -107,6 +112,11 @@ export class SteadySession {
     return this.#session.tally;
   }
 
+  /** Closes the session and keeps the module, so that it is not finalised. */
+  rest(): void {
+    this.#session.drop();
+  }
+
   close(): void {
     this.#session.close();
   }
@@ -114,11 +124,16 @@ export class SteadySession {
   /** Before the next try. @throws KekError, Crowded when there is not to be one. */
   #recover(fault: TokenFault, late: boolean): void {
     if (fault.kind === "crowded") throw new Crowded(fault);
-    if (fault.kind === "unfit") throw this.wrapping.unfit(`refuses what is needed: ${fault.message}`, fault);
+    // For C_OpenSession some answer so when all sessions are taken, maybe by other processes.
+    if (fault.kind === "unfit" && fault.call !== "C_OpenSession")
+      throw this.wrapping.unfit(`refuses what is needed: ${fault.message}`, fault);
     // Once may be a hiccup, or a cluster that is busy: the session may be as good as ever.
-    if (fault.kind === "lost" || this.#failures > 1) this.#session.drop();
-    // When a new session is not enough, the module is initialized anew: its daemon may have been restarted.
-    if (this.#failures >= (fault.kind === "lost" ? RENEW_AFTER * 2 : RENEW_AFTER)) this.#renew();
+    if (fault.kind === "lost" || fault.kind === "module" || this.#failures > 1) this.#session.drop();
+    // Other sessions work: they are to do this.
+    if (this.#failures >= HAND_BACK_AFTER && this.#session.othersWork) throw new Crowded(fault);
+    // When a new session is not enough, the module is initialised again: its daemon may have been restarted.
+    const enough = fault.kind === "module" ? 1 : fault.kind === "lost" ? RENEW_AFTER * 2 : RENEW_AFTER;
+    if (this.#failures >= enough) this.#renew();
     if (late) throw this.#away(fault);
   }
 
@@ -152,19 +167,16 @@ export class SteadySession {
   }
 
   #away(fault: TokenFault): KekError {
-    return new KekError(
-      "hsm_away",
-      `token "${this.#tokenLabel}" does not answer: ${fault.message}`,
-      "see that the HSM, its network and its daemon are up; this program goes on by itself when they are",
-      { cause: fault },
-    );
+    return new KekError("hsm_away", `token "${this.#tokenLabel}" does not answer: ${fault.message}`, hintOf(fault), {
+      cause: fault,
+    });
   }
 }
 
 /** The token has no session left for this thread. */
 export class Crowded extends Error {
-  constructor(fault: TokenFault) {
-    super(fault.message, { cause: fault });
+  constructor(cause: Error) {
+    super(cause.message, { cause });
   }
 }
 
@@ -173,6 +185,17 @@ export class Crowded extends Error {
 const FIRST_PAUSE_MS = 4;
 const MAX_PAUSE_MS = 500;
 const RENEW_AFTER = 5;
+/** Failures in a row after which a session whose neighbours work gives its work back. */
+const HAND_BACK_AFTER = 4;
+
+function hintOf({ call }: TokenFault): string {
+  const up = "see that the HSM, its network and its daemon are up";
+  if (call === "C_Initialize")
+    return `${up}, and check the module's own configuration; this program retries until they are`;
+  if (call === "C_OpenSession")
+    return `${up}, and that other programs leave sessions of the token free (encryption.pkcs11.sessions limits those of each process); this program retries until then`;
+  return `${up}; this program retries until they are`;
+}
 
 /** A decryption failed in a way that bad bytes may cause. */
 class SuspectData extends Error {

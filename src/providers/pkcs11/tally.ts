@@ -6,7 +6,7 @@ import type { FaultKind } from "./faults.ts";
 /** A kind of fault, or a wrap that did not give the data key back. */
 export type CountedFault = FaultKind | "miswrap";
 
-const FAULTS: CountedFault[] = ["lost", "pin", "unfit", "crowded", "data", "away", "miswrap"];
+const FAULTS: CountedFault[] = ["lost", "module", "pin", "unfit", "crowded", "data", "away", "miswrap"];
 const WORDS = ["uses", "opened", "open", "busy", ...FAULTS] as const;
 type Word = (typeof WORDS)[number];
 

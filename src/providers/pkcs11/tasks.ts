@@ -18,16 +18,18 @@ import type { SteadySession } from "./steady.ts";
 /** What is asked of a session besides wrapping and unwrapping, as data, with what is answered. */
 
 export type Task =
-  | { do: "list" }
+  | { do: "open" }
+  | { do: "list"; versions: number[] }
   | { do: "describe"; version: number }
   | { do: "check"; version: number }
   | { do: "limit" }
-  | { do: "probe"; ownIvs: boolean; sessions: number }
+  | { do: "probe"; ownIvs: boolean; sessions: number; versions: number[] }
   | { do: "make"; version: number; installId: string }
   | { do: "tidy"; version: number; installId: string; recorded: string; proof: Proof }
   | { do: "destroy"; version: number; proof: Proof };
 
 export interface TaskValue {
+  open: undefined;
   list: number[];
   describe: KeyFacts[];
   check: undefined;
@@ -68,17 +70,20 @@ function done(steady: SteadySession, task: Task, patienceMs: number): TaskValue[
         steady.keys.check(open, task.version);
         return undefined;
       });
+    case "open":
+      return steady.attempt(patienceMs, () => undefined);
     case "limit":
-      return steady.attempt(patienceMs, (open) => open.token.maxSessions);
+      return steady.attempt(patienceMs, ({ module, token }) => module.token(token.slot).maxSessions);
     case "list":
-      return steady.attempt(patienceMs, listVersions);
+      return steady.attempt(patienceMs, (open) => listVersions(open, task.versions));
     case "describe":
       return steady.attempt(patienceMs, (open) => describeKeys(open, task.version));
     case "probe":
       return steady.attempt(patienceMs, (open) => {
-        const [version] = listVersions(open);
-        const label = version === undefined ? undefined : keyLabel(version);
-        const [existing] = label === undefined ? [] : open.module.find(open.handle, searchTemplate(label));
+        const { module, handle } = open;
+        const existing = task.versions.flatMap((version) =>
+          module.find(handle, searchTemplate(keyLabel(version)), 1),
+        )[0];
         return probeToken(open, { ownIvs: task.ownIvs, existing, sessions: task.sessions });
       });
     case "make": {

@@ -20,6 +20,8 @@ export class Width {
   #growNext = true;
   #holdMs = FIRST_HOLD_MS;
   #heldUntil = 0;
+  /** How long an operation took a session when it was decided to hold. */
+  #heldAtMs = 0;
 
   constructor(limit: number) {
     this.#limit = limit;
@@ -76,6 +78,7 @@ export class Width {
         this.#growNext = this.#now < trial.width;
         this.#now = trial.width;
         this.#heldUntil = at + this.#holdMs;
+        this.#heldAtMs = trial.width / trial.rate;
         this.#holdMs = Math.min(LONGEST_HOLD_MS, this.#holdMs * 2);
         return;
       }
@@ -88,7 +91,18 @@ export class Width {
     const fresh = 1 - Math.exp(-elapsed / MEMORY_MS);
     this.#earlier += (this.#usual - this.#earlier) * fresh;
     this.#usual += (rate - this.#usual) * fresh;
-    this.#leastMs = Math.min(this.#leastMs, this.now / this.#usual);
+    const operationMs = this.now / rate;
+    this.#leastMs = Math.min(this.#leastMs, operationMs);
+    // The token's answers take far longer, or far shorter, than when it was decided to hold: the decision is void.
+    const change = operationMs / this.#heldAtMs;
+    if (at < this.#heldUntil && (change > ANOTHER_TOKEN || change < 1 / ANOTHER_TOKEN)) {
+      this.#heldUntil = 0;
+      this.#holdMs = FIRST_HOLD_MS;
+      this.#growNext = true;
+      this.#leastMs = operationMs;
+      this.#usual = rate;
+      this.#earlier = rate;
+    }
     if (at >= this.#heldUntil) this.#try(at);
   }
 
@@ -159,5 +173,7 @@ const SHRINK_TRIAL_MS = 1000;
 const NEAR_MS = 0.5;
 const FAR_MS = 2;
 const LEVEL = 1.05;
+/** An operation that takes so many times as long, or as short, is another token's. */
+const ANOTHER_TOKEN = 4;
 const FIRST_HOLD_MS = 5000;
 const LONGEST_HOLD_MS = 60_000;

@@ -5,19 +5,22 @@ import { Refusal } from "./problem.ts";
 /** 8 MiB of plaintext, or an envelope of as much, in base64 and JSON. A batch shares it. */
 export const MAX_BODY_BYTES = 16 * 1024 * 1024;
 export const BODY_LIMIT_MS = 15_000;
-/** Requests in hand, and bytes of their bodies; what comes beyond is told to come again. */
+/** Requests in hand, and bytes of their bodies. A request beyond waits for a moment, and is then told to come again. */
 export const MAX_REQUESTS = 256;
+export const MAX_WAITING = 1024;
+export const WAIT_MS = 1000;
 export const MAX_BYTES_IN_HAND = 128 * 1024 * 1024;
 
 /** How many requests are in hand, and how large their bodies are. */
 export class InHand {
   #requests = 0;
   #bytes = 0;
+  /** Requests that wait for a place, oldest first. */
+  readonly #waiting: (() => void)[] = [];
 
   /** Runs the work of one request, which takes bytes as they arrive. @throws Refusal `busy`. */
   async admit<T>(work: (take: (bytes: number) => void) => Promise<T>): Promise<T> {
-    if (this.#requests >= MAX_REQUESTS) throw busy();
-    this.#requests += 1;
+    await this.#place();
     let taken = 0;
     try {
       return await work((bytes) => {
@@ -26,9 +29,31 @@ export class InHand {
         taken += bytes;
       });
     } finally {
-      this.#requests -= 1;
       this.#bytes -= taken;
+      const next = this.#waiting.shift();
+      if (next === undefined) this.#requests -= 1;
+      else next();
     }
+  }
+
+  /** A place that is given back goes to the request that has waited longest. @throws Refusal `busy`. */
+  async #place(): Promise<void> {
+    if (this.#requests < MAX_REQUESTS) {
+      this.#requests += 1;
+      return;
+    }
+    if (this.#waiting.length >= MAX_WAITING) throw busy();
+    await new Promise<void>((resolve, reject) => {
+      const given = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+      const timer = setTimeout(() => {
+        this.#waiting.splice(this.#waiting.indexOf(given), 1);
+        reject(busy());
+      }, WAIT_MS);
+      this.#waiting.push(given);
+    });
   }
 }
 

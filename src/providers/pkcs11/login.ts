@@ -1,0 +1,105 @@
+import { KekError } from "../../errors/errors.ts";
+import { CKF } from "./constants.ts";
+import type { Cryptoki, Handle } from "./cryptoki.ts";
+import { TokenFault } from "./faults.ts";
+import { type PinSource, readPin } from "./pin.ts";
+import type { TokenMemory } from "./token_memory.ts";
+
+/** Logs in, and never sends a PIN again that the token refused: a few wrong ones lock it. */
+
+/** Asks whether this process may log in now; other processes of the install may be at it. Blocks. */
+export interface LoginPermit {
+  /** @throws KekError `hsm_pin` when the PIN may be one that was refused; `hsm_away` when nobody can say so now. */
+  take(source: PinChange): void;
+  /** What came of it. @param refusedWith the token's code; 0 when it accepted the PIN; undefined when it did neither. */
+  give(refusedWith: number | undefined): void;
+}
+
+/** When the source of the PIN last changed, for processes on other hosts. Says nothing of the PIN. */
+export interface PinChange {
+  /** The file's identity and change time, as one number; 0 where the PIN is in no file. */
+  identity: bigint;
+  /** Milliseconds since 1970 by this host's clock; undefined where the PIN is in no file. */
+  at: number | undefined;
+}
+
+/** @throws TokenFault as the module answers; KekError `hsm_pin`, `secret_unreadable`, `secrets_file_exposed`. */
+export function logIn(
+  settings: { tokenLabel: string; pin: PinSource },
+  memory: TokenMemory,
+  permit: LoginPermit,
+  module: Cryptoki,
+  handle: Handle,
+  slot: Handle,
+): void {
+  const { tokenLabel, pin: source } = settings;
+  const refuse = (what: string, hint: string) => new KekError("hsm_pin", `token "${tokenLabel}": ${what}`, hint);
+  const { pin, change } = readPin(source);
+  const before = memory.refusedFor(change.identity);
+  if (before !== 0) throw refused(settings, new TokenFault(before, "C_Login"), " before");
+  // Read now: another process may have tried a wrong one.
+  const { flags } = module.token(slot);
+  if ((flags & CKF.userPinLocked) !== 0)
+    throw refuse("the user PIN is locked", "have the token's security officer set it anew");
+  if ((flags & CKF.userPinFinalTry) !== 0)
+    throw refuse(
+      "one more wrong PIN would lock it (CKF_USER_PIN_FINAL_TRY), so none is tried",
+      "log in once with the vendor's own tool, which resets the count, then start again",
+    );
+  if (pin === undefined)
+    throw refuse(
+      "no PIN is given",
+      "set CERTAUTOPILOT_ENCRYPTION_PKCS11_PIN_FILE (a file of mode 0600) or CERTAUTOPILOT_ENCRYPTION_PKCS11_PIN",
+    );
+  permit.take(change);
+  let refusedWith: number | undefined;
+  try {
+    module.login(handle, pin);
+    refusedWith = 0;
+  } catch (thrown) {
+    if (!(thrown instanceof TokenFault) || !isRefusal(thrown, memory)) throw thrown;
+    refusedWith = thrown.code;
+    memory.refuse(thrown.code, change.identity);
+    throw refused(settings, thrown, "");
+  } finally {
+    permit.give(refusedWith);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+const PIN_NOT_INITIALIZED = 0x102;
+const DOUBTFUL_LOGINS = 1;
+/** The token has not even looked at the PIN. */
+const UNTRIED_LOGINS = 20;
+
+/** @param when " before" for a refusal that this process has met already. */
+function refused(
+  { tokenLabel, pin: source }: { tokenLabel: string; pin: PinSource },
+  fault: TokenFault,
+  when: "" | " before",
+): KekError {
+  const isPin = fault.kind === "pin";
+  const what = isPin
+    ? `the PIN was refused${when} (${fault.message})`
+    : fault.code === PIN_NOT_INITIALIZED
+      ? `the login failed${when}: the token says that no user PIN is set (${fault.message})`
+      : `the login failed${when}, and may have counted as a wrong PIN (${fault.message})`;
+  const first = isPin ? "" : "see what the token's own tool or log says; ";
+  const hint =
+    source.file === undefined
+      ? `${first}the PIN is from ${source.from}: correct it, then start this process again; each start sends it once, also a start by a supervisor, and may lock the token`
+      : `${first}the PIN is from ${source.from}: write the right PIN into it; it is read again when it has changed, and not tried before`;
+  return new KekError("hsm_pin", `token "${tokenLabel}": ${what}`, hint);
+}
+
+/**
+ * A PIN that has been accepted once is right until the token says otherwise. One that never was, and fails without a word
+ * about it, is tried once more and no further: some tokens say "function failed" to a wrong PIN, and count it.
+ */
+function isRefusal(fault: TokenFault, memory: TokenMemory): boolean {
+  if (fault.kind === "pin") return true;
+  if (memory.met || fault.kind === "lost" || fault.kind === "crowded" || fault.unseen) return false;
+  const vendors = fault.code >= 0x8000_0000;
+  return vendors || memory.doubt() > (fault.code === PIN_NOT_INITIALIZED ? UNTRIED_LOGINS : DOUBTFUL_LOGINS);
+}

@@ -1,0 +1,41 @@
+/** What the thread of a session tells the thread that gives it work, in memory that both see, also while it is inside a call. */
+
+const WORD = { calls: 0, starting: 1, open: 2 } as const;
+
+export class ThreadState {
+  readonly memory: SharedArrayBuffer;
+  readonly #words: Int32Array;
+
+  /** @param memory of the other side; without it this is a new one. */
+  constructor(memory: SharedArrayBuffer = new SharedArrayBuffer(12)) {
+    this.memory = memory;
+    this.#words = new Int32Array(memory);
+  }
+
+  /** Grows with each call into the module: a number that stands still is a call that has not returned. */
+  get calls(): number {
+    return Atomics.load(this.#words, WORD.calls);
+  }
+
+  called(): void {
+    Atomics.add(this.#words, WORD.calls, 1);
+  }
+
+  /** Whether the module is being initialised, a session opened, or the user logged in: these calls may take longer. */
+  get starting(): boolean {
+    return Atomics.load(this.#words, WORD.starting) === 1;
+  }
+
+  set starting(is: boolean) {
+    Atomics.store(this.#words, WORD.starting, is ? 1 : 0);
+  }
+
+  /** Whether the thread has a session. */
+  get open(): boolean {
+    return Atomics.load(this.#words, WORD.open) === 1;
+  }
+
+  set open(is: boolean) {
+    Atomics.store(this.#words, WORD.open, is ? 1 : 0);
+  }
+}
