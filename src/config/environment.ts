@@ -23,6 +23,11 @@ export function childEnvironment(over: Record<string, string>): Record<string, s
   return { ...inherited, ...over };
 }
 
+/** The environment for a child that runs as another user: nothing of this user's own but where programs are. */
+export function bareEnvironment(over: Record<string, string>): Record<string, string> {
+  return { PATH: process.env["PATH"] ?? "/usr/sbin:/usr/bin:/sbin:/bin", ...over };
+}
+
 /** The point at which a test wants this process to die, `errors/crash_point.ts`; never set outside tests. */
 export function crashPointAsked(): string | undefined {
   return process.env[`${PREFIX}TEST_CRASH_AT`] || undefined;

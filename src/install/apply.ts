@@ -1,4 +1,4 @@
-import { readdirSync, rmSync, symlinkSync, unlinkSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync, symlinkSync, unlinkSync } from "node:fs";
 import process from "node:process";
 import type { Config, ProviderName } from "../config/config.ts";
 import { hostName } from "../config/environment.ts";
@@ -121,6 +121,7 @@ class Run {
       this.#placed(title, placeDirectory(this.#at(path), this.#rights(mode, owner)), true);
     },
     file: ({ path, mode, owner, content, keeps }, title) => {
+      this.#refuseEdited(path);
       this.#aboveOf(path);
       const rights = this.#rights(mode, owner);
       if (this.#files.has(path)) return replaceText(this.#at(path), rights, content);
@@ -158,10 +159,22 @@ class Run {
     this.journal.did({ what, undo, settle, keeps });
   }
 
+  /** The plan was made from what was there before the question was asked. A line that came since would be lost. */
+  #refuseEdited(path: string): void {
+    if (this.#files.has(path)) return;
+    const seen = this.#applying.found.entries.get(path)?.content;
+    const there = existsSync(this.#at(path)) ? readFileSync(this.#at(path), "utf8") : undefined;
+    if (there === seen) return;
+    throw new KekError(
+      "refused",
+      `${path} was changed while install was at work, and what was added to it would be lost`,
+      "run it again: the plan is made from the file as it is now",
+    );
+  }
+
   #aboveOf(path: string): void {
     const made = makeAbove(this.#at(path));
-    for (const above of made)
-      this.journal.did({ what: `directory ${above}`, undo: () => rmSync(above, { recursive: true }) });
+    for (const above of made) this.journal.did({ what: `directory ${above}`, undo: () => rmdirSync(above) });
   }
 
   async #setUpDatabase(database: LocalDatabase, mongod: string): Promise<void> {
@@ -172,7 +185,7 @@ class Run {
       const empty = async () => void (await must(["find", data, "-mindepth", "1", "-delete"]));
       this.journal.did({ what: `MongoDB's files in ${data}`, undo: empty, keeps: true });
     }
-    this.#mongod = new MongodProcess(mongod, this.#userIds());
+    this.#mongod = await MongodProcess.start(mongod, this.#userIds());
     await this.#mongod.setUp(database);
   }
 
@@ -180,7 +193,7 @@ class Run {
     const { config, wanted, found } = this.#applying;
     const { mongo, token } = wanted;
     if (mongo.kind === "local" && this.#mongod === undefined && !(await canConnect(`127.0.0.1:${mongo.port}`))) {
-      this.#mongod = new MongodProcess(found.mongod ?? MONGOD_OF_PACKAGES, this.#userIds());
+      this.#mongod = await MongodProcess.start(found.mongod ?? MONGOD_OF_PACKAGES, this.#userIds());
       await this.#mongod.listening(`127.0.0.1:${mongo.port}`);
     }
     const actor = `install on ${hostName()} pid ${process.pid}`;

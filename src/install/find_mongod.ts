@@ -35,9 +35,10 @@ export async function packagesOfMongodb(): Promise<string[]> {
   return [];
 }
 
-/** Whether the package manager has lists of packages at all. */
+/** Whether the package manager has lists of packages: false on a fresh image of Debian, true where there is no apt. */
 export function hasPackageLists(): boolean {
   const lists = "/var/lib/apt/lists";
+  if (!existsSync("/usr/bin/apt-get")) return true;
   return existsSync(lists) && readdirSync(lists).some((name) => name.includes("_Packages"));
 }
 

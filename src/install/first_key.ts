@@ -1,7 +1,7 @@
 import { chownSync, mkdtempSync } from "node:fs";
 import { dirname, join } from "node:path";
 import type { Config, KekHex, ProviderName } from "../config/config.ts";
-import { childEnvironment } from "../config/environment.ts";
+import { bareEnvironment } from "../config/environment.ts";
 import { kekVersionOf } from "../config/schema.ts";
 import { KekError } from "../errors/errors.ts";
 import { SILENT } from "../errors/log.ts";
@@ -122,8 +122,8 @@ async function makeInToken({ config, token, tokenGroup, user }: FirstKey): Promi
   try {
     chownSync(unpacked, user.uid, user.gid);
     const command = [LAYOUT.binary, "kek", "pkcs11-init", "--version=1", "--json"] as const;
-    const env = childEnvironment({ ...settings, BUN_TMPDIR: unpacked });
-    const ran = await run([...asServiceUser(user, tokenGroup), ...command], { env, limitMs: 300_000 });
+    const env = bareEnvironment({ ...settings, BUN_TMPDIR: unpacked });
+    const ran = await run([...(await asServiceUser(user, tokenGroup)), ...command], { env, limitMs: 300_000 });
     if (ran.code !== 0) throw asError(ran.stdout, ran.stderr);
   } finally {
     await must(["rm", "-rf", "--", unpacked]);

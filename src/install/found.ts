@@ -7,6 +7,8 @@ import type { VersionDoc } from "../store/documents.ts";
 export interface Ids {
   uid: number;
   gid: number;
+  /** Further groups of the user, which a unit's User= gives a process too. */
+  groups?: number[];
 }
 
 export interface Entry {

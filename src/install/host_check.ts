@@ -48,13 +48,21 @@ const MIB = 1 << 20;
 const FIRST_DATABASE_BYTES = 512 * MIB;
 const OTHER_BYTES = 4 * MIB;
 
+/** Whether a step that changes something does so at a path or below it. */
+function writes(steps: Step[], path: string): boolean {
+  const isIn = (each: string) => each === path || each.startsWith(`${path}/`);
+  return steps.some(
+    (step) =>
+      step.change && (("path" in step && isIn(step.path)) || (step.do === "local_database" && isIn(LAYOUT.mongodData))),
+  );
+}
+
 const changes = (steps: Step[], kind: Step["do"]) => steps.some((step) => step.do === kind && step.change);
 
 function places({ steps, programBytes }: Asked, facts: HostFacts): Finding[] {
-  if (!steps.some(({ change }) => change)) return [];
   const findings: Finding[] = [];
   const wanted = new Map<string, { place: Place; bytes: number }>();
-  for (const place of facts.places) {
+  for (const place of facts.places.filter((each) => writes(steps, each.path))) {
     if (place.readOnly)
       findings.push(
         stop(

@@ -2,8 +2,9 @@ import { existsSync, readFileSync, realpathSync, statfsSync, statSync } from "no
 import { createServer } from "node:net";
 import { run } from "./command.ts";
 import type { Ids } from "./found.ts";
+import { USER } from "./layout.ts";
 import { type Mount, mountOf, nearest, readMounts } from "./mounts.ts";
-import { asServiceUser } from "./system_user.ts";
+import { asServiceUser, groupId, hostSetpriv } from "./system_user.ts";
 
 /** What a host lets an install do, looked at before the first change. Nothing is written. */
 
@@ -26,7 +27,6 @@ export interface Place {
   path: string;
   mount: string;
   readOnly: boolean;
-  noexec: boolean;
   freeBytes: number;
 }
 
@@ -44,9 +44,9 @@ export interface Looked {
 export async function lookAtHost({ places, readable, addresses, user, extraGroup }: Looked): Promise<HostFacts> {
   const mounts = readMounts();
   const unreadable = new Map<string, string>();
-  const changesUser = /--reuid/.test(textOf(await run(["setpriv", "--help"])));
+  const { changesUser } = await hostSetpriv();
   for (const path of readable) {
-    const why = changesUser ? await whyUnreadable(path, user ?? NOBODY, extraGroup) : undefined;
+    const why = changesUser ? await whyUnreadable(path, user ?? nobody(), extraGroup) : undefined;
     if (why !== undefined) unreadable.set(path, why);
   }
   const taken = new Map<string, string>();
@@ -73,10 +73,10 @@ export function executableDirectory(candidates: string[]): string {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** Who has the rights that anybody has: the user that is made later is as good. */
-const NOBODY: Ids = { uid: 65_534, gid: 65_534 };
-
-const textOf = ({ stdout, stderr }: { stdout: string; stderr: string }) => stdout + stderr;
+/** Who has the rights that anybody has, as the user that is made later; in its group, where that is here already. */
+function nobody(): Ids {
+  return { uid: 65_534, gid: groupId(USER) ?? 65_534 };
+}
 
 function placeOf(path: string, mounts: Mount[]): Place {
   const mount = mountOf(path, mounts);
@@ -85,7 +85,6 @@ function placeOf(path: string, mounts: Mount[]): Place {
     path,
     mount: mount?.path ?? "/",
     readOnly: mount?.readOnly === true,
-    noexec: mount?.noexec === true,
     freeBytes: bavail * bsize,
   };
 }
@@ -93,7 +92,9 @@ function placeOf(path: string, mounts: Mount[]): Place {
 /** Asked as the user itself, so that access lists count too. */
 async function whyUnreadable(path: string, user: Ids, group: string | undefined): Promise<string | undefined> {
   const real = realpathSync(path);
-  const as = asServiceUser(user, group);
+  const as = await asServiceUser(user, group);
+  // What setpriv cannot do says nothing about the path.
+  if ((await run([...as, "true"])).code !== 0) return undefined;
   const flag = statSync(real).isDirectory() ? "-x" : "-r";
   if ((await run([...as, "test", flag, real])).code === 0) return undefined;
   for (let above = real; above !== "/"; above = above.slice(0, above.lastIndexOf("/")) || "/") {

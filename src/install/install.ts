@@ -1,4 +1,4 @@
-import { realpathSync, statSync } from "node:fs";
+import { existsSync, realpathSync, statSync } from "node:fs";
 import type { Config } from "../config/config.ts";
 import { readConfigText } from "../config/config_file.ts";
 import { settleConfig } from "../config/load.ts";
@@ -83,7 +83,7 @@ function whatIsAsked(request: InstallRequest, wanted: Wanted, found: Found, step
   const { units, entries, installed, mongod } = found;
   const setsUp = steps.some((step) => step.do === "local_database" && step.change);
   const need = (what: string, path: string | undefined) =>
-    path === undefined ? [] : [{ what, path, real: realpathSync(path) }];
+    path === undefined ? [] : [{ what, path, real: realOf(what, path) }];
   const local =
     mongo.kind === "local" && (request.units === "started" || setsUp)
       ? [
@@ -99,7 +99,8 @@ function whatIsAsked(request: InstallRequest, wanted: Wanted, found: Found, step
     address: listenOf(request, found),
     flag: "--listen",
     what: "the service",
-    isOurs: units.service.active && (request.listen === undefined || request.listen === installed?.listen),
+    // The service itself has that port now, on whichever of the host's addresses.
+    isOurs: units.service.active && portIn(listenOf(request, found)) === portIn(installed?.listen ?? ""),
   };
   return {
     steps,
@@ -113,4 +114,11 @@ function whatIsAsked(request: InstallRequest, wanted: Wanted, found: Found, step
     ],
     listens: [...local, ...(request.units === "started" ? [service] : [])],
   };
+}
+
+const portIn = (address: string) => address.slice(address.lastIndexOf(":") + 1);
+
+function realOf(what: string, path: string): string {
+  if (existsSync(path)) return realpathSync(path);
+  throw new KekError("refused", `${what} ${path} is not there`, "install it again, or name another");
 }

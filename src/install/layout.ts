@@ -29,6 +29,9 @@ export const MONGOD_OF_PACKAGES = "/usr/bin/mongod";
 
 export const DEFAULT_DATABASE = "certautopilot";
 
+/** Where `update` puts a program that is not checked yet. */
+export const STAGED_UPDATE = "/usr/local/bin/.certautopilot.staged";
+
 /** What makes a unit start with the host. */
 export function wantsLink(unit: string): string {
   return `/etc/systemd/system/multi-user.target.wants/${unit}`;

@@ -22,9 +22,10 @@ security:
 `;
 }
 
-/** The port of a file that `mongodConfig` made. */
-export function portOf(config: string): number {
-  return Number(/^ {2}port: (\d+)$/m.exec(config)?.[1] ?? DEFAULT_MONGO_PORT);
+/** The port in mongod's configuration; undefined where it cannot be read. */
+export function portOf(config: string): number | undefined {
+  const port = /^\s+port:\s*(\d+)\s*(#.*)?$/m.exec(config)?.[1];
+  return port === undefined ? undefined : Number(port);
 }
 
 export function localUri(port: number, user: string, password: string): string {

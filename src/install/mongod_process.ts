@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { connect } from "node:net";
-import { childEnvironment } from "../config/environment.ts";
+import { bareEnvironment } from "../config/environment.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
 import { type LocalDatabase, setUpLocalDatabase } from "../store/local_users.ts";
 import type { Ids } from "./found.ts";
@@ -14,11 +14,15 @@ export class MongodProcess {
   readonly #binary: string;
   #said = "";
 
-  constructor(binary: string, user: Ids) {
+  static async start(binary: string, user: Ids): Promise<MongodProcess> {
+    const as = await asServiceUser(user, undefined);
+    return new MongodProcess(binary, [...as, binary, "--config", LAYOUT.mongodConfig]);
+  }
+
+  private constructor(binary: string, [program, ...args]: [string, ...string[]]) {
     this.#binary = binary;
-    const [program, ...args] = [...asServiceUser(user, undefined), binary, "--config", LAYOUT.mongodConfig] as const;
     // A process group of its own: a Ctrl-C is for the installer, which ends mongod in order.
-    const options = { cwd: "/", env: childEnvironment({}), detached: true };
+    const options = { cwd: "/", env: bareEnvironment({}), detached: true };
     this.#child = spawn(program, args, { ...options, stdio: ["ignore", "pipe", "pipe"] });
     for (const stream of [this.#child.stdout, this.#child.stderr])
       stream?.on("data", (chunk: Buffer) => {

@@ -85,13 +85,17 @@ function planLocalMongo(
     plan.add({ do: "packages", names }, `packages of the distribution: ${names.join(" ")}`, names.length > 0);
   }
   const admin = `# The administrator of this host's MongoDB. The service does not read it.\nMONGODB_ADMIN_URI=${localUri(port, "admin", adminPassword)}\n`;
-  plan.file(LAYOUT.mongodAdmin, 0o600, "root", admin, { title: `MongoDB's administrator ${LAYOUT.mongodAdmin}` });
+  plan.file(LAYOUT.mongodAdmin, 0o600, "root", admin, {
+    title: `MongoDB's administrator ${LAYOUT.mongodAdmin}`,
+    asFound: true,
+  });
   plan.file(LAYOUT.mongodKeyFile, 0o400, "service", `${material.mongodKeyFile}\n`, {
     title: `MongoDB's key file ${LAYOUT.mongodKeyFile}`,
     asFound: true,
   });
   plan.file(LAYOUT.mongodConfig, 0o640, "readable", mongodConfig(port), {
     title: `MongoDB's configuration ${LAYOUT.mongodConfig} (127.0.0.1:${port})`,
+    asFound: true,
   });
   plan.directory(LAYOUT.mongodData, 0o700, "service");
   const database = {
@@ -116,11 +120,12 @@ function planLocalMongo(
 function secretsOf(
   { carried }: InstallRequest,
   { provider }: Wanted,
-  { entries, secrets }: Found,
+  { entries, secrets, installed }: Found,
   material: Material,
   uri: string | undefined,
 ): string {
-  return secretsText(entries.get(LAYOUT.secrets)?.content, secrets, { provider, uri, carried }, material);
+  const isFirst = installed === undefined;
+  return secretsText(entries.get(LAYOUT.secrets)?.content, secrets, { provider, uri, carried, isFirst }, material);
 }
 
 function passwordOf(uri: string): string {

@@ -1,5 +1,5 @@
 import type { Found } from "./found.ts";
-import { besideNames, LAYOUT, USER } from "./layout.ts";
+import { besideNames, LAYOUT, STAGED_UPDATE, USER } from "./layout.ts";
 import { type Action, idsOf, type Owner, type Step } from "./step.ts";
 
 export interface FileOptions {
@@ -31,7 +31,8 @@ export class Planner {
 
   /** The last step: until then they tell that what was changed has not been taken up by the service. */
   leftovers(): void {
-    for (const path of Object.values(LAYOUT).flatMap((place) => Object.values(besideNames(place)))) {
+    const places = Object.values(LAYOUT).flatMap((place) => Object.values(besideNames(place)));
+    for (const path of [...places, STAGED_UPDATE]) {
       if (this.#found.entries.has(path))
         this.add({ do: "remove_leftover", path }, `removed: ${path}, which an interrupted run left`, true);
     }

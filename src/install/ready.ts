@@ -95,7 +95,8 @@ function readinessIn(body: string): { ready?: unknown; reason?: string } {
 
 async function notComing(unit: string, what: string, log: Log): Promise<KekError> {
   const said = await journalOfStart(unit);
-  for (const line of said) log.warn(`${unit}: ${line}`);
+  // Whatever the service said must not speak to the operator's terminal.
+  for (const line of said) log.warn(`${unit}: ${line.replaceAll(/\p{Cc}/gu, "?")}`);
   const error = said.findLast((line) => line.startsWith("error: "));
   return new KekError(
     "refused",

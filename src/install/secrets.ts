@@ -11,12 +11,14 @@ export interface SecretsWanted {
   uri: string | undefined;
   /** What was taken from another host of the fleet (`--secrets-from`). */
   carried: Record<string, string> | undefined;
+  /** False on an installed host: what is declared there is not touched. */
+  isFirst: boolean;
 }
 
 const URI = "CERTAUTOPILOT_DATABASE_URI";
 const AUDIT = "CERTAUTOPILOT_AUDIT_SECRET";
 const DECLARED = "CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION";
-const KEK = /^CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V\d+$/;
+const KEK = /^CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V(\d+)$/;
 
 /** What a host needs of another's secrets file: keys, declared version, audit secret and database, nothing else. */
 export function carriedFrom(values: Record<string, string>): Record<string, string> {
@@ -53,9 +55,11 @@ export function secretsText(
     else if (there[name] !== value) throw contradicts(name);
   };
   if (wanted.carried === undefined) {
-    if (there[DECLARED] === undefined) {
+    if (wanted.isFirst && there[DECLARED] === undefined) {
       for (const [name, value] of FIRST_KEY[wanted.provider](there, material)) add(name, value);
-      add(DECLARED, "1");
+      const versions = Object.keys(there).flatMap((name) => KEK.exec(name)?.[1] ?? []);
+      // Of several keys that somebody has put there, nobody but they know which is to be first.
+      if (versions.length < 2) add(DECLARED, versions[0] ?? "1");
     }
     if (there[AUDIT] === undefined) add(AUDIT, material.auditSecret);
   } else {

@@ -16,7 +16,7 @@ import { run } from "./command.ts";
 import { findMongod, hasPackageLists, packagesOfMongodb } from "./find_mongod.ts";
 import type { Entry, Found, FoundDatabase, Installed, UnitState } from "./found.ts";
 import { hostSystemd } from "./host_systemd.ts";
-import { besideNames, DEFAULT_DATABASE, LAYOUT, MONGOD, SERVICE, USER, wantsLink } from "./layout.ts";
+import { besideNames, DEFAULT_DATABASE, LAYOUT, MONGOD, SERVICE, STAGED_UPDATE, USER, wantsLink } from "./layout.ts";
 import { readyUrl } from "./plan.ts";
 import type { InstallRequest } from "./request.ts";
 import { findUser, groupName, groupOf, ownAccounts } from "./system_user.ts";
@@ -110,7 +110,7 @@ function readEntries(root: string): Map<string, Entry> {
 function entriesBelow(root: string): Map<string, Entry> {
   const entries = new Map<string, Entry>();
   const places = Object.values(LAYOUT).flatMap((path) => [path, ...Object.values(besideNames(path))]);
-  for (const path of [...places, wantsLink(SERVICE), wantsLink(MONGOD)]) {
+  for (const path of [...places, STAGED_UPDATE, wantsLink(SERVICE), wantsLink(MONGOD)]) {
     const status = lstatSync(`${root}${path}`, { throwIfNoEntry: false });
     if (status === undefined) continue;
     const kind = status.isFile() ? "file" : status.isDirectory() ? "directory" : "other";
@@ -160,7 +160,7 @@ function installedBy(text: string, secrets: Record<string, string>): Installed {
 async function sameFile(path: string, other: string): Promise<boolean> {
   const [one, two] = [path, other].map((file) => lstatSync(file, { throwIfNoEntry: false }));
   if (one === undefined || two === undefined || !one.isFile() || one.size !== two.size) return false;
-  return one.ino === two.ino || (await digestOfFile(path)) === (await digestOfFile(other));
+  return (one.ino === two.ino && one.dev === two.dev) || (await digestOfFile(path)) === (await digestOfFile(other));
 }
 
 /** @returns undefined when it does not run, as after a copy that broke off. */

@@ -14,8 +14,12 @@ const MADE_WITH_GROUP = "made with its group by certautopilot install";
 export async function findUser(root: string): Promise<Ids | undefined> {
   if (root !== "") return fromPasswd(root);
   // The host's user may come from a directory service: it is asked as the host itself would.
-  const [uid, gid] = [await run(["id", "-u", USER]), await run(["id", "-g", USER])];
-  return uid.code === 0 && gid.code === 0 ? { uid: Number(uid.stdout), gid: Number(gid.stdout) } : undefined;
+  const ask = async (what: string) => await run(["id", what, USER]);
+  const [uid, gid, all] = [await ask("-u"), await ask("-g"), await ask("-G")];
+  if (uid.code !== 0 || gid.code !== 0) return undefined;
+  const ids = { uid: Number(uid.stdout), gid: Number(gid.stdout) };
+  const groups = all.stdout.trim().split(" ").filter(Boolean).map(Number);
+  return { ...ids, groups: groups.filter((group) => group !== ids.gid) };
 }
 
 /** The name of a group, for a unit's Group=; its number where it has none. */
@@ -101,11 +105,29 @@ export async function removeAccounts(root: string): Promise<void> {
     await must((await has("groupdel")) ? ["groupdel", ...prefix, USER] : ["delgroup", USER]);
 }
 
-/** A command line that runs as the service user, and dies with this program. Its groups are the user's own and one more. */
-export function asServiceUser({ uid, gid }: Ids, group: string | undefined): [string, ...string[]] {
-  const extra = group === undefined ? undefined : (groupId(group) ?? Number(group));
-  const groups = extra === undefined ? "--clear-groups" : `--groups=${gid},${extra}`;
-  return ["setpriv", `--reuid=${uid}`, `--regid=${gid}`, groups, "--inh-caps=-all", "--pdeathsig=KILL", "--"];
+/** What setpriv of this host can do. That of busybox cannot change the user, and one before util-linux 2.33 knows no --pdeathsig. */
+export interface Setpriv {
+  changesUser: boolean;
+  endsWithParent: boolean;
+}
+
+export async function hostSetpriv(): Promise<Setpriv> {
+  const { stdout, stderr } = await run(["setpriv", "--help"]);
+  const knows = (flag: string) => `${stdout}${stderr}`.includes(flag);
+  return { changesUser: knows("--reuid"), endsWithParent: knows("--pdeathsig") };
+}
+
+/**
+ * A command line that runs as the service user, with the groups that its units have, and ends with this program where setpriv
+ * can see to that.
+ */
+export async function asServiceUser(ids: Ids, group: string | undefined): Promise<[string, ...string[]]> {
+  const { uid, gid, groups: further = [] } = ids;
+  const extra = group === undefined ? [] : [groupId(group) ?? Number(group)];
+  const all = [...further, ...extra];
+  const groups = all.length === 0 ? "--clear-groups" : `--groups=${[gid, ...all].join(",")}`;
+  const { endsWithParent } = await hostSetpriv();
+  return ["setpriv", `--reuid=${uid}`, `--regid=${gid}`, groups, ...(endsWithParent ? ["--pdeathsig=KILL"] : []), "--"];
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

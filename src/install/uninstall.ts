@@ -1,12 +1,11 @@
-import { lstatSync, readdirSync, readFileSync } from "node:fs";
+import { lstatSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { KekError, messageOf } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
 import { must } from "./command.ts";
-import { besideNames, LAYOUT, MONGOD, SERVICE, USER, wantsLink } from "./layout.ts";
-import { portOf } from "./mongod_config.ts";
-import { canConnect } from "./mongod_process.ts";
+import { besideNames, LAYOUT, MONGOD, SERVICE, STAGED_UPDATE, USER, wantsLink } from "./layout.ts";
 import { mountsBelow, readMounts } from "./mounts.ts";
+import { processesOf } from "./processes.ts";
 import { findUser, ownAccounts, removeAccounts } from "./system_user.ts";
 import { systemctl, systemdRuns, unitState } from "./systemd.ts";
 
@@ -67,10 +66,11 @@ export async function planUninstall({ root, purge }: UninstallRequest): Promise<
   remove(LAYOUT.run);
   const holds = [LAYOUT.etc, LAYOUT.state].filter(there).map((path) => ({ path, bytes: sizeOf(`${root}${path}`) }));
   if (purge) {
-    if (!driven || !(await unitState(MONGOD)).active) await refuseRunning(root);
+    if (root === "") await refuseRunning(driven ? units.map(({ unit }) => unit) : []);
     for (const { path } of holds) {
       const full = `${root}${path}`;
       const mounts = mountsBelow(full, readMounts()).map((mount) => mount.path);
+      refuseForeignMounts(mounts, root);
       if (mounts.length === 0) remove(path);
       for (const place of new Set(mounts.length === 0 ? [] : [...mounts, full]))
         steps.push({ do: "empty", path: place, mounts, title: `emptied: ${place}` });
@@ -89,7 +89,7 @@ export async function planUninstall({ root, purge }: UninstallRequest): Promise<
     if (there(`${file}.d`))
       stays.push(`${file}.d: changes of your own (systemctl edit); remove it if nothing needs it`);
   // The last step: what fails before it is finished with this very program.
-  for (const path of [...Object.values(besideNames(LAYOUT.binary)), LAYOUT.binary]) remove(path);
+  for (const path of [STAGED_UPDATE, ...Object.values(besideNames(LAYOUT.binary)), LAYOUT.binary]) remove(path);
   return { steps, holds, stays };
 }
 
@@ -153,15 +153,33 @@ function sizeOf(path: string): number {
   return readdirSync(path).reduce((sum, name) => sum + sizeOf(join(path, name)), 0);
 }
 
-/** A mongod that was started by hand would write on into files that are gone. */
-async function refuseRunning(root: string): Promise<void> {
-  const file = `${root}${LAYOUT.mongodConfig}`;
-  if (root !== "" || lstatSync(file, { throwIfNoEntry: false }) === undefined) return;
-  const address = `127.0.0.1:${portOf(readFileSync(file, "utf8"))}`;
-  if (!(await canConnect(address))) return;
+/**
+ * A process that was started by hand would write on into files that are gone, and its user could not be removed. Of a user that
+ * install did not make, only our own programs count.
+ */
+async function refuseRunning(units: string[]): Promise<void> {
+  const user = await findUser("");
+  if (user === undefined) return;
+  const isOurs = ownAccounts("").user;
+  const running = processesOf(user.uid, units).filter(
+    (each) => isOurs || each.program === LAYOUT.binary || each.arguments.includes(LAYOUT.mongodConfig),
+  );
+  if (running.length === 0) return;
   throw new KekError(
     "refused",
-    `the MongoDB of this host still runs on ${address}, and no unit of systemd is it`,
-    "stop the service and its mongod as you started them, then run this again",
+    `processes of the user ${USER} run outside of its units: ${running.map(({ name, pid }) => `${name} (pid ${pid})`).join(", ")}`,
+    "stop them as they were started (mongod with SIGTERM), then run this again",
+  );
+}
+
+/** A purge empties file systems of ours. What somebody mounted elsewhere inside may be anything. */
+function refuseForeignMounts(mounts: string[], root: string): void {
+  const ours = [LAYOUT.etc, LAYOUT.state, LAYOUT.mongodData].map((path) => `${root}${path}`);
+  const foreign = mounts.find((mount) => !ours.includes(mount));
+  if (foreign === undefined) return;
+  throw new KekError(
+    "refused",
+    `a file system is mounted at ${foreign}, and a purge would empty it`,
+    `unmount it first: umount ${foreign}`,
   );
 }

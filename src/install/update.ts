@@ -3,7 +3,7 @@ import { KekError } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
 import { run } from "./command.ts";
 import { Journal } from "./journal.ts";
-import { besideNames, LAYOUT, SERVICE } from "./layout.ts";
+import { besideNames, LAYOUT, SERVICE, STAGED_UPDATE } from "./layout.ts";
 import { placeCopy } from "./place.ts";
 import { awaitUnit, notReady, startUnit } from "./ready.ts";
 import { checkBase, expectedDigest, fetchProgram, type ReleaseFile } from "./release.ts";
@@ -62,7 +62,7 @@ export async function update(
 ): Promise<void> {
   const { root, release } = request;
   const target = `${root}${LAYOUT.binary}`;
-  const staged = `${root}/usr/local/bin/.certautopilot.staged`;
+  const staged = `${root}${STAGED_UPDATE}`;
   const journal = new Journal();
   const { old } = besideNames(target);
   rmSync(staged, { force: true });

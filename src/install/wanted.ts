@@ -94,6 +94,12 @@ function settleMongo(request: InstallRequest, found: Found, material: Material):
     );
   }
   const port = here === undefined ? DEFAULT_MONGO_PORT : portOf(here.content ?? "");
+  if (port === undefined)
+    throw new KekError(
+      "refused",
+      `${LAYOUT.mongodConfig} names no port, and this host's service finds its MongoDB by it`,
+      "write it there as install did, below net: as in   port: 27017",
+    );
   if (here !== undefined && request.mongoPort !== undefined && request.mongoPort !== port) {
     throw new KekError(
       "refused",
@@ -104,8 +110,11 @@ function settleMongo(request: InstallRequest, found: Found, material: Material):
   return { kind, port: request.mongoPort ?? port, adminPassword: adminPassword(found) ?? material.mongodAdminPassword };
 }
 
+/** As install or the administrator wrote it. */
 function adminPassword(found: Found): string | undefined {
-  return /:([0-9a-f]{64})@/.exec(found.entries.get(LAYOUT.mongodAdmin)?.content ?? "")?.[1];
+  const text = found.entries.get(LAYOUT.mongodAdmin)?.content ?? "";
+  const escaped = /^MONGODB_ADMIN_URI=mongodb:\/\/[^:@/]+:([^@/]+)@/m.exec(text)?.[1];
+  return escaped === undefined ? undefined : decodeURIComponent(escaped);
 }
 
 function localUriOf(port: number, found: Found, material: Material): string {

@@ -13,7 +13,6 @@ const place = (path: string, over: Partial<Place> = {}): Place => ({
   path,
   mount: "/",
   readOnly: false,
-  noexec: false,
   freeBytes: 10 * GIB,
   ...over,
 });
@@ -57,8 +56,9 @@ describe("what keeps a host from being installed", () => {
     expect(blocking({}, { places: readOnly })).toMatchObject([
       { blocks: true, message: "/usr is mounted read-only, and install writes /usr/local/bin/certautopilot" },
     ]);
-    // A host that has everything already is not asked for it.
-    expect(blocking({ steps: [] }, { places: readOnly })).toEqual([]);
+    // Where nothing is written, nothing is asked: an image with a read-only /usr gets its configuration.
+    const config = step({ do: "file", path: LAYOUT.config, mode: 0, owner: "root", content: "", keeps: false });
+    expect(blocking({ steps: [config] }, { places: readOnly })).toEqual([]);
     const full = FACTS.places.map((each) => ({ ...each, freeBytes: GIB / 2 }));
     expect(blocking({}, { places: full })).toMatchObject([
       { blocks: true, message: expect.stringMatching(/^\/ has 512 MiB free, and install needs 10\d\d MiB there$/) },

@@ -230,6 +230,27 @@ describe("keys that are gone", () => {
 describe("a host that is installed", () => {
   const installed = after(plan(asked(), FRESH));
 
+  test("keeps what its administrator has changed: mongod's configuration and password", () => {
+    const entries = new Map(installed.entries);
+    const edit = (path: string, content: string) => entries.set(path, { ...(entries.get(path) as Entry), content });
+    edit(LAYOUT.mongodConfig, "net:\n  port: 27500 # ours\nstorage:\n  dbPath: /data\n");
+    edit(LAYOUT.mongodAdmin, "MONGODB_ADMIN_URI=mongodb://admin:my%20own@127.0.0.1:27500/\n");
+    const steps = plan(asked({ mongo: undefined }), { ...installed, entries });
+    expect(titlesOf(steps)).toEqual([]);
+    const wanted = settleWanted(asked({ mongo: undefined }), { ...installed, entries }, material);
+    expect(wanted.mongo).toEqual({ kind: "local", port: 27_500, adminPassword: "my own" });
+    edit(LAYOUT.mongodConfig, "net: {}\n");
+    expect(() => plan(asked({ mongo: undefined }), { ...installed, entries })).toThrow("names no port");
+  });
+
+  test("declares nothing on a host that is installed", () => {
+    const { CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION: _, ...secrets } = installed.secrets;
+    const text = Object.entries(secrets).map(([name, value]) => `${name}=${value}\n`);
+    const entries = new Map(installed.entries);
+    entries.set(LAYOUT.secrets, { ...(entries.get(LAYOUT.secrets) as Entry), content: text.join("") });
+    expect(titlesOf(plan(asked(), { ...installed, secrets, entries }))).toEqual([]);
+  });
+
   test("is told which release replaces which, and an older one is refused", () => {
     const found = { ...installed, binaryIsThis: false, installedVersion: "1.3.0" };
     expect(titlesOf(plan(asked(), found))[0]).toBe("program 1.3.0 → 1.4.0 /usr/local/bin/certautopilot (0755 root)");
@@ -342,12 +363,23 @@ test("secrets.env keeps every line that is there", () => {
   const fresh = secretsText(
     text,
     parseSecrets(text, "x"),
-    { provider: "env", uri: "mongodb://h/", carried: undefined },
+    { provider: "env", uri: "mongodb://h/", carried: undefined, isFirst: true },
     material,
   );
   expect(fresh).toBe(
     `${text}\nCERTAUTOPILOT_AUDIT_SECRET=${material.auditSecret}\nCERTAUTOPILOT_DATABASE_URI=mongodb://h/\n`,
   );
+});
+
+test("a key that is there is the one that is declared", () => {
+  const declared = (text: string) => {
+    const wanted = { provider: "env", uri: undefined, carried: undefined, isFirst: true } as const;
+    const made = secretsText(text, parseSecrets(text, "x"), wanted, material);
+    return parseSecrets(made, "x")["CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION"];
+  };
+  expect(declared("")).toBe("1");
+  expect(declared("CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V3=aa\n")).toBe("3");
+  expect(declared("CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V3=aa\nCERTAUTOPILOT_ENCRYPTION_ENV_KEK_V4=bb\n")).toBeUndefined();
 });
 
 test("config.yaml is edited in place", () => {
