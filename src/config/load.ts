@@ -53,6 +53,7 @@ export function settleConfig(
   environment: Record<string, string>,
   file: string | undefined,
 ): Config {
+  for (const name of Object.keys(secrets)) if (name.startsWith(PREFIX) && !IS_SECRET.test(name)) throw noSecret(name);
   const merged = overlay(overlay(yaml, secrets), environment);
   const parsed = v.safeParse(settingsSchema, merged);
   if (!parsed.success) throw invalid(parsed.issues[0]);
@@ -71,6 +72,22 @@ export function declaredVersion(config: Config): number | undefined {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * What a secrets file may hold. The service's user owns that file, and root runs commands that read it: a path, a provider or a
+ * library in it would let that user have root write files, or load code.
+ */
+const IS_SECRET = new RegExp(
+  `^${PREFIX}(DATABASE_URI|AUDIT_SECRET|ENCRYPTION_CURRENT_VERSION|ENCRYPTION_ENV_KEK_V\\d+|ENCRYPTION_PKCS11_PIN)$`,
+);
+
+function noSecret(name: string): KekError {
+  return new KekError(
+    "config_invalid",
+    `the secrets file sets ${name}, which is not a secret: keys, the declared version, the audit secret, the database's URI and a PIN are`,
+    "move that line to config.yaml, or to the environment",
+  );
+}
 
 function readYaml(path: string): Tree {
   let content: string;

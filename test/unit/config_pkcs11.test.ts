@@ -67,8 +67,24 @@ describe("the settings of pkcs11", () => {
     });
   });
 
+  test("a secrets file, which the service's user owns, cannot make root load a library or write a file", async () => {
+    const names = [
+      "ENCRYPTION_PKCS11_MODULE_PATH",
+      "ENCRYPTION_PROVIDER",
+      "AUDIT_FILE",
+      "SECRETS_FILE",
+      "API_TOKEN_FILE",
+    ];
+    for (const name of names.map((each) => `CERTAUTOPILOT_${each}`)) {
+      environment({ CERTAUTOPILOT_SECRETS_FILE: file(`${P}PIN=${PIN}\n${name}=/tmp/evil\n`) });
+      const error = await refused(yaml(["module_path: /opt/hsm.so", "token_label: of the file"]));
+      expect([error.code, error.message]).toEqual(["config_invalid", expect.stringContaining(`sets ${name},`)]);
+      expect(error.message).not.toContain("evil");
+    }
+  });
+
   test("come from config.yaml and the secrets file, the environment before both", async () => {
-    const secrets = file(`${P}PIN=${PIN}\n${P}TOKEN_LABEL=of the secrets\n`);
+    const secrets = file(`${P}PIN=${PIN}\n`);
     environment({ CERTAUTOPILOT_SECRETS_FILE: secrets, [`${P}SESSIONS`]: "3" });
     const path = yaml([
       "module_path: /opt/hsm.so",
@@ -85,7 +101,7 @@ describe("the settings of pkcs11", () => {
     ]);
     expect(loadConfig(right).encryption.pkcs11).toEqual({
       modulePath: "/opt/hsm.so",
-      tokenLabel: "of the secrets",
+      tokenLabel: "of the file",
       pin: PIN,
       pinFile: undefined,
       sessions: 3,
