@@ -46,6 +46,7 @@ export async function awaitUnit(
 
 /** @throws KekError `refused` with what this start of the unit said. */
 export async function startUnit(verb: "start" | "restart", unit: string, log: Log): Promise<void> {
+  began.set(unit, new Date());
   try {
     await systemctl(verb, unit);
   } catch (thrown) {
@@ -93,8 +94,11 @@ function readinessIn(body: string): { ready?: unknown; reason?: string } {
   }
 }
 
+/** When this program started each unit. */
+const began = new Map<string, Date>();
+
 async function notComing(unit: string, what: string, log: Log): Promise<KekError> {
-  const said = await journalOfStart(unit);
+  const said = await journalOfStart(unit, began.get(unit) ?? new Date(0));
   // Whatever the service said must not speak to the operator's terminal.
   for (const line of said) log.warn(`${unit}: ${line.replaceAll(/\p{Cc}/gu, "?")}`);
   const error = said.findLast((line) => line.startsWith("error: "));

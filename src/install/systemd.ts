@@ -1,3 +1,4 @@
+import { Buffer } from "node:buffer";
 import { existsSync } from "node:fs";
 import { must, run } from "./command.ts";
 import type { UnitState } from "./found.ts";
@@ -25,11 +26,35 @@ export async function systemctl(...args: string[]): Promise<void> {
   await must(["systemctl", ...args], { limitMs: 200_000 });
 }
 
-/** What the last start of a unit said, and what systemd said about it: nothing of the starts before. */
-export async function journalOfStart(unit: string, lines = 15): Promise<string[]> {
+/**
+ * What the last start of a unit said, and what systemd said about it: nothing of the starts before.
+ * @param since by the host's clock, before that start.
+ */
+export async function journalOfStart(unit: string, since: Date, lines = 15): Promise<string[]> {
   const start = (await run(["systemctl", "show", unit, "--property=InvocationID", "--value"])).stdout.trim();
-  if (start === "") return [];
-  const of = [`_SYSTEMD_INVOCATION_ID=${start}`, "+", `INVOCATION_ID=${start}`];
-  const { stdout } = await run(["journalctl", ...of, "--lines", String(lines), "--no-pager", "--output", "cat"]);
-  return stdout.trim() === "" ? [] : stdout.trimEnd().split("\n");
+  // Everything that was sent until now is in the journal afterwards.
+  await run(["journalctl", "--sync"]);
+  const seconds = Math.floor(since.getTime() / 1000);
+  const { stdout } = await run(["journalctl", `--unit=${unit}`, `--since=@${seconds}`, "--no-pager", "--output=json"]);
+  return stdout
+    .split("\n")
+    .filter((line) => line !== "")
+    .map((line) => JSON.parse(line) as JournalEntry)
+    .filter((entry) => startOf(entry) === undefined || startOf(entry) === start)
+    .map(({ MESSAGE }) => (typeof MESSAGE === "string" ? MESSAGE : Buffer.from(MESSAGE ?? []).toString()))
+    .slice(-lines);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** See systemd.journal-fields(7). What is not UTF-8 comes as an array of bytes. */
+interface JournalEntry {
+  MESSAGE?: string | number[] | null;
+  INVOCATION_ID?: string;
+  _SYSTEMD_INVOCATION_ID?: string;
+}
+
+/** Of a process that ended before journald looked at it only the unit is known. */
+function startOf(entry: JournalEntry): string | undefined {
+  return entry.INVOCATION_ID ?? entry._SYSTEMD_INVOCATION_ID;
 }
