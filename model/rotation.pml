@@ -1,5 +1,5 @@
 /*
- * The rotation protocol, for spin. ARCHITECTURE.md, "The model", maps every label and inline here to the function in src.
+ * The rotation protocol, for spin. docs/protocol.md, "The model", maps every label and inline here to the function in src.
  *
  * What it is made of
  *   Member(p)       one process of the fleet: its sync, step by step; it may die between any two steps and start anew

@@ -1,6 +1,6 @@
 import { createHmac, timingSafeEqual } from "node:crypto";
 
-/** The audit log's hash chain, DESIGN.md section 8: pure rules. */
+/** The audit log's hash chain, docs/format.md: pure rules. */
 
 export const AUDIT_EVENTS = [
   "install.locked",

@@ -1,6 +1,6 @@
 import * as v from "valibot";
 
-/** The shape of config.yaml, which is the shape of the `CERTAUTOPILOT_…` variables too (DESIGN.md section 7). */
+/** The shape of config.yaml, which is the shape of the `CERTAUTOPILOT_…` variables too. */
 
 const MAX_INT32 = 2_147_483_647;
 /** Each session is a thread. */

@@ -1,7 +1,7 @@
 import { Buffer } from "node:buffer";
 import { recordIdBson } from "./record_id.ts";
 
-/** Additional authenticated data, DESIGN.md section 3: a list of parts, each as uint32 big-endian length ‖ bytes. */
+/** Additional authenticated data, docs/format.md: a list of parts, each as uint32 big-endian length ‖ bytes. */
 
 /** Where an envelope lives. It opens nowhere else. */
 export interface Place {

@@ -3,7 +3,7 @@ import type { ProviderName } from "../config/config.ts";
 import { IV_BYTES, TAG_BYTES, WRAP_BYTES } from "./gcm.ts";
 import { damagedEnvelope, plaintextFound } from "./not_envelope.ts";
 
-/** Envelope format 1, the encrypted form of one field (DESIGN.md section 3). Reading is strict: a typed error, no guess. */
+/** Envelope format 1, the encrypted form of one field (docs/format.md). Reading is strict: a typed error, no guess. */
 
 export const FORMAT = 1;
 export const MAX_PLAINTEXT_BYTES = 8 * 1024 * 1024;

@@ -3,7 +3,7 @@
  * Nothing here ever holds a key, a PIN or the password of a URI: messages are built from names, never from values.
  */
 
-/** Process exit codes, DESIGN.md section 6. */
+/** Process exit codes, docs/commands.md. */
 export const EXIT = {
   done: 0,
   unexpected: 1,

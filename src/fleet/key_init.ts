@@ -157,7 +157,7 @@ function stillClaimed({ _id, owner, expires_at: until }: Claim): KekError {
   );
 }
 
-/** The contract message of DESIGN.md section 6, word for word. */
+/** A contract with scripts that match it, word for word. */
 function refuseOtherLock(install: InstallDoc | undefined): void {
   if (install === undefined || install.provider === "pkcs11") return;
   const { provider, locked_at: lockedAt, locked_by: by } = install;

@@ -41,7 +41,7 @@ const DUTY_LIMIT_MS = 2000;
 
 /**
  * One process of the fleet. Each sync runs in this order, and the order is the protocol: heartbeat, read the state, load
- * and prove keys, apply, acknowledge (DESIGN.md section 5).
+ * and prove keys, apply, acknowledge (docs/protocol.md).
  */
 export class Member {
   readonly #options: MemberOptions;

@@ -1,7 +1,7 @@
 import type { Acked, Phase, RotationDoc, VersionDoc } from "../store/documents.ts";
 import { isOpen } from "../store/state_rules.ts";
 
-/** What a process must hold and write, from the state alone: the table of DESIGN.md section 5 as a pure function. */
+/** What a process must hold and write, from the state alone: the table of docs/protocol.md, "The phases", as a pure function. */
 
 export interface Stance {
   /** The rotation that is followed, or null in the steady state. */

@@ -15,7 +15,7 @@ export interface Lock {
 
 /**
  * The first check of every command and process.
- * @throws KekError `provider_mismatch`, the contract message of DESIGN.md section 6.
+ * @throws KekError `provider_mismatch`, whose message is a contract with scripts that match it.
  */
 export function checkLock(lock: Lock, configured: ProviderName): void {
   if (lock.provider === configured) return;

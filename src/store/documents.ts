@@ -1,7 +1,7 @@
 import type { Binary } from "mongodb";
 import type { ProviderName } from "../config/config.ts";
 
-/** What is stored, as types: the contract of DESIGN.md section 3. Names are the database's. */
+/** What is stored, as types: the contract of docs/format.md. Names are the database's. */
 
 export interface InstallDoc {
   _id: "kek_install";

@@ -15,7 +15,7 @@ import { refuseClosedSockets } from "./closed_sockets.ts";
 import { explainMongo, hostsOf, isSnapshotGone, isTransient } from "./failures.ts";
 import { refuseUnfit } from "./topology.ts";
 
-/** The connection. Everything the protocol reads or writes is majority, writes are journaled (DESIGN.md section 3). */
+/** The connection. Everything the protocol reads or writes is majority, writes are journaled (docs/format.md). */
 export interface Store {
   readonly client: MongoClient;
   readonly db: Db;

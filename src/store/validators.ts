@@ -5,7 +5,7 @@ import { serverCode } from "./failures.ts";
 import { byMajority } from "./majority.ts";
 import type { Store } from "./store.ts";
 
-/** Reads and sets collection validators. `collMod` knows no condition: see DESIGN.md section 5. */
+/** Reads and sets collection validators. `collMod` knows no condition: see docs/protocol.md. */
 
 export async function readValidators(store: Store, collections: string[]): Promise<Map<string, ValidatorOptions>> {
   const found = new Map<string, ValidatorOptions>();

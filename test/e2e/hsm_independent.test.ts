@@ -4,7 +4,7 @@ import { type HsmInstall, proveHsm, seededHsm } from "../harness/hsm_install.ts"
 import { stop } from "../harness/program.ts";
 import { SOFTHSM } from "../harness/token.ts";
 
-/** A program in another language, written from DESIGN.md alone, asks the token itself to open what is in the database. */
+/** A program in another language, that knows only docs/format.md, asks the token itself to open what is in the database. */
 
 const READER = join(import.meta.dir, "../independent/token_reader.py");
 const PYTHON = process.env["CERTAUTOPILOT_TEST_PYTHON"] ?? "python3";

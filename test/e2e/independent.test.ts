@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { countRight, library, seed } from "../harness/library.ts";
 import { run, stop, testInstall, type Variables } from "../harness/program.ts";
 
-/** A program in another language that knows only DESIGN.md reads and writes the same database. */
+/** A program in another language that knows only docs/format.md reads and writes the same database. */
 
 const FOREIGN = join(import.meta.dir, "../independent/foreign.py");
 const PYTHON = process.env["CERTAUTOPILOT_TEST_PYTHON"] ?? "python3";

@@ -9,7 +9,7 @@ import { events, seededInstall, versionStates } from "../harness/schedule.ts";
 import { scratchDirectory } from "../harness/scratch.ts";
 
 /**
- * The provider is locked with the first start, for ever: DESIGN.md section 6, the first contract message. And who may not
+ * The provider is locked with the first start, for ever: the first contract message. And who may not
  * serve leaves nothing behind in a database: neither a lock nor a version.
  */
 
@@ -93,7 +93,7 @@ test("a pkcs11 config.yaml against an env database: the same refusal", async () 
   await expectLocked(install, mismatch("env", since, "pkcs11"), "pkcs11", { CERTAUTOPILOT_CONFIG: CONFIG });
 });
 
-test("an env configuration against a pkcs11 database: the message of DESIGN.md, to the letter", async () => {
+test("an env configuration against a pkcs11 database: the contract message, to the letter", async () => {
   const install = await pkcs11Install();
   const message =
     'KEK provider mismatch: installed="pkcs11" (since 2026-05-01T09:00:00Z) but config says "env". Provider is immutable after install.';

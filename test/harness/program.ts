@@ -128,7 +128,7 @@ export async function run(argv: string[], variables: Variables = {}, runtime: Ru
   return await start(argv, variables, runtime).exited;
 }
 
-/** Fleet times that keep tests short; DESIGN.md's rule holds for them. */
+/** Fleet times that keep tests short; the rule of docs/protocol.md for them holds. */
 export const FAST = { beatMs: 200, leaseMs: 1500, evictionMs: 3000, drainMs: 300 };
 
 export function kekHex(): string {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """An independent reader and writer of the certautopilot envelope format (provider `env`).
 
-Written from DESIGN.md sections 2 to 4 alone and sharing no code with the product: what this program
+By docs/format.md alone, sharing no code with the product: what this program
 and the product both can open is what the contract says, not what one implementation happens to do.
 KEKs come only from CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V<N> (64 hex digits), never from argv.
 Exit codes: 0 all good, 1 something is not, 2 usage.

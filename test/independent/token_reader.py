@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """An independent reader and writer of the certautopilot envelope format, provider `pkcs11`.
 
-Written from DESIGN.md sections 2, 3 and 9 alone, and sharing no code with the product or with foreign.py: it asks the token
+By docs/format.md alone, sharing no code with the product or with foreign.py: it asks the token
 itself to unwrap each DEK and to open each canary. Module, token label and PIN come from the variables of section 7.
 Exit codes: 0 all good, 1 something is not, 2 usage.
 """

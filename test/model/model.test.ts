@@ -58,8 +58,8 @@ describe("spin", () => {
   });
 });
 
-describe("ARCHITECTURE.md maps the model to the sources", () => {
-  const section = read("ARCHITECTURE.md").split("## The model\n")[1]?.split("\n## ")[0] ?? "";
+describe("docs/protocol.md maps the model to the sources", () => {
+  const section = read("docs/protocol.md").split("## The model\n")[1]?.split("\n## ")[0] ?? "";
   const rows = [...section.matchAll(/^\| ((?:Member|Application|World|Coordinator)?.*?) \| (.+ts`.+) \|$/gm)].map(
     (row) => ({
       steps: [...(row[1] as string).matchAll(/`(\w+)/g)].map((match) => match[1] as string),

@@ -12,7 +12,7 @@ import { KekError } from "../../src/errors/errors.ts";
 const INSTALL = "2f4c1f0e-1111-4222-8333-444455556666";
 const bytes = (length: number) => fc.uint8Array({ minLength: length, maxLength: length });
 
-/** DESIGN.md section 3, written out by hand: uint32 big-endian length, then the bytes. */
+/** docs/format.md, written out by hand: uint32 big-endian length, then the bytes. */
 function byHand(...parts: (string | Uint8Array)[]): string {
   return parts
     .map((part) => {

@@ -41,7 +41,7 @@ describe("what a process holds and writes", () => {
     expect(held(undefined, [version(1, "retired"), version(2, "active"), version(3, "staged")])).toEqual([2, 3]);
   });
 
-  /** DESIGN.md section 5: adjacent phases are safe together. */
+  /** docs/protocol.md: adjacent phases are safe together. */
   test("in adjacent phases every process can open what any other writes", () => {
     const steps = (from: number, to: number, versions: VersionDoc[]) => [
       stanceOf(versions, undefined) as Stance,

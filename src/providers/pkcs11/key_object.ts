@@ -26,7 +26,7 @@ export function isOwnKeyId(id: string, installId: string, version: number): bool
   return id.length === ID_BYTES * 2 && id.startsWith(ownership(installId, version).toString("hex"));
 }
 
-/** DESIGN.md section 9: born in the token, usable there for encryption only, and nothing can be changed about it. */
+/** docs/format.md, "Keys in a token": born in the token, usable there for encryption only, and nothing can be changed about it. */
 export function keyTemplate(label: string, id: Buffer, inToken: boolean): Template {
   return [
     { type: CKA.class, value: CKO_SECRET_KEY },
