@@ -23,6 +23,11 @@ export function childEnvironment(over: Record<string, string>): Record<string, s
   return { ...inherited, ...over };
 }
 
+/** The configuration of SoftHSM that this process's library reads; undefined where it takes the system's. */
+export function softHsmConfiguration(): string | undefined {
+  return process.env["SOFTHSM2_CONF"] || undefined;
+}
+
 /** The environment for a child that runs as another user: nothing of this user's own but where programs are. */
 export function bareEnvironment(over: Record<string, string>): Record<string, string> {
   return { PATH: process.env["PATH"] ?? "/usr/sbin:/usr/bin:/sbin:/bin", ...over };

@@ -192,7 +192,8 @@ export class TokenSession {
   }
 
   #openIn(module: Cryptoki): OpenSession {
-    const token = findToken(module, this.#settings.tokenLabel, this.#memory, this.gate.epoch);
+    const { tokenLabel, modulePath } = this.#settings;
+    const token = findToken(module, tokenLabel, this.#memory, this.gate.epoch, modulePath);
     const handle = this.#sessionIn(module, token);
     try {
       if (!module.isLoggedIn(handle)) logIn(this.#settings, this.#memory, this.#permit, module, handle, token.slot);

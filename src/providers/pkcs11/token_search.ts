@@ -2,22 +2,30 @@ import { KekError } from "../../errors/errors.ts";
 import { CKF } from "./constants.ts";
 import type { Cryptoki, Token, UnreadableSlot } from "./cryptoki.ts";
 import { TokenFault } from "./faults.ts";
+import { emptyTokenFiles } from "./softhsm_files.ts";
 import type { TokenMemory } from "./token_memory.ts";
 
 /** Which slot holds the token of a label. */
 
 /**
  * The slot in which the token was found before, or the one whose token has the label. A slot that cannot be read is skipped.
+ * @param modulePath of the library, for what is known of its files.
  * @param epoch of the module: slots may be numbered otherwise once it is initialised again.
  * @throws KekError `hsm_token` when no token has the label, or several have; TokenFault while the token may come back.
  */
-export function findToken(module: Cryptoki, label: string, memory: TokenMemory, epoch: number): Token {
+export function findToken(
+  module: Cryptoki,
+  label: string,
+  memory: TokenMemory,
+  epoch: number,
+  modulePath: string,
+): Token {
   const known = knownToken(module, label, memory, epoch);
   if (known !== undefined) return known;
   const { tokens, unreadable } = module.tokens();
   const named = tokens.filter((token) => token.label === label);
   const [token] = named;
-  if (token === undefined) throw notFound(label, tokens, unreadable, memory);
+  if (token === undefined) throw notFound(label, tokens, unreadable, memory, modulePath);
   if (named.length > 1) {
     throw new KekError(
       "hsm_token",
@@ -51,7 +59,13 @@ function knownToken(module: Cryptoki, label: string, memory: TokenMemory, epoch:
   return undefined;
 }
 
-function notFound(label: string, tokens: Token[], unreadable: UnreadableSlot[], memory: TokenMemory): Error {
+function notFound(
+  label: string,
+  tokens: Token[],
+  unreadable: UnreadableSlot[],
+  memory: TokenMemory,
+  modulePath: string,
+): Error {
   const [broken] = unreadable;
   // One of the slots that cannot be read may hold it.
   if (broken !== undefined) {
@@ -62,6 +76,13 @@ function notFound(label: string, tokens: Token[], unreadable: UnreadableSlot[], 
       `no token is labelled "${label}" where slots can be read; ${slots.join(", ")}`,
     );
   }
+  const [empty] = emptyTokenFiles(modulePath);
+  if (empty !== undefined)
+    return new KekError(
+      "hsm_token",
+      `no token is labelled "${label}", and ${empty} is empty: a process was killed while SoftHSM logged in`,
+      `put your copy of that file back, with its owner and mode: its keys are in other files, and whole (docs/hsm/softhsm2.md)`,
+    );
   // A token that was there before has been pulled, and may come back. One never seen may be in the middle of a write of
   // another process (SoftHSM hides it until then), or its daemon may be starting: it is looked for a few times.
   if (memory.met || memory.miss() % LOOKS !== 0)
