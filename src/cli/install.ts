@@ -27,7 +27,6 @@ export default leaf({
       const request = await installRequest(args, argv, output);
       const prepared = await prepareInstall(request);
       refuseOpenApi(prepared.config);
-      for (const { message, hint } of prepared.notes) output.log.warn(`${message}\n   hint: ${hint}`);
       const { database } = prepared.found;
       if (database.seen && !database.fence)
         output.log.warn(
@@ -35,13 +34,19 @@ export default leaf({
         );
       const changes = changesOf(prepared.steps);
       const lines = changes.map(({ title }) => `  ${title}`);
+      // Last before the question, or the result of a dry run, so that nothing pushes them off the screen.
+      const note = () => {
+        for (const { message, hint } of prepared.notes) output.log.warn(`${message}\n   hint: ${hint}`);
+      };
       if (changes.length === 0 || dry) {
+        note();
         const text =
           changes.length === 0 ? "nothing to change" : ["would do:", ...lines, "nothing was changed"].join("\n");
         output.result(text, { changes: titles(changes), dry_run: dry });
         return EXIT.done;
       }
       output.log.info(["this is what will be done:", ...lines].join("\n"));
+      note();
       if (args.yes !== true && !(await output.confirm("Go on?")))
         throw new KekError("cancelled", "nothing was changed", "run it again when you are sure");
       await withInterrupt(output, (interrupted) =>

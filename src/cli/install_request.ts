@@ -88,7 +88,7 @@ export async function installRequest(flags: InstallFlags, argv: string[], output
       stateDirectory: pathOf("pkcs11-state", text("pkcs11-state"), root),
     },
     carried: carriedOf(text("secrets-from")),
-    listen: text("listen"),
+    listen: listenOf(text("listen")),
     instanceName: text("instance-name"),
     binary,
     version: VERSION,
@@ -138,6 +138,15 @@ function pathOf(flag: string, path: string | undefined, root: string): string | 
 }
 
 /** The one line of a private file. Blanks around a URI are none of it; in a PIN every character counts. */
+function listenOf(address: string | undefined): string | undefined {
+  if (address === undefined || /^([\w.-]+|\[[0-9a-fA-F:.]+\]):\d{1,5}$/.test(address)) return address;
+  throw new KekError(
+    "usage",
+    "--listen is not of the form HOST:PORT",
+    "give an address of this host and a port, as in --listen=127.0.0.1:8181 or --listen=[::1]:8181",
+  );
+}
+
 function secretLine(path: string, what: "URI file" | "PIN file"): string {
   const content = readPrivateFile(path, what, "file_or_pipe");
   const line = what === "URI file" ? content.trim() : content.replace(/\r?\n$/, "");

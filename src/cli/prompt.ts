@@ -13,6 +13,7 @@ import { KekError } from "../errors/errors.ts";
  */
 export async function askYesNo(question: string): Promise<boolean> {
   const { stdin, stderr } = process;
+  comeToForeground();
   stderr.write(`${question} [y/N] `);
   let detach = () => {};
   try {
@@ -72,6 +73,15 @@ export async function readSecret(question: string): Promise<string | undefined> 
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * sudo with `use_pty`, Debian's default, starts a command whose input is a pipe in the background of a terminal of its own. It
+ * brings it to the front once it sets or reads that terminal (SIGTTOU, SIGTTIN); a program that waits with epoll does neither.
+ */
+function comeToForeground(): void {
+  process.stdin.setRawMode(true);
+  process.stdin.setRawMode(false);
+}
 
 const INTERRUPT = "\x03";
 const END_OF_INPUT = "\x04";

@@ -31,7 +31,10 @@ export default leaf({
         throw new KekError("usage", "uninstall changes the host: it needs root", "run it with sudo");
       const { steps, holds, stays } = await planUninstall({ root, purge });
       const lost = holds.map(({ path, bytes }) => `  ${root}${path} (${sizeShown(bytes)}): ${HOLDS[path]}`);
-      if (purge && lost.length > 0) output.log.warn(["this is lost for ever:", ...lost, ...ELSEWHERE].join("\n"));
+      if (purge && lost.length > 0)
+        output.log.warn(
+          ["this is destroyed, and cannot be restored:", ...lost, "not touched:", ...ELSEWHERE].join("\n"),
+        );
       if (purge && !meant && !dry)
         throw new KekError(
           "usage",
@@ -50,9 +53,12 @@ export default leaf({
         );
         return EXIT.done;
       }
-      if (purge)
-        output.log.info(["this is what will be done:", ...steps.map(({ title }) => `  ${title}`), ...left].join("\n"));
-      if (args.yes !== true && !(await output.confirm(purge ? "Destroy all this?" : "Take the service off this host?")))
+      const kept = purge ? [] : keptLines(root, holds);
+      output.log.info(
+        ["this is what will be done:", ...steps.map(({ title }) => `  ${title}`), ...kept, ...left].join("\n"),
+      );
+      const question = purge ? "Destroy all this?" : "Stop and remove the service? Keys and data stay.";
+      if (args.yes !== true && !(await output.confirm(question)))
         throw new KekError("cancelled", "nothing was changed", "run it again when you are sure");
       await uninstall(root, steps, output.log);
       output.result(["done", ...(purge ? [] : keptText(root, holds)), ...left].join("\n"), data);
@@ -69,19 +75,19 @@ const HOLDS: Record<string, string> = {
 
 /** What a purge does not reach. */
 const ELSEWHERE = [
-  "  an external database stays as it is, and nobody opens its secrets without a copy of the keys above",
-  "  keys inside a token stay there",
+  "  an external database; nobody opens its secrets without a copy of the keys above",
+  "  keys inside a token",
 ];
 
-function keptText(root: string, holds: Kept[]): string[] {
+function keptLines(root: string, holds: Kept[]): string[] {
   const kept = holds.map(({ path, bytes }) => `  kept: ${root}${path} (${sizeShown(bytes)}): ${HOLDS[path]}`);
-  return kept.length === 0
-    ? []
-    : [
-        ...kept,
-        "  kept: the system user certautopilot, who owns them",
-        "  install.sh takes them up again; after that, `certautopilot uninstall --purge --yes-i-mean-it` destroys them",
-      ];
+  return kept.length === 0 ? [] : [...kept, "  kept: the system user certautopilot, who owns them"];
+}
+
+function keptText(root: string, holds: Kept[]): string[] {
+  const again =
+    "  to use them again, run install.sh; to destroy them, run install.sh, then certautopilot uninstall --purge --yes-i-mean-it";
+  return holds.length === 0 ? [] : [...keptLines(root, holds), again];
 }
 
 function sizeShown(bytes: number): string {

@@ -29,7 +29,7 @@ export default leaf({
       if (version === undefined || !/^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$/.test(version))
         throw new KekError(
           "usage",
-          "--version is missing, or not a release",
+          version === undefined ? "--version is missing" : "--version is not a release",
           "give it as in --version=1.4.1, without a v",
         );
       if (TARGET === undefined)

@@ -51,7 +51,9 @@ export function readPrivateFile(path: string, what: string, from: "file" | "file
     throw new KekError(
       "secret_unreadable",
       `${what} ${path} cannot be read (${(thrown as NodeJS.ErrnoException).code ?? messageOf(thrown)})`,
-      `check the path, and that the user running this command owns the file`,
+      (thrown as NodeJS.ErrnoException).code === "ENOENT"
+        ? "it is not there: check the path, or restore your copy. A service that runs still has its keys in memory: do not restart it before"
+        : "check the path, and that the user running this command owns the file",
     );
   }
   try {

@@ -123,8 +123,8 @@ function user({ user: there, group, userIsOurs, installed }: Found): Finding[] {
   if (there === undefined || userIsOurs || installed !== undefined) return [];
   return [
     note(
-      `the user certautopilot is here already (uid ${there.uid}, group ${group}): the service runs as this user, and uninstall leaves it`,
-      "if it belongs to somebody else, rename it first (usermod --login), and run install again",
+      `the user certautopilot is here already (uid ${there.uid}, group ${group}): the service runs as this user, and whoever can log in as it can read the keys`,
+      "if it belongs to somebody else, rename it first (usermod --login), and run install again; uninstall leaves a user that it did not make",
     ),
   ];
 }
@@ -177,7 +177,7 @@ function ports({ address, flag, what, isOurs }: Asked["listens"][number], facts:
   return [
     stop(
       `${what} cannot listen on ${address}: it is ${why}`,
-      `see what listens: ss -ltnp; stop it${flag === undefined ? "" : `, or name another address with ${flag}`}`,
+      `see what listens: ss -ltnp; stop it${flag === undefined ? "" : `, or name another with ${flag}`}`,
     ),
   ];
 }

@@ -34,11 +34,12 @@ export class HostRefused extends KekError {
 
   constructor(problems: [Finding, ...Finding[]]) {
     const [first, ...others] = problems;
-    const more =
-      others.length === 0
-        ? ""
-        : `${problems.length} things of this host are in the way, nothing was changed; the first: `;
-    super("refused", `${more}${first.message}`, first.hint);
+    const listed = `this host cannot be installed yet: ${problems.length} problems, nothing was changed`;
+    super(
+      "refused",
+      others.length === 0 ? `${first.message} (nothing was changed)` : listed,
+      others.length === 0 ? first.hint : "each is listed above, with what to do",
+    );
     this.problems = problems;
   }
 }

@@ -98,7 +98,7 @@ async function readSmall(file: ReleaseFile): Promise<string> {
   const place = placeOf(file);
   if (place.startsWith("/")) {
     if (existsSync(place) && statSync(place).size <= MAX_SUMS_BYTES) return readFileSync(place, "utf8");
-    throw notThere(place, "no such file");
+    throw noFile(place);
   }
   let text = "";
   for await (const chunk of chunksOf(file)) {
@@ -111,7 +111,7 @@ async function readSmall(file: ReleaseFile): Promise<string> {
 async function* chunksOf(file: ReleaseFile): AsyncGenerator<Uint8Array> {
   const place = placeOf(file);
   if (place.startsWith("/")) {
-    if (!existsSync(place)) throw notThere(place, "no such file");
+    if (!existsSync(place)) throw noFile(place);
     yield* createReadStream(place) as AsyncIterable<Uint8Array>;
     return;
   }
@@ -149,6 +149,14 @@ async function followed(place: string, signal: AbortSignal): Promise<Response> {
     if (!cannotBeChangedOnItsWay(url)) throw notThere(place, "the server redirects to an address that is not https");
   }
   throw notThere(place, `more than ${MAX_REDIRECTS} redirects`);
+}
+
+function noFile(place: string): KekError {
+  return new KekError(
+    "refused",
+    `${place} cannot be fetched: no such file`,
+    "check --version, and that the directory of --base-url has v<version>/ with the release's files in it",
+  );
 }
 
 function notThere(place: string, why: string): KekError {

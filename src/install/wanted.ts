@@ -3,7 +3,7 @@ import { databaseOfUri } from "../config/database_uri.ts";
 import { KekError } from "../errors/errors.ts";
 import { checkLock } from "../providers/registry.ts";
 import type { Found } from "./found.ts";
-import { DEFAULT_DATABASE, LAYOUT, USER } from "./layout.ts";
+import { DEFAULT_DATABASE, LAYOUT, MONGOD, SERVICE, USER } from "./layout.ts";
 import type { Material } from "./material.ts";
 import { DEFAULT_MONGO_PORT, localUri, portOf } from "./mongod_config.ts";
 import type { InstallRequest } from "./request.ts";
@@ -159,13 +159,14 @@ function refuseLostKeys(
   const missing = missingSecrets({ ...carried, ...secrets }, provider);
   if (missing.length > 0) {
     const or = {
-      local: `or, to begin with an empty database, move ${LAYOUT.etc} and ${LAYOUT.state} away`,
-      external: "or name a copy of another host of the fleet with --secrets-from=FILE",
+      local: `To give up the data instead: systemctl stop ${SERVICE} ${MONGOD}, then move ${LAYOUT.etc} and ${LAYOUT.state} away`,
+      external: "Or name a copy of another host of the fleet with --secrets-from=FILE",
     };
+    const what = entries.has(LAYOUT.secrets) ? `has no ${missing.join(" and no ")}` : "is gone";
     throw new KekError(
       "refused",
-      `this host has ${trace} of an earlier install, and ${LAYOUT.secrets} is without ${missing.join(" and ")}: new keys would not open its secrets`,
-      `put your copy of the file back (mode 0600, owner ${USER}), then run this again; ${or[mongo]}`,
+      `this host has ${trace} of an earlier install, and ${LAYOUT.secrets} ${what}: new keys would not open its secrets`,
+      `put your copy of the file back (mode 0600, owner ${USER}), then run this again. ${or[mongo]}`,
     );
   }
   const isSetUp = secrets["CERTAUTOPILOT_DATABASE_URI"] !== undefined;

@@ -44,7 +44,10 @@ describe.skipIf(HOST_ROOT === undefined)("what is found on a host before anythin
     const [mongo, port] = [host.local[0] as string, host.local[1] as string];
     await shell(`mkdir /tmp/other && (mongod --port ${host.mongoPort} --dbpath /tmp/other >/dev/null 2>&1 &)`);
     await shell(`until grep -q :$(printf %04X ${host.mongoPort}) /proc/net/tcp; do sleep 0.05; done`);
-    const stderr = await refused([mongo, port, "--listen=127.0.0.1:80"], "2 things of this host are in the way");
+    const stderr = await refused(
+      [mongo, port, "--listen=127.0.0.1:80"],
+      "this host cannot be installed yet: 2 problems",
+    );
     expect(stderr).toContain(`MongoDB cannot listen on 127.0.0.1:${host.mongoPort}: it is in use`);
     expect(stderr).toContain("the service cannot listen on 127.0.0.1:80: below port 1024 only root may");
     // It answers 200 to any request: a program that answers is not yet ours.
@@ -115,7 +118,7 @@ describe.skipIf(HOST_ROOT === undefined)("what is found on a host before anythin
   test("keys that are gone are never replaced, and no password is changed", async () => {
     const secrets = "/etc/certautopilot/secrets.env";
     await shell(`systemctl stop certautopilot certautopilot-mongod && mv ${secrets} /root/secrets.env`);
-    const said = await refused(host.local, `${secrets} is without CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V…`);
+    const said = await refused(host.local, `${secrets} is gone: new keys would not open its secrets`);
     expect(said).toContain("hint: put your copy of the file back");
     await shell("mv /etc/certautopilot /etc/elsewhere");
     await refused(host.local, "this host has /var/lib/certautopilot/mongodb of an earlier install");

@@ -45,6 +45,8 @@ describe.skipIf(HOST_ROOT === undefined)("install.sh on a terminal", () => {
 
   test.each([
     ["piped into sh", () => piped("sh")],
+    // sudo gives the command a terminal of its own, and starts it in the background there.
+    ["piped into sudo sh", () => piped("sudo sh")],
     ["piped into bash", () => piped("bash")],
     ["as a file", () => `sh /opt/install.sh ${words}`],
   ])(
@@ -65,7 +67,7 @@ describe.skipIf(HOST_ROOT === undefined)("install.sh on a terminal", () => {
     ["Ctrl-D", "\x04", 5],
     ["Ctrl-C", "\x03", 5],
   ])("after %s nothing was changed, and the terminal is as it was", async (_name, keys, code) => {
-    for (const line of [piped("sh"), piped("bash"), `sh /opt/install.sh ${words}`]) {
+    for (const line of [piped("sh"), piped("sudo sh"), `sudo sh /opt/install.sh ${words}`]) {
       const ran = await typed(line, [[ASKED, keys]]);
       expect([ran.code, ran.shown]).toEqual([code, expect.stringContaining("error: nothing was changed")]);
       expect(ran).toMatchObject({ typed: true, echo_after: true, program: 0 });

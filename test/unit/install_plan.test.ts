@@ -188,7 +188,7 @@ describe("keys that are gone", () => {
 
   test("are never replaced: not beside a configuration, and not beside the data of a database", () => {
     expect(() => plan(asked(), without(LAYOUT.secrets))).toThrow(
-      "this host has /var/lib/certautopilot/mongodb of an earlier install, and /etc/certautopilot/secrets.env is without CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V… and CERTAUTOPILOT_AUDIT_SECRET",
+      "this host has /var/lib/certautopilot/mongodb of an earlier install, and /etc/certautopilot/secrets.env is gone: new keys would not open its secrets",
     );
     const moved = { ...without(LAYOUT.secrets), mongodHasData: false };
     expect(() => plan(asked(), moved)).toThrow("/etc/certautopilot/config.yaml of an earlier install");
