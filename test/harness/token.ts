@@ -60,6 +60,7 @@ const WORDS = {
   listings: 45,
   attributes: 46,
   extractable: 47,
+  logouts: 48,
 } as const;
 const SIZE = 64 * 8;
 type Word = keyof typeof WORDS;

@@ -72,8 +72,9 @@ enum {
   WRONG_PINS, /* C_Login that the token answered with CKR_PIN_INCORRECT */
   LISTINGS,   /* C_FindObjectsInit without a CKA_LABEL */
   ATTRIBUTES, /* C_GetAttributeValue */
-  /* one more order */
+  /* more orders */
   EXTRACTABLE, /* each key is made extractable, whatever is asked for */
+  LOGOUTS,     /* so many C_FindObjectsInit from now on find that the token has logged the application out */
   SLOTS = 64,
 };
 
@@ -316,6 +317,10 @@ static CK_RV find_objects_init(CK_SESSION_HANDLE session, CK_ATTRIBUTE_PTR attri
   CK_ULONG at = 0;
   while (at < count && attributes[at].type != CKA_LABEL) at++;
   if (at == count) COUNT(LISTINGS);
+  if (READ(LOGOUTS) > 0) {
+    atomic_fetch_sub(&control[LOGOUTS], 1);
+    real->C_Logout(session);
+  }
   ON_SESSION(FIND, real->C_FindObjectsInit(session, attributes, count));
 }
 static CK_RV find_objects(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE_PTR objects, CK_ULONG max, CK_ULONG_PTR count) {
