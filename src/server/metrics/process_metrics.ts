@@ -73,7 +73,7 @@ export const PROCESS_METRICS: Metric<ProcessFacts>[] = [
   ),
   labelled(
     "certautopilot_hsm_faults_total",
-    "What the token answered instead of doing what it was asked, by kind; also where the next try went well.",
+    "What the token answered instead of doing what it was asked, by kind (`lost` session, `module`, `pin`, `unfit`, `crowded`, `data`, `away`, `miswrap`); also where the next try went well.",
     ["kind"],
     ({ standing: { token } }) => Object.entries(token?.faults ?? {}).map(([kind, value]) => [[kind], value]),
     "counter",
