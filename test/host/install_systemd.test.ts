@@ -167,7 +167,10 @@ describe.skipIf(HOST_ROOT === undefined)("a host with systemd", () => {
     const would = await host.certautopilot(["uninstall", "--purge", "--dry-run", "--json"]);
     expect(JSON.parse(would.stdout).steps.at(-1)).toBe("removed: /usr/local/bin/certautopilot");
     const purged = await host.certautopilot(["uninstall", "--purge", "--yes-i-mean-it"]);
-    expect([purged.code, purged.stderr]).toEqual([0, expect.stringContaining("this is destroyed, and cannot be restored:")]);
+    expect([purged.code, purged.stderr]).toEqual([
+      0,
+      expect.stringContaining("this is destroyed, and cannot be restored:"),
+    ]);
     expect([...host.traces().keys()].filter((path) => !path.startsWith("/opt/"))).toEqual([]);
     expect((await host.certautopilot(["uninstall"])).stdout).toBe("nothing to remove\n");
   });
