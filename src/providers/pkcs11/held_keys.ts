@@ -1,7 +1,8 @@
 import { KekError } from "../../errors/errors.ts";
 import type { Proof } from "../provider.ts";
 import type { Handle } from "./cryptoki.ts";
-import { keyLabel, readKey, searchTemplate, unusable } from "./key_object.ts";
+import { keyLabel, readKey, unusable } from "./key_object.ts";
+import { findKeys } from "./key_search.ts";
 import type { OpenSession } from "./session.ts";
 import type { Wrapping } from "./wrapping.ts";
 
@@ -82,9 +83,10 @@ export class HeldKeys {
 // ---------------------------------------------------------------------------------------------------------------------
 
 /** Exactly one key may have the label. @param wasMade whether the install knows a key of this version: no other will do. */
-function find({ module, handle, token }: OpenSession, version: number, wasMade: boolean): Handle {
+function find(open: OpenSession, version: number, wasMade: boolean): Handle {
+  const { module, handle, token } = open;
   const label = keyLabel(version);
-  const found = module.find(handle, searchTemplate(label));
+  const found = findKeys(open, version);
   const [key] = found;
   if (key === undefined) {
     throw new KeyAbsent(

@@ -2,28 +2,20 @@ import { crashPoint } from "../../errors/crash_point.ts";
 import { KekError } from "../../errors/errors.ts";
 import type { Handle } from "./cryptoki.ts";
 import { TokenFault } from "./faults.ts";
-import {
-  isOwnKeyId,
-  type KeyFacts,
-  keyLabel,
-  keyTemplate,
-  newKeyId,
-  notAsMade,
-  readKey,
-  searchTemplate,
-} from "./key_object.ts";
+import { isOwnKeyId, type KeyFacts, keyLabel, keyTemplate, newKeyId, notAsMade, readKey } from "./key_object.ts";
+import { findKeys } from "./key_search.ts";
 import type { OpenSession } from "./session.ts";
 
 /** The beginning and the end of a KEK in its token, and which there are. Each function may be run again after a failure. */
 
 /** @returns which of these versions have a key in the token, by its label. A listing of all keys can take minutes. */
-export function listVersions({ module, handle }: OpenSession, versions: number[]): number[] {
-  return versions.filter((version) => module.find(handle, searchTemplate(keyLabel(version)), 1).length > 0);
+export function listVersions(open: OpenSession, versions: number[]): number[] {
+  return versions.filter((version) => findKeys(open, version, 1).length > 0);
 }
 
 /** @returns what the token says of the keys with the version's label: none, one, or a state that nobody should be in. */
-export function describeKeys({ module, handle }: OpenSession, version: number): KeyFacts[] {
-  return module.find(handle, searchTemplate(keyLabel(version))).map((key) => readKey(module, handle, key));
+export function describeKeys(open: OpenSession, version: number): KeyFacts[] {
+  return findKeys(open, version).map((key) => readKey(open.module, open.handle, key));
 }
 
 /** Two runs made a key at the same moment: the one whose key is not to stay takes it out. */
@@ -71,7 +63,7 @@ export function tidyKeys(
   opensCanary: (key: Handle) => boolean,
 ): KeyFacts {
   const { module, handle, token } = open;
-  const found = module.find(handle, searchTemplate(keyLabel(version)));
+  const found = findKeys(open, version);
   const all = found.map((key) => ({ key, facts: readKey(module, handle, key) }));
   const known = all.filter(({ facts }) => facts.id === recorded);
   const [keep] = known;
@@ -133,7 +125,7 @@ export interface Destruction {
 export function destroyKey(open: OpenSession, version: number, isOurs: (key: Handle) => boolean): Destruction {
   const { module, handle, token } = open;
   const outcome: Destruction = { destroyed: 0, strangers: [] };
-  const find = () => module.find(handle, searchTemplate(keyLabel(version)));
+  const find = () => findKeys(open, version);
   for (const key of find()) {
     if (!isOurs(key)) {
       outcome.strangers.push(readKey(module, handle, key).id);

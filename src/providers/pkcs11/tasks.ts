@@ -12,7 +12,8 @@ import {
   tidyKeys,
   type Wanted,
 } from "./key_life.ts";
-import { type KeyFacts, keyLabel, searchTemplate } from "./key_object.ts";
+import type { KeyFacts } from "./key_object.ts";
+import { findKeys } from "./key_search.ts";
 import type { SteadySession } from "./steady.ts";
 
 /** What is asked of a session besides wrapping and unwrapping, as data, with what is answered. */
@@ -80,10 +81,7 @@ function done(steady: SteadySession, task: Task, patienceMs: number): TaskValue[
       return steady.attempt(patienceMs, (open) => describeKeys(open, task.version));
     case "probe":
       return steady.attempt(patienceMs, (open) => {
-        const { module, handle } = open;
-        const existing = task.versions.flatMap((version) =>
-          module.find(handle, searchTemplate(keyLabel(version)), 1),
-        )[0];
+        const existing = task.versions.flatMap((version) => findKeys(open, version, 1))[0];
         return probeToken(open, { ownIvs: task.ownIvs, existing, sessions: task.sessions });
       });
     case "make": {
