@@ -1,4 +1,5 @@
 import type { Document } from "mongodb";
+import { MongoServerError } from "mongodb";
 import type { Act, CopyTo } from "./story.ts";
 import { type LiveCollection, type LiveField, put, type World } from "./world.ts";
 
@@ -76,8 +77,10 @@ async function performOnFields(world: World, act: Act, live: boolean): Promise<s
       const field = nth(world.fields, act.field);
       if (field === undefined) return undefined;
       const [name, path] = [field.at.name, field.plan.path];
-      if (act.act === "hide index") await world.hideIndex(name, path);
-      else if (act.act === "drop index") await db.collection(name).dropIndex(`${path}.kek_version_1__id_1`);
+      // Nothing to do where it is not there: the program makes it when it is needed.
+      if (act.act === "hide index") await unlessMissing(world.hideIndex(name, path));
+      else if (act.act === "drop index")
+        await unlessMissing(db.collection(name).dropIndex(`${path}.kek_version_1__id_1`));
       else await world.oddIndex(name, path, act.kind);
       return `${act.act} of ${idOf(field)}${act.act === "odd index" ? `: ${act.kind}` : ""}`;
     }
@@ -179,4 +182,12 @@ function rotated<T>(items: T[], by: number): T[] {
 
 function names({ copyOfFields }: World): string {
   return copyOfFields.length === 0 ? "nothing" : copyOfFields.map(({ _id }) => _id).join(", ");
+}
+
+const INDEX_NOT_FOUND = 27;
+
+async function unlessMissing(change: Promise<unknown>): Promise<void> {
+  await change.catch((thrown) => {
+    if (!(thrown instanceof MongoServerError) || thrown.code !== INDEX_NOT_FOUND) throw thrown;
+  });
 }
