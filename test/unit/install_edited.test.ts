@@ -5,34 +5,18 @@ import { applyPlan } from "../../src/install/apply.ts";
 import { prepareInstall } from "../../src/install/install.ts";
 import { LAYOUT } from "../../src/install/layout.ts";
 import type { InstallRequest } from "../../src/install/request.ts";
+import { asked } from "../harness/install_asked.ts";
 import { scratchDirectory } from "../harness/scratch.ts";
 
 /** Between the plan and its first write an operator is asked, and may edit a file meanwhile. */
 
 const root = join(scratchDirectory(), "root");
-const request = (over: Partial<InstallRequest>): InstallRequest => ({
-  root,
-  units: "laid",
-  mongo: "local",
-  uri: undefined,
-  databaseName: undefined,
-  mongod: undefined,
-  mongoPort: undefined,
-  provider: undefined,
-  token: { modulePath: undefined, label: undefined, pin: undefined, stateDirectory: undefined },
-  carried: undefined,
-  listen: undefined,
-  instanceName: undefined,
-  binary: "/bin/sh",
-  version: "1.4.0",
-  allowDowngrade: false,
-  ...over,
-});
-const install = async (asked: InstallRequest, edit = () => {}) => {
-  const prepared = await prepareInstall(asked);
+const request = (over: Partial<InstallRequest>) => asked({ root, units: "laid", binary: "/bin/sh", ...over });
+const install = async (wanted: InstallRequest, edit = () => {}) => {
+  const prepared = await prepareInstall(wanted);
   edit();
   const log = { info: () => undefined, warn: () => undefined };
-  await applyPlan(prepared.steps, { ...prepared, request: asked, log, interrupted: new AbortController().signal });
+  await applyPlan(prepared.steps, { ...prepared, request: wanted, log, interrupted: new AbortController().signal });
 };
 
 test("a line that was added since is not lost: install stops, and plans again", async () => {

@@ -19,6 +19,7 @@ import {
   stateDirectoryIn,
 } from "../../src/install/units.ts";
 import { settleWanted } from "../../src/install/wanted.ts";
+import { asked } from "../harness/install_asked.ts";
 
 /** The plan of an install, from what was asked and what is there: pure. */
 
@@ -45,25 +46,6 @@ const FRESH: Found = {
   tokenGroup: undefined,
   database: { seen: false },
 };
-
-const asked = (over: Partial<InstallRequest> = {}): InstallRequest => ({
-  root: "",
-  units: "started",
-  mongo: "local",
-  uri: undefined,
-  databaseName: undefined,
-  mongod: undefined,
-  mongoPort: undefined,
-  provider: undefined,
-  token: { modulePath: undefined, label: undefined, pin: undefined, stateDirectory: undefined },
-  carried: undefined,
-  listen: undefined,
-  instanceName: undefined,
-  binary: "/tmp/certautopilot",
-  version: "1.4.0",
-  allowDowngrade: false,
-  ...over,
-});
 
 const plan = (request: InstallRequest, found: Found) =>
   planInstall(request, settleWanted(request, found, material), found, material);
