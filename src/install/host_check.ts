@@ -1,3 +1,4 @@
+import { addressOf } from "./address.ts";
 import type { Found } from "./found.ts";
 import type { HostFacts, Place } from "./host_facts.ts";
 import { LAYOUT } from "./layout.ts";
@@ -164,7 +165,7 @@ function visible(
 
 function ports({ address, flag, what, isOurs }: Asked["listens"][number], facts: HostFacts): Finding[] {
   if (isOurs) return [];
-  const port = Number(address.slice(address.lastIndexOf(":") + 1));
+  const { port } = addressOf(address);
   if (port < facts.firstFreePort && port > 0)
     return [
       stop(

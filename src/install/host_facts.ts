@@ -1,5 +1,6 @@
 import { existsSync, readFileSync, realpathSync, statfsSync, statSync } from "node:fs";
 import { createServer } from "node:net";
+import { addressOf } from "./address.ts";
 import { run } from "./command.ts";
 import type { Ids } from "./found.ts";
 import { USER } from "./layout.ts";
@@ -106,13 +107,10 @@ async function whyUnreadable(path: string, user: Ids, group: string | undefined)
 
 /** @returns why it cannot be listened on; undefined when it can. */
 async function whyTaken(address: string): Promise<string | undefined> {
-  const colon = address.lastIndexOf(":");
-  const host = address.slice(0, colon).replace(/^\[|\]$/g, "");
-  const port = Number(address.slice(colon + 1));
   return await new Promise((resolve) => {
     const server = createServer();
     server.once("error", (error: NodeJS.ErrnoException) => resolve(WHY[error.code ?? ""] ?? error.message));
-    server.listen({ host, port, exclusive: true }, () => server.close(() => resolve(undefined)));
+    server.listen({ ...addressOf(address), exclusive: true }, () => server.close(() => resolve(undefined)));
   });
 }
 

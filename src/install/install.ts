@@ -4,6 +4,7 @@ import { readConfigText } from "../config/config_file.ts";
 import { settleConfig } from "../config/load.ts";
 import { parseSecrets } from "../config/secrets_file.ts";
 import { KekError } from "../errors/errors.ts";
+import { addressOf } from "./address.ts";
 import { proveCarried } from "./first_key.ts";
 import type { Found } from "./found.ts";
 import { type Asked, checkHost, type Finding } from "./host_check.ts";
@@ -101,7 +102,8 @@ function whatIsAsked(request: InstallRequest, wanted: Wanted, found: Found, step
     flag: "--listen",
     what: "the service",
     // The service itself has that port now, on whichever of the host's addresses.
-    isOurs: units.service.active && portIn(listenOf(request, found)) === portIn(installed?.listen ?? ""),
+    isOurs:
+      units.service.active && addressOf(listenOf(request, found)).port === addressOf(installed?.listen ?? "").port,
   };
   return {
     steps,
@@ -116,8 +118,6 @@ function whatIsAsked(request: InstallRequest, wanted: Wanted, found: Found, step
     listens: [...local, ...(request.units === "started" ? [service] : [])],
   };
 }
-
-const portIn = (address: string) => address.slice(address.lastIndexOf(":") + 1);
 
 function realOf(what: string, path: string): string {
   if (existsSync(path)) return realpathSync(path);

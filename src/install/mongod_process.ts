@@ -3,6 +3,7 @@ import { connect } from "node:net";
 import { bareEnvironment } from "../config/environment.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
 import { type LocalDatabase, setUpLocalDatabase } from "../store/local_users.ts";
+import { addressOf } from "./address.ts";
 import type { Ids } from "./found.ts";
 import { LAYOUT } from "./layout.ts";
 import { asServiceUser } from "./system_user.ts";
@@ -75,12 +76,8 @@ export class MongodProcess {
 }
 
 export async function canConnect(address: string): Promise<boolean> {
-  const colon = address.lastIndexOf(":");
   return await new Promise((resolve) => {
-    const socket = connect({
-      host: address.slice(0, colon).replace(/^\[|\]$/g, ""),
-      port: Number(address.slice(colon + 1)),
-    });
+    const socket = connect(addressOf(address));
     const done = (connected: boolean) => {
       socket.destroy();
       resolve(connected);
