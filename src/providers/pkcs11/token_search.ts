@@ -76,17 +76,17 @@ function notFound(
       `no token is labelled "${label}" where slots can be read; ${slots.join(", ")}`,
     );
   }
-  const [empty] = emptyTokenFiles(modulePath);
+  // Another process may be writing the file at this moment: SoftHSM empties it first, and hides the token until it is written.
+  const mayBeWritten = memory.miss() % LOOKS !== 0;
+  const [empty] = mayBeWritten ? [] : emptyTokenFiles(modulePath);
   if (empty !== undefined)
     return new KekError(
       "hsm_token",
       `no token is labelled "${label}", and ${empty} is empty: a process was killed while SoftHSM logged in`,
       `put your copy of that file back, with its owner and mode: its keys are in other files, and whole (docs/hsm/softhsm2.md)`,
     );
-  // A token that was there before has been pulled, and may come back. One never seen may be in the middle of a write of
-  // another process (SoftHSM hides it until then), or its daemon may be starting: it is looked for a few times.
-  if (memory.met || memory.miss() % LOOKS !== 0)
-    return new TokenFault(TOKEN_NOT_PRESENT, "C_GetSlotList", `token "${label}" is gone`);
+  // A token that was there before may come back. The daemon of one never seen may be starting: the search is repeated.
+  if (memory.met || mayBeWritten) return new TokenFault(TOKEN_NOT_PRESENT, "C_GetSlotList", `token "${label}" is gone`);
   const there = tokens.filter(({ flags }) => (flags & CKF.tokenInitialized) !== 0);
   return new KekError(
     "hsm_token",
