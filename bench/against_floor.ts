@@ -9,7 +9,7 @@ import { processorTime, type Stage, say, sayRates, settled } from "./stage.ts";
 /** A rotation beside the floor, in turns, over the same documents. */
 
 const TOPIC = "Rotation against what mongod can do alone";
-/** Enough to tell one way of sending from another; larger batches and more lanes than these have work for are not tried. */
+/** Enough to tell one way of sending from another; larger batches and more workers than these have work for are not tried. */
 const SWEPT = 40_000;
 
 /** @param quick tries fewer ways of sending. */
@@ -42,7 +42,7 @@ export async function againstFloor(stage: Stage, records: number, rounds: number
   await stage.client.db(database).dropDatabase();
   const of = columns(each);
   const full = each.map(({ mongod, program }) => (cpus().length * 1e6) / (mongod + program));
-  const told = ({ batch, lanes }: Sending) => `${batch} a command, ${lanes} commands in flight`;
+  const told = ({ batch, workers }: Sending) => `${batch} a command, ${workers} commands in flight`;
   const wanted = { atLeast: 0.9 };
   return [
     line(TOPIC, `floor, a statement a record (${told(single)})`, "records/s", of("single")),

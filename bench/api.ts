@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { FieldPlace, Kek, StoredEnvelope } from "../src/index.ts";
+import type { FieldEncryption, FieldPlace, StoredEnvelope } from "../src/index.ts";
 import { withLibrary } from "./library.ts";
 import { type Line, line, percentile, ratio } from "./line.ts";
 import { quietlyWhole } from "./rounds.ts";
@@ -41,7 +41,7 @@ export async function api(stage: Stage, rounds: number): Promise<Line[]> {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-async function ofSize(kek: Kek, address: string, size: number, rounds: number): Promise<Line[]> {
+async function ofSize(kek: FieldEncryption, address: string, size: number, rounds: number): Promise<Line[]> {
   const places = Array.from({ length: size }, (_, id) => ({ collection: FIELD.collection, id, field: FIELD.path }));
   const sealed = await Promise.all(places.map((place) => kek.encrypt(PLAINTEXT, place)));
   const post = client(address);
@@ -100,11 +100,11 @@ function bodyOf(items: object[]): object {
   return items.length === 1 ? (items[0] as object) : { items };
 }
 
-function librarySeals(kek: Kek, places: FieldPlace[]): Call {
+function librarySeals(kek: FieldEncryption, places: FieldPlace[]): Call {
   return async () => void (await Promise.all(places.map((place) => kek.encrypt(PLAINTEXT, place))));
 }
 
-function libraryOpens(kek: Kek, places: FieldPlace[], sealed: StoredEnvelope[]): Call {
+function libraryOpens(kek: FieldEncryption, places: FieldPlace[], sealed: StoredEnvelope[]): Call {
   return async () => void (await Promise.all(places.map((place, at) => kek.decrypt(sealed[at], place))));
 }
 
@@ -112,14 +112,14 @@ async function measured(call: Call, size: number): Promise<{ perS: number; p99: 
   const times: number[] = [];
   const run = async (forMs: number) => {
     const began = performance.now();
-    const lane = async () => {
+    const worker = async () => {
       while (performance.now() < began + forMs) {
         const called = performance.now();
         await call();
         times.push(performance.now() - called);
       }
     };
-    await Promise.all(Array.from({ length: CALLS_AT_ONCE }, lane));
+    await Promise.all(Array.from({ length: CALLS_AT_ONCE }, worker));
     return performance.now() - began;
   };
   await run(WARM_MS);

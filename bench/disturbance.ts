@@ -22,7 +22,7 @@ const BEFORE_MS = 15_000;
 const LATE_MS = 1500;
 const LATEST_MS = 60_000;
 /** How a rotation that makes room for a service sends its updates: the bare driver does the same, with nothing read and no keys. */
-const AS_A_ROTATION = { form: "grouped", batch: 250, lanes: 1 } as const;
+const AS_A_ROTATION = { form: "grouped", batch: 250, workers: 1 } as const;
 const HALF = "at half the floor";
 const BARE = "by the bare driver";
 
@@ -42,7 +42,7 @@ interface Operation {
 export async function disturbance(stage: Stage, rounds: number): Promise<Line[]> {
   const database = "disturbance";
   await seed(stage, database, RECORDS);
-  const SENDING: Sending = { form: "single", batch: 1000, lanes: 4 };
+  const SENDING: Sending = { form: "single", batch: 1000, workers: 4 };
   const paced = await quietly((timed) => floor(stage, database, RECORDS / 3, SENDING, timed));
   const halfOfFloor = paced.rate / 2;
   const measured: Record<string, Record<string, number[]>> = {};

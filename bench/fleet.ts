@@ -11,7 +11,7 @@ import { owned, processorTime, type Stage, say, variablesOf } from "./stage.ts";
 const TOPIC = "Fleet";
 const MEMBERS_A_PROCESS = 100;
 const IDLE_S = 20;
-/** More than a beat of the fleet. */
+/** More than a heartbeat of the fleet. */
 const LATEST_MS = 15_000;
 const WANTED: Record<number, Line["wanted"]> = { 100: { atMost: 2 } };
 
@@ -77,7 +77,7 @@ async function acknowledging(
   const changed = new Map<string, number>();
   /** By phase, of each process, when. */
   const acknowledged = new Map<string, Map<string, number>>();
-  // What was changed, and not the whole document: looking that up for each beat would be work for mongod in what is measured.
+  // What was changed, and not the whole document: looking that up for each heartbeat would be work for mongod in what is measured.
   const stream = db.watch([
     {
       $match: {

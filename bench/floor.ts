@@ -18,7 +18,7 @@ export interface Sending {
   /** Records in one command. */
   batch: number;
   /** Commands in flight. */
-  lanes: number;
+  workers: number;
   /** Records; without it, as fast as it goes. */
   perSecond?: number;
 }
@@ -43,10 +43,10 @@ export async function sweep(
   const tried: (Sending & Floor)[] = [];
   for (const form of ["single", "grouped"] as const)
     for (const batch of quick ? [1000] : [500, 1000, 2000, 4000])
-      for (const lanes of quick ? [4] : [2, 4, 8, 16]) {
-        // With fewer commands not all lanes would be at work for long.
-        if (records / batch < 2 * lanes) continue;
-        const sending = { form, batch, lanes };
+      for (const workers of quick ? [4] : [2, 4, 8, 16]) {
+        // With fewer commands not all workers would be at work for long.
+        if (records / batch < 2 * workers) continue;
+        const sending = { form, batch, workers };
         tried.push({ ...sending, ...(await quietly((timed) => floor(stage, database, records, sending, timed))) });
       }
   return tried;
@@ -131,13 +131,13 @@ async function send(
   database: string,
   commands: DocumentSequence[],
   records: number,
-  { batch, lanes, perSecond }: Sending,
+  { batch, workers, perSecond }: Sending,
 ): Promise<number> {
   const db = stage.client.db(database);
   const waiting = [...commands];
   let moved = 0;
   let sent = 0;
-  const lane = async () => {
+  const worker = async () => {
     for (let updates = waiting.shift(); updates !== undefined; updates = waiting.shift()) {
       const early = perSecond === undefined ? 0 : began + (sent * 1000) / perSecond - performance.now();
       sent += batch;
@@ -148,7 +148,7 @@ async function send(
     }
   };
   const began = performance.now();
-  await Promise.all(Array.from({ length: lanes }, lane));
+  await Promise.all(Array.from({ length: workers }, worker));
   const seconds = (performance.now() - began) / 1000;
   if (moved !== records) throw new Error(`the floor moved ${moved} of ${records} records`);
   return seconds;

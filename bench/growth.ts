@@ -5,7 +5,7 @@ import { quietly, type Timed, thereAndBack, turns } from "./rounds.ts";
 import { seed } from "./seed.ts";
 import { memoryOf, type Stage, say, settled } from "./stage.ts";
 
-/** Whether time and memory a record stay what they are when there are more records, more lanes, larger documents. */
+/** Whether time and memory a record stay what they are when there are more records, more workers, larger documents. */
 
 const TOPIC = "Growth";
 /** Kept apart: each topic of a page is of one run. */
@@ -19,7 +19,7 @@ const RECORDS_BY_SIZE = 10_000;
 export const PROMISED_OF = 1_000_000;
 const BESIDE = 100_000;
 /** The bare driver with the grouped statement, for what of the growth is mongod's own. */
-const BARE: Sending = { form: "grouped", batch: 1000, lanes: 2 };
+const BARE: Sending = { form: "grouped", batch: 1000, workers: 2 };
 
 /** By a fleet with the settings that it has unless told otherwise. @param sizes numbers of records, ascending. */
 export async function growth(stage: Stage, sizes: number[], rounds: number): Promise<Line[]> {
@@ -82,15 +82,20 @@ export async function growth(stage: Stage, sizes: number[], rounds: number): Pro
   return lines;
 }
 
-/** On one size of a database: lanes, then sizes of documents. */
+/** On one size of a database: workers, then sizes of documents. */
 export async function growthBesides(stage: Stage, records: number, rounds: number): Promise<Line[]> {
   const lines: Line[] = [];
   await withRecords(stage, records, 2048, async (database) => {
-    for (const lanes of LANES) {
-      const rotating = { flags: [`--concurrency=${lanes}`], variables: NO_DRAIN };
+    for (const workers of LANES) {
+      const rotating = { flags: [`--concurrency=${workers}`], variables: NO_DRAIN };
       const measured = await thereAndBack(rounds, (to, timed) => once(stage, database, records, to, rotating, timed));
       lines.push(
-        ...both(BESIDES, `${lanes === 1 ? "1 lane" : `${lanes} lanes`}, ${count(records)} of 2 KiB`, records, measured),
+        ...both(
+          BESIDES,
+          `${workers === 1 ? "1 worker" : `${workers} workers`}, ${count(records)} of 2 KiB`,
+          records,
+          measured,
+        ),
       );
     }
   });

@@ -1,5 +1,5 @@
 import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
-import type { Kek } from "../src/index.ts";
+import type { FieldEncryption } from "../src/index.ts";
 import { withLibrary } from "./library.ts";
 import { type Line, line, ratio } from "./line.ts";
 import { quietlyWhole } from "./rounds.ts";
@@ -32,7 +32,7 @@ export async function hotPath(stage: Stage, rounds: number): Promise<Line[]> {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-async function ofSize(kek: Kek, size: number, rounds: number): Promise<Line[]> {
+async function ofSize(kek: FieldEncryption, size: number, rounds: number): Promise<Line[]> {
   const plaintext = randomBytes(size);
   const place = { collection: FIELD.collection, id: 1, field: FIELD.path };
   const sealed = await kek.encrypt(plaintext, place);

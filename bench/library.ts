@@ -1,9 +1,13 @@
-import { type Kek, openKek } from "../src/index.ts";
+import { type FieldEncryption, openFieldEncryption } from "../src/index.ts";
 import { FIELD, KEKS, type Stage } from "./stage.ts";
 
 /** The library in this process, over a database that `seed` has made. */
-export async function withLibrary<T>(stage: Stage, database: string, work: (kek: Kek) => Promise<T>): Promise<T> {
-  const kek = await openKek({
+export async function withLibrary<T>(
+  stage: Stage,
+  database: string,
+  work: (kek: FieldEncryption) => Promise<T>,
+): Promise<T> {
+  const kek = await openFieldEncryption({
     database: { uri: stage.mongod.uri, name: database },
     encryption: {
       provider: "env",

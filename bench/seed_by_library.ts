@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { MongoClient } from "mongodb";
-import { openKek } from "../src/index.ts";
+import { openFieldEncryption } from "../src/index.ts";
 import { FIELD } from "./stage.ts";
 
 /** So many records of 2 KiB, sealed by the library as its environment says: for keys that only a token can use. */
@@ -8,7 +8,7 @@ import { FIELD } from "./stage.ts";
 const BATCH = 1000;
 const PLAINTEXT_BYTES = 1880;
 const records = Number(process.argv[2]);
-const kek = await openKek();
+const kek = await openFieldEncryption();
 const client = new MongoClient(process.env["CERTAUTOPILOT_DATABASE_URI"] ?? "");
 const collection = client.db(process.env["CERTAUTOPILOT_DATABASE_NAME"]).collection<{ _id: number }>(FIELD.collection);
 const plaintext = randomBytes(PLAINTEXT_BYTES);

@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { MongoClient } from "mongodb";
-import { openKek } from "../src/index.ts";
+import { openFieldEncryption } from "../src/index.ts";
 
 /**
  * A service with encrypted fields: so many reads and as many writes a second, begun at their times whatever the one before
@@ -8,7 +8,7 @@ import { openKek } from "../src/index.ts";
  */
 
 const [uri = "", database = "", collectionName = "", field = "", rate = "", records = ""] = process.argv.slice(2);
-const kek = await openKek();
+const kek = await openFieldEncryption();
 const client = await new MongoClient(uri).connect();
 const collection = client.db(database).collection<{ _id: number }>(collectionName);
 const plaintext = randomBytes(1024);

@@ -2,7 +2,7 @@
  * The rotation protocol, for spin. docs/protocol.md, "The model", maps every label and inline here to the function in src.
  *
  * What it is made of
- *   Member(p)       one process of the fleet: its sync, step by step; it may die between any two steps and start anew
+ *   Member(p)       one process of the fleet: its sync, step by step; it may die between any two steps and start again
  *   Application(p)  the same process's encrypts and reads, which go on beside its sync
  *   Coordinator(c)  one `kek rotate` after another: starts, resumes or reverses, leads, loses its lease, and is then a zombie
  *   World           MongoDB's late writes, clocks that run out, cancels, the guard over the validators
@@ -11,16 +11,16 @@
  *
  * The abstraction
  *   - Two versions, 1 and 2, are also the bits of a set of versions. Every rotation leaves one for the other, so after the
- *     first (1 to 2) the next is the way back. A record is the version of its envelope.
+ *     first (1 to 2) the next is the reverse. A record is the version of its envelope.
  *   - No counters. An epoch matters only as "what was read is still so": `acked` and `seen` of a member and `held` of a
  *     coordinator are true until somebody else changes the rotation. A lease token matters in the same way.
- *   - No clocks. A member's `age` is YOUNG from a beat on and FRESH after the sync that began with it; it may become OLD at
+ *   - No clocks. A member's `age` is YOUNG from a heartbeat on and FRESH after the sync that began with it; it may become OLD at
  *     any moment. Only who is OLD is evicted, which says that the eviction time is longer than the lease. A lease of a
  *     coordinator may end at any moment.
  *   - `sent` is the set of versions of which an envelope was ever made. Each may land on any record at any later moment and
  *     as often as it likes: inserts held across sleeps, requests of the dead, whole documents replaced with old envelopes.
  *   - A copy read from MongoDB is opened within the drain time. Its process may have to read again when its lease ran out
-    meanwhile, or when it was evicted and joins anew: then it drops what it may not hold without a drain
+    meanwhile, or when it was evicted and joins again: then it drops what it may not hold without a drain
     (-DCOPY_OUTLIVES_EVICTION shows what that spares).
  *   - A wrap is what it was when it was read (`same`) or not.
  *
@@ -85,7 +85,7 @@ bool acked[PROCESSES];     /* the heartbeat acknowledges the epoch of now */
 /* ---- in the processes --------------------------------------------------------------------------------------------- */
 
 byte age[PROCESSES];
-bool serving[PROCESSES];   /* has acknowledged since it joined (Heart.acked) */
+bool serving[PROCESSES];   /* has acknowledged since it joined (HeartbeatWriter.acked) */
 byte loaded[PROCESSES];
 byte write_version[PROCESSES];
 byte copy[PROCESSES];      /* version of a copy that was read and is not opened yet */
@@ -94,7 +94,7 @@ byte seen_phase[PROCESSES];
 byte seen_to[PROCESSES];
 
 bool held[COORDINATORS];   /* its token and epoch are still those of the rotation */
-bool same[COORDINATORS];   /* the wrap that its lane has read is still the one stored */
+bool same[COORDINATORS];   /* the wrap that its worker has read is still the one stored */
 byte at_record[COORDINATORS];
 
 /* ---- the rules that are pure -------------------------------------------------------------------------------------- */
@@ -103,11 +103,11 @@ byte at_record[COORDINATORS];
 #define writes(ph, target) ((ph) == 1 -> other(target) : (target))
 
 #ifdef NO_SELF_FENCING
-#define fit(p) (serving[p])
+#define may_encrypt(p) (serving[p])
 #else
-#define fit(p) (serving[p] && age[p] == FRESH)
+#define may_encrypt(p) (serving[p] && age[p] == FRESH)
 #endif
-#define serves(p) (fit(p) || serving[p] && on_roster[p])
+#define serves(p) (may_encrypt(p) || serving[p] && on_roster[p])
 
 #define awaited_no_more(p) (!on_roster[p] || acked[p])
 #ifdef NO_WAIT_FOR_ACKS
@@ -117,10 +117,10 @@ byte at_record[COORDINATORS];
 #endif
 
 #if RECORDS == 1
-#define census(version) (record[0] == (version))
+#define at_version(version) (record[0] == (version))
 #define record_opens(p) (!serves(p) || loaded[p] & record[0])
 #else
-#define census(version) (record[0] == (version) || record[1] == (version))
+#define at_version(version) (record[0] == (version) || record[1] == (version))
 #define record_opens(p) (!serves(p) || loaded[p] & record[0] && loaded[p] & record[1])
 #endif
 
@@ -207,7 +207,7 @@ inline dies(p) {
 
 inline forgets(p) { seen[p] = false; seen_phase[p] = 0; seen_to[p] = 0 }
 
-/* It joins when it has no heartbeat; one that was evicted joins anew. */
+/* It joins when it has no heartbeat; one that was evicted joins again. */
 inline heartbeat(p) {
   atomic {
     if
@@ -276,7 +276,7 @@ settle:
     seen_phase[p] = 0; seen_to[p] = 0;
     every_record_opens()
   };
-tell:
+acknowledge_state:
   atomic {
     acknowledge(p);
     if :: serving[p] -> synced(p) :: else fi;
@@ -299,7 +299,7 @@ proctype Application(byte p) {
 end:
   do
   /* The envelope may reach MongoDB at any later time. */
-  :: atomic { trouble && fit(p) && loaded[p] & write_version[p] ->
+  :: atomic { trouble && may_encrypt(p) && loaded[p] & write_version[p] ->
        all_know(write_version[p]);
        sent = sent | write_version[p] }
   /* One reader is enough: a copy holds up nobody but its own process. */
@@ -404,7 +404,7 @@ to_zero:
 #if RECORDS == 2
     :: !lost(c) && record[1] == other(target) -> at_record[c] = 1
 #endif
-    :: !lost(c) && !census(other(target)) -> goto at_zero
+    :: !lost(c) && !at_version(other(target)) -> goto at_zero
     fi;
     same[c] = true
   };
@@ -436,9 +436,9 @@ raise_fence:
 #else
   set_fence(other(target));
 #endif
-second_census:
-#ifndef NO_SECOND_CENSUS
-  atomic { if :: census(other(target)) -> skip :: else -> goto zero_again fi };
+second_count:
+#ifndef NO_SECOND_COUNT
+  atomic { if :: at_version(other(target)) -> skip :: else -> goto zero_again fi };
   set_fence(0);
   goto to_zero;
 zero_again:
@@ -463,9 +463,9 @@ inline lands(version, r) {
 }
 
 #if COORDINATORS == 1
-#define read_by_lane (same[0])
+#define read_by_worker (same[0])
 #else
-#define read_by_lane (same[0] || same[1])
+#define read_by_worker (same[0] || same[1])
 #endif
 #define may_land(version) (sent & (version) && fence != (version))
 
@@ -488,11 +488,11 @@ end:
 #endif
   :: atomic { trouble && may_land(1) && record[0] != 1 -> lands(1, 0) }
   :: atomic { trouble && may_land(2) && record[0] != 2 -> lands(2, 0) }
-  :: atomic { trouble && may_land(record[0]) && read_by_lane -> record_changes(0) }
+  :: atomic { trouble && may_land(record[0]) && read_by_worker -> record_changes(0) }
 #if RECORDS == 2
   :: atomic { trouble && may_land(1) && record[1] != 1 -> lands(1, 1) }
   :: atomic { trouble && may_land(2) && record[1] != 2 -> lands(2, 1) }
-  :: atomic { trouble && may_land(record[1]) && read_by_lane -> record_changes(1) }
+  :: atomic { trouble && may_land(record[1]) && read_by_worker -> record_changes(1) }
 #endif
   /* A process has not synced for as long as its lease. */
   :: atomic { trouble && age[0] != OLD -> ages(0) }

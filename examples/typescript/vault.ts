@@ -1,5 +1,5 @@
 import process from "node:process";
-import { KekError, openKek } from "certautopilot";
+import { KekError, openFieldEncryption } from "certautopilot";
 import { Hono } from "hono";
 import { MongoClient, ObjectId } from "mongodb";
 
@@ -12,7 +12,7 @@ interface Secret {
   key?: { pem: string };
 }
 
-const kek = await openKek();
+const kek = await openFieldEncryption();
 // The application's own connection, with its own user if you like.
 const uri = process.env["VAULT_DATABASE_URI"] ?? process.env["CERTAUTOPILOT_DATABASE_URI"] ?? "";
 const client = await new MongoClient(uri).connect();
@@ -49,14 +49,14 @@ app.put("/secrets/:id", async (context) => {
   return matchedCount === 0 ? context.json({ error: "no such secret" }, 404) : context.body(null, 204);
 });
 
-app.get("/readyz", (context) => context.json({ trouble: kek.trouble ?? null }, kek.trouble === undefined ? 200 : 503));
+app.get("/readyz", (context) => context.json({ trouble: kek.problem ?? null }, kek.problem === undefined ? 200 : 503));
 
 app.onError((thrown, context) => {
   // A KekError's message names fields and versions, never a value.
   const { code, message } = thrown instanceof KekError ? thrown : { code: "unexpected", message: thrown.name };
   console.error(`${code}: ${message}`);
   // "fenced" and the like pass by themselves: whoever asks may ask again.
-  const passing = ["fenced", "mongodb_away", "hsm_away", "closed"].includes(code);
+  const passing = ["fenced", "mongodb_unavailable", "hsm_unavailable", "closed"].includes(code);
   return context.json({ error: code }, passing ? 503 : 500);
 });
 

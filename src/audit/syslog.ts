@@ -9,14 +9,14 @@ import type { AuditSink } from "./sink.ts";
 import { type Carrier, carrierTo } from "./syslog_carrier.ts";
 import { syslogMessage } from "./syslog_message.ts";
 
-/** How many events wait for a receiver that is away; the oldest give way. */
+/** How many events wait for a receiver that is unavailable; the oldest give way. */
 const WAITING = 1000;
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 30_000;
 /** How long the end of a process is held up for what is still to be sent. */
 const CLOSING_MS = 3000;
 
-/** Syslog, beside the work: no event waits for it, and a receiver that is away is told of once. */
+/** Syslog, beside the work: no event waits for it, and a receiver that is unavailable is told of once. */
 export class SyslogSink implements AuditSink {
   readonly #name: string;
   readonly #carrier: Carrier;
@@ -48,7 +48,7 @@ export class SyslogSink implements AuditSink {
   async close(): Promise<void> {
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, CLOSING_MS)));
-    // One more try at once, for a receiver that was away.
+    // One more try at once, for a receiver that was unavailable.
     this.#closed = true;
     this.#wake?.();
     await Promise.race([this.#sending, late]);
@@ -79,7 +79,7 @@ export class SyslogSink implements AuditSink {
       pause = FIRST_PAUSE_MS;
       this.#tellBack();
     }
-    // At once, so that an event that comes in now begins anew.
+    // At once, so that an event that comes in now begins again.
     this.#sending = undefined;
   }
 

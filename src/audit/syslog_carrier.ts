@@ -20,7 +20,7 @@ export function carrierTo(target: SyslogTarget): Carrier {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** A receiver that takes nothing for so long is away. */
+/** A receiver that takes nothing for so long is unavailable. */
 const PATIENCE_MS = 5000;
 /** What fits into one UDP datagram, less the headers of IP and UDP. */
 const DATAGRAM_BYTES = 65_507;
@@ -54,7 +54,7 @@ class DatagramCarrier implements Carrier {
   }
 }
 
-/** TCP, or TLS over it. The connection is kept, and made anew when it is lost. */
+/** TCP, or TLS over it. The connection is kept, and made again when it is lost. */
 class StreamCarrier implements Carrier {
   readonly #target: SyslogTarget;
   #socket: Socket | undefined;

@@ -1,5 +1,5 @@
 import { KekError } from "../errors/errors.ts";
-import type { BackupCheck } from "../rotation/preflight.ts";
+import type { BackupCheck } from "../protocol/preflight.ts";
 
 /** Whether a rotation needs a verified backup of its key: asked of `kek rotate`, and of `kek verify --target` for it. */
 

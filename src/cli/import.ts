@@ -9,7 +9,7 @@ import { describeImport, importData, transferReporter } from "./transfer_text.ts
 
 /** `import`: exit 0 only when everything was read back and is what the archive holds. */
 export default leaf({
-  summary: "Bring the secrets of an archive into a fresh install, sealed anew, and prove that all are there",
+  summary: "Bring the secrets of an archive into a fresh install, sealed again, and verify that all are there",
   args: {
     in: { type: "string", description: "The archive that `certautopilot export` wrote", valueHint: "FILE" },
     "passphrase-file": {

@@ -1,7 +1,7 @@
 import process from "node:process";
 import { EXIT, KekError } from "../errors/errors.ts";
-import { alone } from "../install/alone.ts";
 import { applyPlan } from "../install/apply.ts";
+import { withHostLock } from "../install/host_lock.ts";
 import { type Prepared, prepareInstall } from "../install/install.ts";
 import { LAYOUT, USER } from "../install/layout.ts";
 import type { InstallRequest } from "../install/request.ts";
@@ -20,7 +20,7 @@ export default leaf({
     yes: { type: "boolean", description: "Do not ask" },
   },
   run: async ({ args, argv, output }) =>
-    await alone(changesHost(args), output.log, async () => {
+    await withHostLock(changesHost(args), output.log, async () => {
       refuseConfig(args.config);
       const dry = args["dry-run"] === true;
       if (!dry) refuseNotRoot(args.root);

@@ -31,7 +31,7 @@ export const INSTALL_FLAGS = {
   },
   mongod: { type: "string", description: "The mongod of a local MongoDB (default: PATH, packages)", valueHint: "PATH" },
   "mongo-port": { type: "string", description: "The port of a local MongoDB (default 27017)", valueHint: "PORT" },
-  "kek-provider": { type: "string", description: "env or pkcs11, for ever (default env)", valueHint: "NAME" },
+  "kek-provider": { type: "string", description: "env or pkcs11 (permanent) (default env)", valueHint: "NAME" },
   "pkcs11-module": { type: "string", description: "The vendor's PKCS#11 library", valueHint: "PATH" },
   "pkcs11-token-label": { type: "string", description: "The token's label", valueHint: "LABEL" },
   "pkcs11-pin-file": { type: "string", description: "File of mode 0600 with the token's PIN", valueHint: "FILE" },

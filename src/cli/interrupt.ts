@@ -1,13 +1,13 @@
 import process from "node:process";
 import { KekError, messageOf } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
+import type { RotationDoc } from "../protocol/documents.ts";
 import { cancel } from "../rotation/cancel.ts";
 import type { Context } from "../rotation/context.ts";
-import type { RotationDoc } from "../store/documents.ts";
 
 /**
  * Ctrl-C once cancels, as `rotate --cancel` does: the coordinator sees it in the state and stops after the batch in hand.
- * Ctrl-C again leaves at once; the same command goes on later.
+ * Ctrl-C again leaves at once; the same command continues later.
  */
 export class CancelOnInterrupt {
   readonly #context: Context;

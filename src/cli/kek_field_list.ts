@@ -1,8 +1,8 @@
 import { EXIT } from "../errors/errors.ts";
 import { fieldProblems } from "../status/field_problems.ts";
-import { takeCensus } from "../store/census.ts";
 import { readFieldFacts } from "../store/field_facts.ts";
 import { fieldId, readFields } from "../store/fields.ts";
+import { countVersions } from "../store/version_counts.ts";
 import { leaf } from "./command.ts";
 import { withInstall } from "./session.ts";
 import { table } from "./table.ts";
@@ -14,7 +14,7 @@ export default leaf({
   async run({ args, output }) {
     return await withInstall(args.config, { output, keys: false }, async ({ store }) => {
       const fields = await readFields(store);
-      const [counts, facts] = await Promise.all([takeCensus(store, fields), readFieldFacts(store, fields)]);
+      const [counts, facts] = await Promise.all([countVersions(store, fields), readFieldFacts(store, fields)]);
       const listed = facts.fields.map(({ field, collection, index }) => ({
         field: fieldId(field),
         registered_by: fields.find(({ _id }) => _id === fieldId(field))?.registered_by ?? null,

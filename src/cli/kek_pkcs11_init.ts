@@ -17,7 +17,7 @@ export default leaf({
       const { key, state, already, lockedNow } = done;
       const first = lockedNow ? beginning(base.config.database.name, number) : [];
       const what = already
-        ? `KEK version ${number} is there already (${state}), and proved: its key opens the canary`
+        ? `KEK version ${number} is there already (${state}), and verified: its key opens the canary`
         : `KEK version ${number} is made and ${state}: its key was born in the token and cannot leave it`;
       const next = already ? [] : [nextStep(number, lockedNow)];
       const text = [...first, what, `  ${key.label}, id ${key.id}, ${key.mechanism}`, ...next].join("\n");

@@ -1,4 +1,5 @@
 import { EXIT, KekError } from "../errors/errors.ts";
+import type { VersionDoc } from "../protocol/documents.ts";
 import {
   backupsNote,
   checkRemoval,
@@ -7,7 +8,6 @@ import {
   remove,
   searchDatabase,
 } from "../rotation/remove.ts";
-import type { VersionDoc } from "../store/documents.ts";
 import { required, version } from "./arguments.ts";
 import { leaf } from "./command.ts";
 import { readText, scanReporter } from "./scan_progress.ts";
@@ -23,7 +23,7 @@ export default leaf({
       description: "all: read every collection first; registered: count the known fields only (default all)",
       valueHint: "MODE",
     },
-    anew: { type: "boolean", description: "Do not resume an interrupted read of the collections" },
+    restart: { type: "boolean", description: "Do not resume an interrupted read of the collections" },
     "dry-run": { type: "boolean", description: "Check everything, say what would be done, change nothing" },
     "keep-copy": { type: "boolean", description: "Keep the destroyed key in a file beside the secrets file" },
     yes: { type: "boolean", description: "Do not ask" },
@@ -33,7 +33,7 @@ export default leaf({
     const options: RemoveOptions = {
       version: number,
       scan: scanOf(args.scan),
-      anew: args.anew === true,
+      restart: args.restart === true,
       keepCopy: args["keep-copy"] === true,
     };
     return await withInstall(args.config, { output }, async (context) => {

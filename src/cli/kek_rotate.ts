@@ -1,11 +1,11 @@
 import { availableParallelism } from "node:os";
 import { EXIT, KekError } from "../errors/errors.ts";
+import { nextStepsText } from "../protocol/next_steps.ts";
 import { cancel } from "../rotation/cancel.ts";
 import type { Context } from "../rotation/context.ts";
 import type { RotationSummary } from "../rotation/coordinator.ts";
 import { remove } from "../rotation/remove.ts";
 import { prepareRotation, type RotateOptions, runRotation } from "../rotation/rotate.ts";
-import { waysOn } from "../status/ways_on.ts";
 import { HSM_SESSIONS, hsmSessions, repeated, required, version, wholeNumber } from "./arguments.ts";
 import { BACKUP_FLAGS, backupCheck } from "./backup_flags.ts";
 import { leaf } from "./command.ts";
@@ -72,10 +72,10 @@ export default leaf({
         const { _id: cancelled, from, to, phase } = rotation;
         const rest =
           open === undefined
-            ? rotation.mends === true
-              ? `strays that are not back at version ${to} stay where they are, and the fleet goes on as before`
-              : "nothing has changed, the fleet goes on as before"
-            : `both versions stay readable, the rotation ${open.from} → ${open.to} is unfinished; ${waysOn(open)}`;
+            ? rotation.repairs === true
+              ? `strays that are not back at version ${to} stay where they are, and the fleet continues as before`
+              : "nothing has changed, the fleet continues as before"
+            : `both versions stay readable, the rotation ${open.from} → ${open.to} is unfinished; ${nextStepsText(open)}`;
         const text = `rotation ${cancelled} (${from} → ${to}) is cancelled in phase ${phase}; ${rest}`;
         output.result(text, { cancelled, from, to, phase, open: open?._id ?? null });
         return EXIT.done;
@@ -92,7 +92,7 @@ export default leaf({
       },
       batchSize: wholeNumber("batch-size", args["batch-size"], 1, 10_000) ?? 1000,
       concurrency: wholeNumber("concurrency", args.concurrency, 1, 64) ?? Math.min(4, availableParallelism()),
-      allLanes: args.concurrency !== undefined,
+      fullConcurrency: args.concurrency !== undefined,
       maxRate: wholeNumber("max-rate", args["max-rate"], 1, 10_000_000),
       fence,
       backup: backupCheck(argv),
@@ -138,7 +138,7 @@ async function removeOld(context: Context, summary: RotationSummary, text: strin
   try {
     const removal = await remove(
       context,
-      { version: summary.from, scan: "all", anew: false, keepCopy: false },
+      { version: summary.from, scan: "all", restart: false, keepCopy: false },
       scanReporter(output),
     );
     output.result(`${text}\n${describeRemoval(removal)}`, { ...completed, removal });

@@ -8,7 +8,7 @@ import { watchStatus } from "./status_watch.ts";
 
 /** `kek status`: what there is, on one screen. */
 export default leaf({
-  summary: "Versions, census, open rotation, history, processes, drift",
+  summary: "Versions, version counts, open rotation, history, processes, drift",
   args: {
     watch: {
       type: "boolean",

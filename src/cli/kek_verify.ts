@@ -1,12 +1,12 @@
 import { statSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { EXIT, KekError } from "../errors/errors.ts";
-import { seconds } from "../fleet/readiness.ts";
+import type { RotationDoc } from "../protocol/documents.ts";
+import { memberName } from "../protocol/member.ts";
 import { discover } from "../rotation/discovery.ts";
 import { type Verification, verifyBackup, verifyInstall, verifyTarget } from "../rotation/verify.ts";
 import { verifyRecords } from "../rotation/verify_records.ts";
-import type { RotationDoc } from "../store/documents.ts";
-import { memberName } from "../store/heartbeats.ts";
+import { seconds } from "../util/duration.ts";
 import { version } from "./arguments.ts";
 import { BACKUP_FLAGS, backupCheck } from "./backup_flags.ts";
 import { leaf } from "./command.ts";
@@ -29,7 +29,7 @@ export default leaf({
     ...BACKUP_FLAGS,
     records: { type: "boolean", description: "Open every envelope of every field" },
     discover: { type: "boolean", description: "Read the whole database and name envelopes that nobody registered" },
-    anew: { type: "boolean", description: "With --records or --discover: do not resume an interrupted run" },
+    restart: { type: "boolean", description: "With --records or --discover: do not resume an interrupted run" },
     backup: { type: "string", description: "Prove that a copy of the secrets opens the canaries", valueHint: "FILE" },
   },
   async run({ args, argv, output }) {
@@ -43,8 +43,12 @@ export default leaf({
         "give one of them at a time",
       );
     }
-    if (args.anew === true && args.records !== true && args.discover !== true)
-      throw new KekError("usage", "--anew goes with --records and --discover only", "leave it out, or add one of them");
+    if (args.restart === true && args.records !== true && args.discover !== true)
+      throw new KekError(
+        "usage",
+        "--restart goes with --records and --discover only",
+        "leave it out, or add one of them",
+      );
     const backup = backupCheck(argv);
     if (target === undefined && (from !== undefined || backup !== "default"))
       throw new KekError(
@@ -60,17 +64,17 @@ export default leaf({
             `${args.backup} is the secrets file that this program runs with, and no copy of it`,
             "fetch the copy back from your secret store, into a file of its own, and give that",
           );
-        const { versions: proved, unknown } = await verifyBackup(context, args.backup);
+        const { versions: verified, unknown } = await verifyBackup(context, args.backup);
         if (unknown.length > 0)
           output.log.warn(
             `not verified: KEK ${unknown.length === 1 ? "version" : "versions"} ${unknown.join(", ")} of ${args.backup}: no process has made it known yet. Run it again when one has, within seconds after it got the key`,
           );
         output.result(
-          `${args.backup} opens the canaries of KEK ${proved.length === 1 ? "version" : "versions"} ${proved.join(", ")}`,
+          `${args.backup} opens the canaries of KEK ${verified.length === 1 ? "version" : "versions"} ${verified.join(", ")}`,
           {
             ready: true,
             backup: args.backup,
-            versions: proved,
+            versions: verified,
             unknown,
           },
         );
@@ -81,7 +85,7 @@ export default leaf({
         const show = progressLine(output);
         const report = await verifyRecords(
           context,
-          { concurrency, anew: args.anew === true },
+          { concurrency, restart: args.restart === true },
           { note: (message) => output.log.info(message), progress: (progress) => show(openingLine(progress)) },
         );
         const complaint = complaintOf(report);
@@ -89,7 +93,7 @@ export default leaf({
         return complaint === undefined ? EXIT.done : output.complain(complaint);
       }
       if (args.discover === true) {
-        const discovery = await discover(context, args.anew === true, scanReporter(output));
+        const discovery = await discover(context, args.restart === true, scanReporter(output));
         output.result(describeDiscovery(discovery), { ready: discovery.problems.length === 0, ...discovery });
         return discovery.problems.length === 0 ? EXIT.done : EXIT.refused;
       }
@@ -111,7 +115,7 @@ function isSameFile(one: string, other: string | undefined): boolean {
 }
 
 function describe(verification: Verification): string {
-  const { ready, target, active, processes, census, problems, warnings, rotation, capabilities } = verification;
+  const { ready, target, active, processes, versionCounts, problems, warnings, rotation, capabilities } = verification;
   const rows = processes.map((member) => [
     member.instance_name,
     member.role,
@@ -126,15 +130,15 @@ function describe(verification: Verification): string {
   const fleet =
     processes.length === 0
       ? "no process is in the fleet"
-      : table(["process", "role", "host:pid", "provider", "loaded", "declares", "writes", "last beat", ""], rows);
+      : table(["process", "role", "host:pid", "provider", "loaded", "declares", "writes", "last heartbeat", ""], rows);
   const counted =
-    census.length === 0
+    versionCounts.length === 0
       ? []
       : [
           "",
           table(
             ["field", "version", "records"],
-            census.map((row) => [row.field, row.version, String(row.count)]),
+            versionCounts.map((row) => [row.field, row.version, String(row.count)]),
           ),
         ];
   const found = [
@@ -142,7 +146,7 @@ function describe(verification: Verification): string {
     ...problems.map((problem) => `problem: ${problem.message}\n   hint: ${problem.hint}`),
   ];
   const subject = target === undefined ? "the install" : `the fleet for KEK version ${target}`;
-  const verdict = ready
+  const health = ready
     ? target === undefined
       ? `healthy: KEK version ${active} is active`
       : processes.length === 0
@@ -161,7 +165,7 @@ function describe(verification: Verification): string {
         ];
   const note =
     rotation === undefined ? [] : [`note: rotation ${rotation.from} → ${rotation.to} is in phase ${rotation.phase}`];
-  return [fleet, ...counted, ...abilities, "", ...found, ...note, verdict].join("\n");
+  return [fleet, ...counted, ...abilities, "", ...found, ...note, health].join("\n");
 }
 
 function openRotation({ _id, from, to, phase, state }: RotationDoc) {
@@ -169,7 +173,7 @@ function openRotation({ _id, from, to, phase, state }: RotationDoc) {
 }
 
 function asData(verification: Verification) {
-  const { ready, target, active, processes, census, problems, warnings, rotation, capabilities } = verification;
+  const { ready, target, active, processes, versionCounts, problems, warnings, rotation, capabilities } = verification;
   return {
     ready,
     target: target ?? null,
@@ -187,7 +191,7 @@ function asData(verification: Verification) {
       write_version: member.write_version,
       last_beat_ms: Math.round(member.age_ms),
     })),
-    census,
+    version_counts: versionCounts,
     problems,
     warnings,
     rotation: rotation === undefined ? null : openRotation(rotation),

@@ -8,7 +8,7 @@ import { type Screen, screenOfStdout } from "./screen.ts";
 
 /**
  * What a person or a program gets to see. The contract:
- * - stdout holds results only: text for people, or with --json exactly one JSON document, one a line where it goes on;
+ * - stdout holds results only: text for people, or with --json exactly one JSON document, one a line where it continues;
  * - stderr holds logs, progress and prompts;
  * - an error is one `error:` line that names the thing, then a `hint:` line with what to do.
  * The only importer of consola.

@@ -1,8 +1,9 @@
-import { RESTORE, saysPlaintext, WRITE_AGAIN } from "../envelope/not_envelope.ts";
+import { saysPlaintext } from "../envelope/not_envelope.ts";
 import { KekError } from "../errors/errors.ts";
-import { seconds } from "../fleet/readiness.ts";
+import { RESTORE, WRITE_AGAIN } from "../protocol/stale_envelopes.ts";
+import type { OpeningProgress } from "../rotation/verify_progress.ts";
 import type { RecordsReport } from "../rotation/verify_records.ts";
-import type { OpeningProgress } from "../rotation/verify_tally.ts";
+import { seconds } from "../util/duration.ts";
 
 /** What `kek verify --records` shows. */
 
@@ -13,25 +14,32 @@ export function openingLine({ records, of, failed, rate, eta }: OpeningProgress)
   return `opening: ${percent}% (${records} of ${of}${bad}), ${Math.round(rate)} records/s${rest}`;
 }
 
-export function describeRecords({ records, opened, failed, bad, strays, stray_records: named }: RecordsReport): string {
-  const stray = strays.reduce((sum, row) => sum + row.count, 0);
+export function describeRecords({
+  records,
+  opened,
+  failed,
+  bad,
+  stale_envelopes,
+  stale_records: named,
+}: RecordsReport): string {
+  const stale = stale_envelopes.reduce((sum, row) => sum + row.count, 0);
   return [
     `${opened} of ${records} envelopes open`,
     ...bad.map(({ collection, path, id, reason }) => `${collection}:${path} ${id}: ${reason}`),
     ...(bad.length < failed ? [`… and ${failed - bad.length} more that do not open`] : []),
     ...named.map(({ collection, path, id, version }) => `stray: ${collection}:${path} ${id} is at version ${version}`),
-    ...(named.length < stray ? [`… and ${stray - named.length} more strays`] : []),
+    ...(named.length < stale ? [`… and ${stale - named.length} more stale envelopes`] : []),
   ].join("\n");
 }
 
 /** @returns undefined when every envelope opens and is where it belongs. */
-export function complaintOf({ failed, bad, strays }: RecordsReport): KekError | undefined {
+export function complaintOf({ failed, bad, stale_envelopes }: RecordsReport): KekError | undefined {
   if (failed > 0) return doNotOpen(failed, bad.filter(({ reason }) => saysPlaintext(reason)).length, bad.length);
-  const stray = strays.reduce((sum, row) => sum + row.count, 0);
-  if (stray === 0) return undefined;
+  const stale = stale_envelopes.reduce((sum, row) => sum + row.count, 0);
+  if (stale === 0) return undefined;
   return new KekError(
     "incomplete",
-    `every envelope opens, but ${stray} of them are at a version that was left`,
+    `every envelope opens, but ${stale} of them are at a version that was left`,
     "move them: certautopilot kek rotate --to-version=N with the active version as N (kek status)",
   );
 }

@@ -1,7 +1,7 @@
-import { seconds } from "../fleet/readiness.ts";
+import { memberName } from "../protocol/member.ts";
 import type { Progress, Reporter } from "../rotation/context.ts";
 import type { Prepared } from "../rotation/rotate.ts";
-import { memberName } from "../store/heartbeats.ts";
+import { seconds } from "../util/duration.ts";
 import type { Output } from "./output.ts";
 import { progressLine } from "./progress_line.ts";
 
@@ -46,20 +46,20 @@ function rewrapLine({ from, to, fields, rate, eta }: Progress): string {
 }
 
 /** What will be done, before it is done. */
-export function describePlan({ plan, roster, evict, census }: Prepared): {
+export function describePlan({ plan, roster, evict, versionCounts }: Prepared): {
   text: string;
   data: Record<string, unknown>;
 } {
   const { kind, from, to } = plan;
-  const records = census.filter((row) => row.version === String(from)).reduce((sum, row) => sum + row.count, 0);
+  const records = versionCounts.filter((row) => row.version === String(from)).reduce((sum, row) => sum + row.count, 0);
   const what = {
     start: "rotate",
-    mend: "bring strays back",
+    repair: "repair stale envelopes",
     resume: "resume the rotation",
     reverse: "go back, replacing the unfinished rotation,",
   }[kind];
   const first = evict.length === 0 ? "" : `evict ${evict.map(memberName).join(", ")}, then `;
-  const fields = new Set(census.map((row) => row.field)).size;
+  const fields = new Set(versionCounts.map((row) => row.field)).size;
   const many = (count: number, one: string, more: string) => `${count} ${count === 1 ? one : more}`;
   const found = `${many(records, "record", "records")} in ${many(fields, "field", "fields")}`;
   const text = `${first}${what} from KEK version ${from} to ${to}: ${found}, ${many(roster.length, "process", "processes")} must acknowledge each of 3 phases`;

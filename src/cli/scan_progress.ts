@@ -1,8 +1,8 @@
-import { seconds } from "../fleet/readiness.ts";
 import type { ScanProgress, ScanReporter } from "../rotation/database_scan.ts";
 import type { Discovery } from "../rotation/discovery.ts";
 import { placeName } from "../rotation/places_text.ts";
 import type { ScannedData } from "../rotation/remove.ts";
+import { seconds } from "../util/duration.ts";
 import type { Output } from "./output.ts";
 import { progressLine } from "./progress_line.ts";
 import { table } from "./table.ts";

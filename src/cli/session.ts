@@ -7,14 +7,14 @@ import { openInstall } from "../fleet/install_start.ts";
 import type { AskPin } from "../providers/registry.ts";
 import type { Context } from "../rotation/context.ts";
 import { closeAuditor, openAuditor } from "../store/audit_log.ts";
-import { explainMongo } from "../store/failures.ts";
+import { explainMongo } from "../store/mongodb_errors.ts";
 import { closeStore, openStore } from "../store/store.ts";
 import type { Output } from "./output.ts";
 
 export interface InstallNeeds {
   /** For what is asked on the way. */
   output: Output;
-  /** False for commands that do no cryptography: they work while an HSM is away. */
+  /** False for commands that do no cryptography: they work while an HSM is unavailable. */
   keys?: boolean;
   /** `--hsm-sessions`, where a command has it. */
   hsmSessions?: number | undefined;

@@ -1,6 +1,6 @@
-import { seconds } from "../fleet/readiness.ts";
+import { PHASE_NAMES } from "../protocol/phases.ts";
 import type { RotationView, StatusView } from "../status/status_view.ts";
-import { MEANING } from "../status/verdict.ts";
+import { seconds } from "../util/duration.ts";
 import type { TextLayout } from "./screen.ts";
 import { many, moment } from "./status_lists.ts";
 import { bar, cut, sparkline, tableLines, wrapped } from "./table.ts";
@@ -16,8 +16,8 @@ const INDENT = "  ";
 const NAMED = 14;
 
 export function rotationLines(rotation: RotationView, view: StatusView, { width, paint }: TextLayout): string[] {
-  const { from, to, phase, state, awaited, acknowledged, fenced, ways_on } = rotation;
-  const what = `rotation ${rotation.rotation}: KEK ${from} → ${to}${purpose(rotation)}, ${state}, phase ${phase} of 3 (${MEANING[phase]})`;
+  const { from, to, phase, state, awaited, acknowledged, fenced, next_steps } = rotation;
+  const what = `rotation ${rotation.rotation}: KEK ${from} → ${to}${purpose(rotation)}, ${state}, phase ${phase} of 3 (${PHASE_NAMES[phase]})`;
   const said = (name: string, text: string) => wrapped(`${INDENT}${name.padEnd(NAMED)}`, text, width);
   return [
     ...wrapped("", what, width).map((line) => paint("head", line)),
@@ -41,15 +41,15 @@ export function rotationLines(rotation: RotationView, view: StatusView, { width,
       FAILED_SHOWN,
     ).map((line, index) => paint("bad", cut(`${INDENT}${(index === 0 ? "failed" : "").padEnd(NAMED)}${line}`, width))),
     ...(fenced.length === 0 ? [] : said("fence", `MongoDB rejects envelopes of KEK version ${fenced.join(", ")}`)),
-    ...ways_on.flatMap(({ does, command }) => said(does, command)),
+    ...next_steps.flatMap(({ does, command }) => said(does, command)),
   ];
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-function purpose({ mends, reverses }: RotationView): string {
-  if (mends === true) return ", to bring strays back";
-  return reverses === null ? "" : `, the way back of rotation ${reverses}`;
+function purpose({ repairs, reverses }: RotationView): string {
+  if (repairs === true) return ", to repair stale envelopes";
+  return reverses === null ? "" : `, the reverse rotation of rotation ${reverses}`;
 }
 
 function leader({ coordinator, led, lease_ran_out_ms: late }: RotationView): string {
@@ -62,7 +62,7 @@ function phases({ phase_times: times }: RotationView): string {
   return ([1, 2, 3] as const)
     .flatMap((phase) => {
       const began = times[String(phase)];
-      return began === undefined ? [] : [`${phase} ${MEANING[phase]} since ${moment(began)}`];
+      return began === undefined ? [] : [`${phase} ${PHASE_NAMES[phase]} since ${moment(began)}`];
     })
     .join(", ");
 }
@@ -70,7 +70,7 @@ function phases({ phase_times: times }: RotationView): string {
 function withProblems(name: string, { processes }: StatusView): string {
   const found = processes.find((each) => `${each.name} (${each.role}, ${each.host}, pid ${each.pid})` === name);
   const why =
-    found?.problems[0]?.message ?? (found === undefined ? "" : `last beat ${seconds(found.last_beat_ms)} ago`);
+    found?.problems[0]?.message ?? (found === undefined ? "" : `last heartbeat ${seconds(found.last_beat_ms)} ago`);
   return why === "" ? name : why.startsWith(name) ? why : `${name}: ${why}`;
 }
 

@@ -1,21 +1,21 @@
-import type { StatusView, Verdict } from "../status/status_view.ts";
+import type { Health, StatusView } from "../status/status_view.ts";
 import type { TextLayout, Tone } from "./screen.ts";
-import { auditLines, historyLines, installLines } from "./status_past.ts";
-import { censusLines, processLines, versionLines } from "./status_present.ts";
+import { processLines, versionCountLines, versionLines } from "./status_current.ts";
+import { auditLines, historyLines, installLines } from "./status_history.ts";
 import { rotationLines } from "./status_rotation.ts";
 import { wrapped } from "./table.ts";
 
 /** `kek status` in words: the whole of the view, what matters first. Pure. */
 
-const TONE: Record<Verdict["level"], Tone> = { well: "good", working: "busy", due: "warn", trouble: "bad" };
+const TONE: Record<Health["level"], Tone> = { ok: "good", in_progress: "busy", action_due: "warn", problem: "bad" };
 
 export function statusLines(seen: StatusView, layout: TextLayout): string[] {
   const view = printable(seen);
   const parts = [
-    verdictLines(view, layout),
+    healthLines(view, layout),
     view.rotation === null ? [] : rotationLines(view.rotation, view, layout),
     versionLines(view, layout),
-    censusLines(view, layout),
+    versionCountLines(view, layout),
     processLines(view, layout),
     historyLines(view, layout),
     auditLines(view, layout),
@@ -26,9 +26,9 @@ export function statusLines(seen: StatusView, layout: TextLayout): string[] {
 
 /** As one line, for a log. */
 export function statusLine(view: StatusView): string {
-  const [first] = view.verdict.reasons;
-  const why = view.verdict.level === "trouble" && first !== undefined ? `: ${first.message}` : "";
-  return printable(`${view.at} ${view.verdict.level}: ${view.verdict.headline}${why}`);
+  const [first] = view.health.findings;
+  const why = view.health.level === "problem" && first !== undefined ? `: ${first.message}` : "";
+  return printable(`${view.at} ${view.health.level}: ${view.health.headline}${why}`);
 }
 
 /** Names, hosts and reasons are whatever somebody wrote into MongoDB: nothing in them may move the cursor. */
@@ -41,12 +41,12 @@ export function printable<T>(value: T): T {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-function verdictLines({ verdict }: StatusView, { width, paint }: TextLayout): string[] {
-  const tone = TONE[verdict.level];
-  const headline = wrapped("", verdict.headline, width).map((line) => paint(tone, line));
-  const reasons = verdict.reasons.flatMap(({ message, hint, urgent }) => [
+function healthLines({ health }: StatusView, { width, paint }: TextLayout): string[] {
+  const tone = TONE[health.level];
+  const headline = wrapped("", health.headline, width).map((line) => paint(tone, line));
+  const findings = health.findings.flatMap(({ message, hint, urgent }) => [
     ...wrapped(urgent ? "problem: " : "warning: ", message, width).map((line) => paint(urgent ? "bad" : "warn", line)),
     ...wrapped("   hint: ", hint, width),
   ]);
-  return [...headline, ...reasons];
+  return [...headline, ...findings];
 }

@@ -1,15 +1,15 @@
 import process from "node:process";
 import { messageOf } from "../errors/errors.ts";
-import { seconds } from "../fleet/readiness.ts";
 import type { StatusReader } from "../status/read_status.ts";
 import type { StatusView } from "../status/status_view.ts";
-import { isTransient } from "../store/failures.ts";
+import { isTransient } from "../store/mongodb_errors.ts";
+import { seconds } from "../util/duration.ts";
 import type { Output } from "./output.ts";
 import { Display, type Screen } from "./screen.ts";
 import { statusLine, statusLines } from "./status_text.ts";
 import { wrapped } from "./table.ts";
 
-/** `kek status --watch`: looks once a second until it is stopped, also while MongoDB is away. */
+/** `kek status --watch`: looks once a second until it is stopped, also while MongoDB is unavailable. */
 
 const EVERY_MS = 1000;
 /** No answer for so long is worth a word. */
@@ -25,7 +25,7 @@ interface Shows {
 
 /**
  * Returns on Ctrl-C, SIGTERM, and when nobody reads any more.
- * @throws KekError what keeps it from looking at all, but for a MongoDB that is away.
+ * @throws KekError what keeps it from looking at all, but for a MongoDB that is unavailable.
  */
 export async function watchStatus(reader: StatusReader, output: Output): Promise<void> {
   // The first look is as that of `kek status`: what is wrong then is wrong with the command.
@@ -100,7 +100,7 @@ function onScreen(screen: Screen): Shows {
     },
     tick(ageMs, away) {
       if (away === undefined) return;
-      banner = `MongoDB is away (${away}); below is how it was ${seconds(ageMs)} ago`;
+      banner = `MongoDB is unavailable (${away}); below is how it was ${seconds(ageMs)} ago`;
       draw();
     },
     close() {
@@ -124,7 +124,8 @@ function onLines(output: Output): Shows {
       toldAway = false;
     },
     tick(_, away) {
-      if (away !== undefined && !toldAway) output.log.warn(`MongoDB is away (${away}): looking again each second`);
+      if (away !== undefined && !toldAway)
+        output.log.warn(`MongoDB is unavailable (${away}): looking again each second`);
       toldAway ||= away !== undefined;
     },
     close() {},
@@ -132,11 +133,11 @@ function onLines(output: Output): Shows {
 }
 
 /** What of a view is worth a line when it changes: no ages, no rates, of progress each tenth. */
-function newsOf({ verdict, versions, rotation, processes, audit }: StatusView): string {
+function newsOf({ health, versions, rotation, processes, audit }: StatusView): string {
   const moved = rotation === null ? 0 : rotation.done / Math.max(1, rotation.done + rotation.remaining);
   return JSON.stringify([
-    verdict.level,
-    verdict.reasons.length,
+    health.level,
+    health.findings.length,
     versions.map(({ version, state, overdue }) => [version, state, overdue]),
     rotation === null ? null : { ...essence(rotation), moved: Math.floor(moved * 10) },
     processes.map(({ id, silent, loaded, current_version, write_version, problems }) => [

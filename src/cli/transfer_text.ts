@@ -51,7 +51,7 @@ export function complaintOf({ file, failed, changes }: ExportReport): KekError |
     return new KekError(
       "incomplete",
       `${recordsText(failed)} cannot be opened, so no archive was written`,
-      "mend or restore these records; or leave them out, named as above, with --skip-broken",
+      "repair or restore these records; or leave them out, named as above, with --skip-broken",
     );
   }
   const { changed, added, removed } = changes;

@@ -1,6 +1,6 @@
 import process from "node:process";
 import { EXIT, KekError } from "../errors/errors.ts";
-import { alone } from "../install/alone.ts";
+import { withHostLock } from "../install/host_lock.ts";
 import { LAYOUT } from "../install/layout.ts";
 import { type Kept, planUninstall, uninstall } from "../install/uninstall.ts";
 import { leaf } from "./command.ts";
@@ -18,7 +18,7 @@ export default leaf({
     yes: { type: "boolean", description: "Do not ask" },
   },
   run: async ({ args, output }) =>
-    await alone(changesHost(args), output.log, async () => {
+    await withHostLock(changesHost(args), output.log, async () => {
       refuseConfig(args.config);
       const purge = args.purge === true;
       const meant = args["yes-i-mean-it"] === true;

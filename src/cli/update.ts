@@ -2,7 +2,7 @@ import process from "node:process";
 import { readEnvironment } from "../config/environment.ts";
 import { TARGET } from "../config/version.ts";
 import { EXIT, KekError } from "../errors/errors.ts";
-import { alone } from "../install/alone.ts";
+import { withHostLock } from "../install/host_lock.ts";
 import { RELEASES } from "../install/release.ts";
 import { installedReadyUrl } from "../install/survey.ts";
 import { systemdRuns } from "../install/systemd.ts";
@@ -23,7 +23,7 @@ export default leaf({
     "dry-run": { type: "boolean", description: "Say what would be done and change nothing" },
   },
   run: async ({ args, argv, output }) =>
-    await alone(changesHost(args), output.log, async () => {
+    await withHostLock(changesHost(args), output.log, async () => {
       refuseConfig(args.config);
       const { version } = args;
       if (version === undefined || !/^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$/.test(version))

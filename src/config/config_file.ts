@@ -37,6 +37,6 @@ function notYaml(): KekError {
   return new KekError(
     "config_invalid",
     "the configuration file is not a YAML mapping",
-    "mend /etc/certautopilot/config.yaml",
+    "repair /etc/certautopilot/config.yaml",
   );
 }

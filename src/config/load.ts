@@ -60,7 +60,7 @@ export function settleConfig(
   return toConfig(parsed.output, environment, file);
 }
 
-/** What a running process may learn anew from its secrets file: the declared version. Keys are read by the provider. */
+/** What a running process may learn again from its secrets file: the declared version. Keys are read by the provider. */
 export function declaredVersion(config: Config): number | undefined {
   const name = `${PREFIX}ENCRYPTION_CURRENT_VERSION`;
   if (config.secretsFile === undefined || readEnvironment()[name] !== undefined)
@@ -109,7 +109,7 @@ function readYaml(path: string): Tree {
   } catch {
     // The parser's message may quote the file, which may hold secrets: name the file only.
   }
-  throw new KekError("config_invalid", `configuration file ${path} is not a YAML mapping`, "mend the file");
+  throw new KekError("config_invalid", `configuration file ${path} is not a YAML mapping`, "repair the file");
 }
 
 /** KEKs, a token's PIN and the audit secret; a URI may hold a password, but often does not, so it asks for nothing. */
@@ -143,7 +143,7 @@ function toConfig(settings: Settings, environment: Record<string, string>, file:
   if (!(2 * beatMs < leaseMs && leaseMs < evictionMs)) {
     throw new KekError(
       "config_invalid",
-      `fleet times are unsafe: beat ${beatMs} ms, lease ${leaseMs} ms, eviction ${evictionMs} ms; twice the beat < lease < eviction must hold`,
+      `fleet times are unsafe: beat ${beatMs} ms, lease ${leaseMs} ms, eviction ${evictionMs} ms; twice the heartbeat < lease < eviction must hold`,
       "set CERTAUTOPILOT_FLEET_BEAT_MS, _LEASE_MS and _EVICTION_MS so, the same for every process of the fleet",
     );
   }

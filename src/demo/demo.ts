@@ -8,10 +8,10 @@ import type { Log } from "../errors/log.ts";
 import { joinFleet } from "../fleet/join.ts";
 import { closeStore, openStore } from "../store/store.ts";
 import { runSelf, type Served, startServe, stopServe } from "./fleet.ts";
-import { KINDS } from "./material.ts";
 import { startPrivateMongod } from "./private_mongod.ts";
-import { ciphertexts, openEverything } from "./proof.ts";
+import { KINDS } from "./secret_kinds.ts";
 import { Ledger, read, seed, type Traffic, write } from "./traffic.ts";
+import { ciphertexts, openEverything } from "./verification.ts";
 
 /** The main job, for real and in private: a mongod, a fleet of three, live traffic, a rotation, and the proof. */
 
@@ -120,8 +120,8 @@ async function play(
   over = true;
   await Promise.all(services);
 
-  log.info("proving: every record opened with version 2 alone, every ciphertext compared, the audit chain walked");
-  const report = await prove(directory, config, store, ledger, before);
+  log.info("verifying: every record opened with version 2 alone, every ciphertext compared, the audit chain walked");
+  const report = await verify(directory, config, store, ledger, before);
   const audit = await runSelf(["audit", "verify", "--json"], variables);
   for (const failure of traffic.failures.slice(0, 10)) log.warn(failure);
   return {
@@ -135,7 +135,7 @@ async function play(
   };
 }
 
-async function prove(
+async function verify(
   directory: string,
   config: Config,
   store: Parameters<typeof ciphertexts>[0],

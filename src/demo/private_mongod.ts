@@ -13,7 +13,7 @@ export interface PrivateMongod {
   stop(): Promise<void>;
 }
 
-/** @throws KekError `mongodb_away` when there is no mongod on this machine, or it does not come up. */
+/** @throws KekError `mongodb_unavailable` when there is no mongod on this machine, or it does not come up. */
 export async function startPrivateMongod(directory: string): Promise<PrivateMongod> {
   const binary = findMongod();
   const data = join(directory, "mongod");
@@ -27,7 +27,7 @@ export async function startPrivateMongod(directory: string): Promise<PrivateMong
   } catch (thrown) {
     child.kill("SIGKILL");
     throw new KekError(
-      "mongodb_away",
+      "mongodb_unavailable",
       `${binary} does not come up on port ${port}`,
       `see ${join(directory, "mongod.log")}`,
       { cause: thrown },
@@ -43,7 +43,7 @@ function findMongod(): string {
   const found = binary ?? path.map((directory) => join(directory, "mongod")).find((candidate) => existsSync(candidate));
   if (found !== undefined) return found;
   throw new KekError(
-    "mongodb_away",
+    "mongodb_unavailable",
     "there is no mongod on this machine",
     "install MongoDB 6 or newer, or set CERTAUTOPILOT_MONGOD to a mongod; in a checkout, ./scripts/demo fetches one",
   );

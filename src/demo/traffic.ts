@@ -1,8 +1,8 @@
 import { createHash } from "node:crypto";
 import { messageOf } from "../errors/errors.ts";
-import type { Kek } from "../fleet/kek.ts";
+import type { FieldEncryption } from "../fleet/fleet_encryption.ts";
 import type { Store } from "../store/store.ts";
-import { KINDS, type Kind } from "./material.ts";
+import { KINDS, type Kind } from "./secret_kinds.ts";
 
 /** Records, the ledger of what they must hold, and the services that read and write them all the while. */
 
@@ -50,7 +50,7 @@ export function revisionKey(kind: Kind): string {
   return `revision_of_${kind.path}`;
 }
 
-export async function seed(kek: Kek, store: Store, ledger: Ledger, total: number): Promise<void> {
+export async function seed(kek: FieldEncryption, store: Store, ledger: Ledger, total: number): Promise<void> {
   const BATCH = 500;
   for (const kind of KINDS) {
     const count = countOf(kind, total);
@@ -78,7 +78,7 @@ export async function seed(kek: Kek, store: Store, ledger: Ledger, total: number
 
 /** A service that rewrites random secrets until it is told to stop. Each record has one writer. */
 export async function write(
-  kek: Kek,
+  kek: FieldEncryption,
   store: Store,
   ledger: Ledger,
   total: number,
@@ -108,7 +108,7 @@ export async function write(
 
 /** A service that reads random secrets and compares them with the ledger. */
 export async function read(
-  kek: Kek,
+  kek: FieldEncryption,
   store: Store,
   ledger: Ledger,
   total: number,

@@ -23,7 +23,7 @@ export function sealField(dek: Uint8Array, plaintext: Uint8Array, installId: str
   return { nonce, ciphertext: seal(dek, nonce, plaintext, fieldAad(installId, place)) };
 }
 
-/** @throws KekError `envelope_does_not_open` when the ciphertext is not this field's, or was changed. */
+/** @throws KekError `decryption_failed` when the ciphertext is not this field's, or was changed. */
 export function openField(
   dek: Uint8Array,
   sealed: { nonce: Uint8Array; ciphertext: Uint8Array },
@@ -34,7 +34,7 @@ export function openField(
     return open(dek, sealed.nonce, sealed.ciphertext, fieldAad(installId, place));
   } catch {
     throw new KekError(
-      "envelope_does_not_open",
+      "decryption_failed",
       `${place.collection}:${place.path}: the ciphertext does not open with its data key at this place`,
       "it was changed, or moved from another record or field: restore this field from a backup",
     );

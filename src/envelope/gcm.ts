@@ -9,9 +9,6 @@ export const TAG_BYTES = 16;
 export const KEY_BYTES = 32;
 /** iv ‖ ciphertext of 32 bytes ‖ tag */
 export const WRAP_BYTES = IV_BYTES + KEY_BYTES + TAG_BYTES;
-/** NIST SP 800-38D, 8.3: with random IVs, one key may encrypt so many times and no more, in all its instances together. */
-export const MAX_WRAPS = 2 ** 32;
-
 /** @returns ciphertext ‖ tag */
 export function seal(key: Uint8Array, iv: Uint8Array, plaintext: Uint8Array, aad: Uint8Array): Buffer {
   const [body, tag] = sealParts(key, iv, plaintext, aad);

@@ -1,14 +1,10 @@
 import { KekError } from "../errors/errors.ts";
+import { RESTORE, WRITE_AGAIN } from "../protocol/stale_envelopes.ts";
 
 /**
  * What is found in place of an envelope of format 1. Plaintext was written past the library and the API: a backup has the same
  * plaintext, so it is written again, encrypted. A damaged envelope can be restored.
  */
-
-/** What repairs a field that holds plaintext. */
-export const WRITE_AGAIN = "write the value again through the library or the API, which encrypt it";
-/** What repairs a field whose envelope was damaged. */
-export const RESTORE = "restore the field from a backup, or write the value again through the library or the API";
 
 /** @returns KekError `envelope_invalid` for a value that was never encrypted. */
 export function plaintextFound(reason: string): KekError {

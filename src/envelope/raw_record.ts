@@ -66,7 +66,7 @@ export function exactId(idBson: Uint8Array): unknown {
   throw new KekError(
     "envelope_invalid",
     "its _id cannot be named to MongoDB byte for byte",
-    "give the record an _id of a plain BSON type: copy it under another one, encrypted anew",
+    "give the record an _id of a plain BSON type: copy it under another one, encrypted again",
   );
 }
 

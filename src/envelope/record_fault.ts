@@ -1,8 +1,8 @@
 import { KekError } from "../errors/errors.ts";
 
-/** Whether only this record is wrong. Anything else says nothing about it: a key that is away, a process that is ending. */
-export function isTheRecordsFault(thrown: unknown): thrown is KekError {
-  return thrown instanceof KekError && (thrown.code === "envelope_invalid" || thrown.code === "envelope_does_not_open");
+/** Whether only this record is wrong. Anything else says nothing about it: a key that is unavailable, a process that is ending. */
+export function isRecordError(thrown: unknown): thrown is KekError {
+  return thrown instanceof KekError && (thrown.code === "envelope_invalid" || thrown.code === "decryption_failed");
 }
 
 /** Its reason as it is listed: what somebody put into an envelope may be megabytes long, and a list of them has no room. */

@@ -35,7 +35,7 @@ export const CRASH_POINTS = [
   "fence.recording",
   "fence.recorded",
   "fence.collection",
-  "census.again",
+  "count.again",
   "complete.closed",
   "complete.retired",
   "complete.done",
@@ -71,7 +71,7 @@ export const CRASH_POINTS = [
   "import.registered",
   "import.begun",
   "import.inserted",
-  "import.proved",
+  "import.verified",
   "import.completed",
   // Every audited change
   "audit.appended",

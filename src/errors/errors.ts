@@ -32,18 +32,18 @@ export type ErrorCode =
   | "version_unknown"
   | "provider_mismatch"
   | "provider_unavailable"
-  | "hsm_away"
+  | "hsm_unavailable"
   | "hsm_module"
   | "hsm_pin"
   | "hsm_token"
   | "hsm_unfit"
   | "not_installed"
   | "document_invalid"
-  | "document_newer"
+  | "unsupported_format"
   | "envelope_invalid"
-  | "envelope_does_not_open"
+  | "decryption_failed"
   | "plaintext_too_large"
-  | "wraps_exhausted"
+  | "wrap_limit_reached"
   | "fenced"
   | "closed"
   | "write_rejected"
@@ -59,7 +59,7 @@ export type ErrorCode =
   | "archive_unwritable"
   | "audit_broken"
   | "audit_secret"
-  | "mongodb_away"
+  | "mongodb_unavailable"
   | "mongodb_refused"
   | "mongodb_no_replica_set"
   | "unexpected";
@@ -76,18 +76,18 @@ const EXIT_OF: Record<ErrorCode, ExitName> = {
   version_unknown: "refused",
   provider_mismatch: "lock",
   provider_unavailable: "usage",
-  hsm_away: "hsm",
+  hsm_unavailable: "hsm",
   hsm_module: "hsm",
   hsm_pin: "hsm",
   hsm_token: "hsm",
   hsm_unfit: "hsm",
   not_installed: "refused",
   document_invalid: "refused",
-  document_newer: "refused",
+  unsupported_format: "refused",
   envelope_invalid: "incomplete",
-  envelope_does_not_open: "incomplete",
+  decryption_failed: "incomplete",
   plaintext_too_large: "usage",
-  wraps_exhausted: "incomplete",
+  wrap_limit_reached: "incomplete",
   fenced: "refused",
   closed: "unexpected",
   write_rejected: "refused",
@@ -103,7 +103,7 @@ const EXIT_OF: Record<ErrorCode, ExitName> = {
   archive_unwritable: "usage",
   audit_broken: "refused",
   audit_secret: "usage",
-  mongodb_away: "mongodb",
+  mongodb_unavailable: "mongodb",
   mongodb_refused: "mongodb",
   mongodb_no_replica_set: "mongodb",
   unexpected: "unexpected",

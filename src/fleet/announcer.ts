@@ -1,6 +1,6 @@
 import type { Log } from "../errors/log.ts";
-import type { KeyReport } from "./keystore.ts";
-import type { Stance } from "./stance.ts";
+import type { KeyPolicy } from "../protocol/key_policy.ts";
+import type { KeyReport } from "./key_loader.ts";
 
 /** A line in the log for what an operator would look for there: once each. */
 export class Announcer {
@@ -11,11 +11,11 @@ export class Announcer {
     this.#log = log;
   }
 
-  /** @param before the stance until now; undefined at the first look. */
-  tell(before: Stance | undefined, stance: Stance, { reasons }: KeyReport): void {
-    if (before !== undefined && (before.phase !== stance.phase || before.write !== stance.write)) {
-      const where = stance.phase === 0 ? "steady" : `phase ${stance.phase} of rotation ${stance.rotation}`;
-      this.#log.info(`${where}: writing under KEK version ${stance.write}`);
+  /** @param before the key policy until now; undefined at the first look. */
+  tell(before: KeyPolicy | undefined, policy: KeyPolicy, { reasons }: KeyReport): void {
+    if (before !== undefined && (before.phase !== policy.phase || before.write !== policy.write)) {
+      const where = policy.phase === 0 ? "steady" : `phase ${policy.phase} of rotation ${policy.rotation}`;
+      this.#log.info(`${where}: writing under KEK version ${policy.write}`);
     }
     for (const [version, reason] of reasons) {
       if (this.#complained.get(version) !== reason.message) this.#log.warn(`${reason.message}; ${reason.hint}`);

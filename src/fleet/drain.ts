@@ -19,13 +19,13 @@ export class Drain {
 
   /**
    * Drops what is not to be held and has drained. A process that does not serve yet has nothing to drain.
-   * @returns whether nothing is left to drop: only then may the new stance be acknowledged.
+   * @returns whether nothing is left to drop: only then may the new key policy be acknowledged.
    */
   async settle(keyring: Keyring, hold: number[], serving: boolean): Promise<boolean> {
     const now = performance.now();
     for (const version of [...this.#until.keys()]) if (hold.includes(version)) this.#until.delete(version);
     for (const version of keyring.loaded.filter((held) => !hold.includes(held))) {
-      // A drain that was begun before an eviction is void: a process that joins anew reads nothing yet.
+      // A drain that was begun before an eviction is void: a process that joins again reads nothing yet.
       const until = serving ? (this.#until.get(version) ?? now + this.#drainMs) : now;
       this.#until.set(version, until);
       if (until > now) continue;

@@ -1,4 +1,4 @@
-import { DOCUMENT_VALIDATION_FAILURE } from "../store/failures.ts";
+import { DOCUMENT_VALIDATION_FAILURE } from "../store/mongodb_errors.ts";
 
 /** By code, not by class: the application may bring a driver of its own. The collection's own rules are not ours. */
 export function isFenceRejection(thrown: unknown): boolean {

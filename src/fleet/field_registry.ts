@@ -31,7 +31,7 @@ export class FieldRegistry {
   }
 
   /**
-   * Registers anew what this process has registered and is gone from the list: deleted there, or restored from an older backup.
+   * Registers again what this process has registered and is gone from the list: deleted there, or restored from an older backup.
    * Its envelopes would be missed by a rotation, which makes the index too where that is gone as well.
    */
   async keep(): Promise<void> {

@@ -1,11 +1,11 @@
 import { KekError } from "../errors/errors.ts";
+import type { VersionDoc } from "../protocol/documents.ts";
 import type { Provider } from "../providers/provider.ts";
 import type { Auditor } from "../store/audit_log.ts";
-import type { VersionDoc } from "../store/documents.ts";
 import { type KekState, readState } from "../store/state.ts";
 import type { Store } from "../store/store.ts";
 import { activateFirst } from "../store/versions.ts";
-import { loadProved, stageUnknown } from "./keystore.ts";
+import { loadVerified, stageUnknown } from "./key_loader.ts";
 
 /**
  * With which version a fresh install begins: the declared one, or the only one there is.
@@ -23,7 +23,7 @@ export async function firstVersion(
 }
 
 /**
- * A fresh install: its first version is made known, proved, and only then active. In no session of the caller's: what is
+ * A fresh install: its first version is made known, verified, and only then active. In no session of the caller's: what is
  * written here is written in others.
  * @throws KekError when it cannot begin: see `nothingActive`, and `key_mismatch` when another process's key came first.
  */
@@ -41,7 +41,7 @@ export async function beginInstall(
   if (first === undefined) throw nothingActive(provider, declared, versions);
   await stageUnknown(store, auditor, provider, installId, versions);
   const doc = (await readState(store)).versions.find((version) => version._id === first);
-  if (doc !== undefined) await loadProved(provider, installId, doc);
+  if (doc !== undefined) await loadVerified(provider, installId, doc);
   await provider.forget(first);
   await activateFirst(store, auditor, first);
   return await readState(store);

@@ -1,6 +1,7 @@
 import type { Config } from "../config/config.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
+import type { InstallDoc } from "../protocol/documents.ts";
 import type { Provider } from "../providers/provider.ts";
 import {
   type AskPin,
@@ -11,7 +12,6 @@ import {
   type RegistryOptions,
 } from "../providers/registry.ts";
 import { type Auditor, ensureAuditLog } from "../store/audit_log.ts";
-import type { InstallDoc } from "../store/documents.ts";
 import { ensureHeartbeats } from "../store/heartbeats.ts";
 import { lockInstall, readInstall } from "../store/install.ts";
 import { LoginRegister } from "../store/logins.ts";
@@ -23,7 +23,7 @@ import { firstVersion, nothingActive } from "./first_version.ts";
 
 /** How a process comes to an install: lock first, provider next, and only then anything written. */
 
-export interface Opened {
+export interface OpenedInstall {
   install: InstallDoc;
   provider: Provider;
 }
@@ -37,7 +37,7 @@ export async function openOrLockInstall(
   config: Config,
   auditor: Auditor,
   askPin?: AskPin,
-): Promise<Opened> {
+): Promise<OpenedInstall> {
   const found = await readInstall(store);
   const provider = await buildRegistry(config, found && lockOf(found), {
     askPin,
@@ -56,7 +56,7 @@ export async function openOrLockInstall(
  * For a command: never creates an install.
  * @throws KekError `not_installed` on a fresh database, else as above.
  */
-export async function openInstall(store: Store, config: Config, options: RegistryOptions): Promise<Opened> {
+export async function openInstall(store: Store, config: Config, options: RegistryOptions): Promise<OpenedInstall> {
   const install = await readInstall(store);
   if (install === undefined) {
     throw new KekError(

@@ -1,20 +1,20 @@
 import type { Config } from "../config/config.ts";
 import { type Log, SILENT } from "../errors/log.ts";
+import type { Acked, InstallDoc, Role } from "../protocol/documents.ts";
 import type { Provider, TokenCounts } from "../providers/provider.ts";
 import type { AskPin } from "../providers/registry.ts";
 import { closeAuditor, openAuditor } from "../store/audit_log.ts";
-import type { Acked, InstallDoc, Role } from "../store/documents.ts";
-import { explainMongo } from "../store/failures.ts";
+import { explainMongo } from "../store/mongodb_errors.ts";
 import { closeStore, openStore, type Store } from "../store/store.ts";
-import { FenceGuard } from "./fence_guard.ts";
 import { FieldRegistry } from "./field_registry.ts";
+import { type FieldEncryption, FleetMemberEncryption } from "./fleet_encryption.ts";
 import { openOrLockInstall } from "./install_start.ts";
-import { FleetKek, type Kek } from "./kek.ts";
 import { Keyring } from "./keyring.ts";
 import { Member } from "./member.ts";
 import type { Observe } from "./observe.ts";
+import { WriteFenceGuard } from "./write_fence_guard.ts";
 
-export interface KekOptions {
+export interface FieldEncryptionOptions {
   role?: Role;
   log?: Log;
   /** Asks a person for a token's PIN that is configured nowhere. */
@@ -25,7 +25,7 @@ export interface KekOptions {
 
 /** A process of the fleet from the inside: `serve` also shows what is stored. `kek.close()` closes the store. */
 export interface Membership {
-  kek: Kek;
+  kek: FieldEncryption;
   store: Store;
   install: InstallDoc;
   standing(): Standing;
@@ -41,12 +41,12 @@ export interface Standing {
 }
 
 /** Joins the fleet and returns after the first acknowledgement. @throws KekError when it may not serve. */
-export async function joinFleet(config: Config, options: KekOptions = {}): Promise<Kek> {
+export async function joinFleet(config: Config, options: FieldEncryptionOptions = {}): Promise<FieldEncryption> {
   return (await becomeMember(config, options)).kek;
 }
 
 /** The same for `serve`. Library users are given the `Kek` alone. */
-export async function becomeMember(config: Config, options: KekOptions = {}): Promise<Membership> {
+export async function becomeMember(config: Config, options: FieldEncryptionOptions = {}): Promise<Membership> {
   const log = options.log ?? SILENT;
   const role = options.role ?? "library";
   // A service that uses the library has its own use for stdout.
@@ -61,11 +61,11 @@ export async function becomeMember(config: Config, options: KekOptions = {}): Pr
     const keyring = new Keyring(keys);
     const fields = new FieldRegistry(store, config.instanceName);
     for (const field of config.fields) await fields.ensure(field);
-    const guard = new FenceGuard(store, auditor, log, config.fleet.leaseMs);
-    const onState = (state: Parameters<FenceGuard["look"]>[0]) => guard.look(state);
+    const guard = new WriteFenceGuard(store, auditor, log, config.fleet.leaseMs);
+    const onState = (state: Parameters<WriteFenceGuard["look"]>[0]) => guard.look(state);
     const member = new Member({ store, config, install, keyring, fields, auditor, role, log, onState });
     await member.start();
-    const kek = new FleetKek(store, member, keyring, fields, auditor, install.install_id, options.observe);
+    const kek = new FleetMemberEncryption(store, member, keyring, fields, auditor, install.install_id, options.observe);
     const standing = () => ({ ...member.standing, loaded: keyring.loaded, token: keys.counts() });
     return { kek, store, install, standing };
   } catch (thrown) {

@@ -10,7 +10,7 @@ export class KeyCheck {
   readonly #keyring: Keyring;
   readonly #everyMs: number;
   readonly #log: Log;
-  #trouble: string | undefined;
+  #problem: string | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #stopped = false;
 
@@ -21,8 +21,8 @@ export class KeyCheck {
   }
 
   /** Why the key cannot be used, in words. */
-  get trouble(): string | undefined {
-    return this.#trouble;
+  get problem(): string | undefined {
+    return this.#problem;
   }
 
   start(): void {
@@ -39,16 +39,16 @@ export class KeyCheck {
   }
 
   async #look(): Promise<void> {
-    const before = this.#trouble;
+    const before = this.#problem;
     const version = this.#keyring.writeVersion;
     try {
       if (version !== undefined && this.#keyring.has(version))
         await this.#keyring.use(version, (provider) => provider.check(version));
-      this.#trouble = undefined;
+      this.#problem = undefined;
       if (before !== undefined) this.#log.info(`KEK version ${version} can be used again`);
     } catch (thrown) {
-      this.#trouble = `KEK version ${version} cannot be used: ${messageOf(thrown)}`;
-      if (before === undefined && !this.#stopped) this.#log.warn(this.#trouble);
+      this.#problem = `KEK version ${version} cannot be used: ${messageOf(thrown)}`;
+      if (before === undefined && !this.#stopped) this.#log.warn(this.#problem);
     }
   }
 }

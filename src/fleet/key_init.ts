@@ -1,18 +1,18 @@
 import type { Config } from "../config/config.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, rfc3339 } from "../errors/errors.ts";
-import { makeCanary, proofOf } from "../providers/canary.ts";
+import type { Claim, InstallDoc, VersionDoc } from "../protocol/documents.ts";
+import { canaryCheck, makeCanary } from "../providers/canary.ts";
 import type { KeyDescription } from "../providers/provider.ts";
 import { type AskPin, checkLock, openToken, type Token } from "../providers/registry.ts";
 import { type Auditor, checkSecret } from "../store/audit_log.ts";
 import { dropClaim, readClaim, takeClaim } from "../store/claims.ts";
-import type { Claim, InstallDoc, VersionDoc } from "../store/documents.ts";
 import { lockInstall, readInstall } from "../store/install.ts";
 import { LoginRegister } from "../store/logins.ts";
 import type { Store } from "../store/store.ts";
 import { canaryOf, readVersions, stageVersion } from "../store/versions.ts";
 import { ensureCollections } from "./install_start.ts";
-import { loadProved } from "./keystore.ts";
+import { loadVerified } from "./key_loader.ts";
 
 /**
  * `kek pkcs11-init`: a KEK is born in the token, and MongoDB comes to know it. In this order, so that it can die anywhere and
@@ -23,7 +23,7 @@ export interface Initialized {
   version: number;
   state: VersionDoc["state"];
   key: KeyDescription;
-  /** Whether it was there already, and has only been proved. */
+  /** Whether it was there already, and has only been verified. */
   already: boolean;
   lockedNow: boolean;
 }
@@ -79,17 +79,17 @@ async function makeOrProve(
 ): Promise<Made> {
   const { install_id: installId } = install;
   const doc = await known(store, version);
-  if (doc !== undefined) return await prove(store, token, installId, doc);
+  if (doc !== undefined) return await verify(store, token, installId, doc);
   await checkSecret(store, auditor);
   const claim = await waitForClaim(store, `pkcs11-init ${version}`, config.fleet.leaseMs, tell);
   crashPoint("claim.taken");
   let late = false;
   try {
     const meanwhile = await known(store, version);
-    if (meanwhile !== undefined) return await prove(store, token, installId, meanwhile);
+    if (meanwhile !== undefined) return await verify(store, token, installId, meanwhile);
     const key = await token.make(version, installId).catch((thrown) => {
       // The token may still do what it was asked: nobody else begins before the claim has run out.
-      late = thrown instanceof KekError && thrown.code === "hsm_away";
+      late = thrown instanceof KekError && thrown.code === "hsm_unavailable";
       throw thrown;
     });
     crashPoint("key.made");
@@ -101,14 +101,14 @@ async function makeOrProve(
     const staged = await known(store, version);
     if (staged === undefined)
       throw new KekError("refused", `KEK version ${version} was removed meanwhile`, "run it again");
-    return { ...(await prove(store, token, installId, staged)), already: false };
+    return { ...(await verify(store, token, installId, staged)), already: false };
   } finally {
     if (!late) await dropClaim(store, claim);
   }
 }
 
 /** A version that MongoDB knows: its key must be there, and the only one of its name. */
-async function prove(store: Store, token: Token, installId: string, doc: VersionDoc): Promise<Made> {
+async function verify(store: Store, token: Token, installId: string, doc: VersionDoc): Promise<Made> {
   const version = doc._id;
   if (doc.state === "destroyed") {
     const next = Math.max(...(await readVersions(store)).map(({ _id }) => _id)) + 1;
@@ -119,9 +119,9 @@ async function prove(store: Store, token: Token, installId: string, doc: Version
     );
   }
   const recorded = doc.key_id === undefined ? undefined : Buffer.from(doc.key_id.buffer).toString("hex");
-  const proof = proofOf(canaryOf(doc), installId, token.name, version);
+  const proof = canaryCheck(canaryOf(doc), installId, token.name, version);
   if (recorded !== undefined) await token.tidy(version, installId, recorded, proof);
-  await loadProved(token, installId, doc);
+  await loadVerified(token, installId, doc);
   const key = await token.describe(version);
   token.forget(version);
   if (key === undefined)
@@ -164,7 +164,7 @@ function refuseOtherLock(install: InstallDoc | undefined): void {
   throw new KekError(
     "provider_mismatch",
     `refusing to run: this database is locked for provider="${provider}" (since ${rfc3339(lockedAt)} by ${by}). pkcs11-init cannot run against a "${provider}"-locked installation.`,
-    "to move to an HSM, install anew against a fresh database and bring the data over; or point CERTAUTOPILOT_DATABASE_URI and _NAME at the right database",
+    "to move to an HSM, install again against a fresh database and bring the data over; or point CERTAUTOPILOT_DATABASE_URI and _NAME at the right database",
   );
 }
 

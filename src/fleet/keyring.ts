@@ -3,11 +3,11 @@ import type { Awaitable, Provider } from "../providers/provider.ts";
 
 const CLOSE_LIMIT_MS = 2000;
 
-/** The versions that this process holds and has proved, the one it writes under, and the reads that are in hand. */
+/** The versions that this process holds and has verified, the one it writes under, and the reads that are in hand. */
 export class Keyring {
   readonly #provider: Provider;
   /** Version → the canary that its key has opened. */
-  readonly #proved = new Map<number, string>();
+  readonly #verified = new Map<number, string>();
   readonly #inHand = new Map<number, number>();
   #idle: (() => void)[] = [];
   #write: number | undefined;
@@ -21,7 +21,7 @@ export class Keyring {
   }
 
   get loaded(): number[] {
-    return [...this.#proved.keys()].sort((a, b) => a - b);
+    return [...this.#verified.keys()].sort((a, b) => a - b);
   }
 
   get writeVersion(): number | undefined {
@@ -29,17 +29,17 @@ export class Keyring {
   }
 
   has(version: number): boolean {
-    return this.#proved.has(version);
+    return this.#verified.has(version);
   }
 
-  /** The canary that a version's key was proved by. */
+  /** The canary that a version's key was verified by. */
   provedBy(version: number): string | undefined {
-    return this.#proved.get(version);
+    return this.#verified.get(version);
   }
 
   /** Only for a version whose canary has just been opened. */
   add(version: number, canary: string): void {
-    this.#proved.set(version, canary);
+    this.#verified.set(version, canary);
   }
 
   writeUnder(version: number | undefined): void {
@@ -48,7 +48,7 @@ export class Keyring {
 
   /** Runs one operation with a version's key; the key is not forgotten before it ends. */
   use<T>(version: number, work: (provider: Provider) => Awaitable<T>): Awaitable<T> {
-    if (!this.#proved.has(version)) {
+    if (!this.#verified.has(version)) {
       throw new KekError(
         "version_not_loaded",
         `KEK version ${version} is not loaded in this process`,
@@ -62,7 +62,7 @@ export class Keyring {
 
   /** Stops using a version at once, waits until no operation with it is in hand, then forgets its key. */
   async drop(version: number): Promise<void> {
-    this.#proved.delete(version);
+    this.#verified.delete(version);
     while (this.#inHand.has(version)) await new Promise<void>((resolve) => this.#idle.push(resolve));
     await this.#provider.forget(version);
   }

@@ -2,24 +2,24 @@ import type { Config } from "../config/config.ts";
 import { declaredVersion } from "../config/load.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
-import { type Moment, msSince, now } from "../errors/moment.ts";
+import type { Acked, InstallDoc, Role } from "../protocol/documents.ts";
+import { type KeyPolicy, keyPolicyOf, rollbackIn, versionsToHold } from "../protocol/key_policy.ts";
 import type { Auditor } from "../store/audit_log.ts";
-import type { Acked, InstallDoc, Role } from "../store/documents.ts";
-import type { BeatFields } from "../store/heartbeats.ts";
+import type { HeartbeatFields } from "../store/heartbeats.ts";
 import { watchSignals } from "../store/signals.ts";
 import { type KekState, readState } from "../store/state.ts";
 import { inSession, type Session, type Store, within } from "../store/store.ts";
+import { type Moment, msSince, now } from "../util/monotonic_clock.ts";
+import { SingleFlight } from "../util/single_flight.ts";
 import { Announcer } from "./announcer.ts";
 import { Drain } from "./drain.ts";
 import type { FieldRegistry } from "./field_registry.ts";
 import { beginInstall, nothingActive } from "./first_version.ts";
-import { Heart } from "./heart.ts";
+import { HeartbeatWriter } from "./heartbeat.ts";
 import { KeyCheck } from "./key_check.ts";
+import { KeyLoader, type KeyReport, lacks, stageUnknown } from "./key_loader.ts";
 import type { Keyring } from "./keyring.ts";
-import { KeyProver, type KeyReport, lacks, stageUnknown } from "./keystore.ts";
 import { watchSecrets } from "./secrets_watch.ts";
-import { mayHold, type Stance, stanceOf, wentBack } from "./stance.ts";
-import { Turns } from "./turns.ts";
 
 export interface MemberOptions {
   store: Store;
@@ -41,20 +41,20 @@ const DUTY_LIMIT_MS = 2000;
 
 /**
  * One process of the fleet. Each sync runs in this order, and the order is the protocol: heartbeat, read the state, load
- * and prove keys, apply, acknowledge (docs/protocol.md).
+ * and verify keys, apply, acknowledge (docs/protocol.md).
  */
 export class Member {
   readonly #options: MemberOptions;
-  readonly #prover: KeyProver;
+  readonly #loader: KeyLoader;
   readonly #drain: Drain;
-  readonly #heart: Heart;
+  readonly #heartbeat: HeartbeatWriter;
   readonly #keyCheck: KeyCheck;
-  #stance: Stance | undefined;
+  #policy: KeyPolicy | undefined;
   readonly #announcer: Announcer;
   #report: KeyReport = { problems: [], available: [], reasons: new Map() };
   /** When the last successful sync began. */
   #syncedAt: Moment | undefined;
-  readonly #syncs = new Turns(() => this.#once());
+  readonly #syncs = new SingleFlight(() => this.#once());
   #duty: Promise<void> | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #stops: (() => Promise<void> | void)[] = [];
@@ -65,9 +65,11 @@ export class Member {
 
   constructor(options: MemberOptions) {
     this.#options = options;
-    this.#prover = new KeyProver(options.install.install_id);
+    this.#loader = new KeyLoader(options.install.install_id);
     this.#drain = new Drain(options.config.fleet.drainMs, () => this.#wake());
-    this.#heart = new Heart(options.store, options.config, options.role, options.log, () => this.#fields());
+    this.#heartbeat = new HeartbeatWriter(options.store, options.config, options.role, options.log, () =>
+      this.#fields(),
+    );
     this.#announcer = new Announcer(options.log);
     this.#keyCheck = new KeyCheck(options.keyring, options.config.fleet.beatMs, options.log);
   }
@@ -89,48 +91,49 @@ export class Member {
   }
 
   /** Whether this process may encrypt now: it has acknowledged, and its last look is younger than its lease. */
-  get fit(): boolean {
+  get mayEncrypt(): boolean {
     return (
       !this.#closed &&
-      this.#heart.acked !== undefined &&
+      this.#heartbeat.acked !== undefined &&
       this.#syncedAt !== undefined &&
       msSince(this.#syncedAt) < this.#options.config.fleet.leaseMs
     );
   }
 
   /** What keeps this process from being ready, in words; undefined when nothing does. */
-  get trouble(): string | undefined {
+  get problem(): string | undefined {
     if (this.#closed) return "it is closed";
-    if (this.#heart.acked === undefined) return this.#lastTrouble || "it has not acknowledged yet";
-    if (this.#keyCheck.trouble !== undefined) return this.#keyCheck.trouble;
-    return this.fit
+    if (this.#heartbeat.acked === undefined) return this.#lastTrouble || "it has not acknowledged yet";
+    if (this.#keyCheck.problem !== undefined) return this.#keyCheck.problem;
+    return this.mayEncrypt
       ? undefined
       : `its last sync is older than its lease: ${this.#lastTrouble || "it is still under way"}`;
   }
 
   /** What this process has acknowledged, and how long ago its last successful look began, in milliseconds. */
   get standing(): { acked: Acked | undefined; syncAgeMs: number | undefined } {
-    return { acked: this.#heart.acked, syncAgeMs: this.#syncedAt && msSince(this.#syncedAt) };
+    return { acked: this.#heartbeat.acked, syncAgeMs: this.#syncedAt && msSince(this.#syncedAt) };
   }
 
   /**
    * Makes sure that this process may encrypt, with a sync if its lease ran out.
    * @throws KekError `fenced` when it may not.
    */
-  async ensureFit(): Promise<void> {
-    if (this.fit) return;
-    if (this.#closed) throw new KekError("closed", "this process has left the fleet", "open it again with openKek");
+  async ensureMayEncrypt(): Promise<void> {
+    if (this.mayEncrypt) return;
+    if (this.#closed)
+      throw new KekError("closed", "this process has left the fleet", "open it again with openFieldEncryption");
     let cause: unknown;
     try {
       await this.sync();
     } catch (thrown) {
       cause = thrown;
     }
-    if (this.fit) return;
+    if (this.mayEncrypt) return;
     throw new KekError(
       "fenced",
-      `this process may not encrypt: ${this.trouble}`,
-      "it goes on by itself once it has seen the state in MongoDB again",
+      `this process may not encrypt: ${this.problem}`,
+      "it continues automatically once it has seen the state in MongoDB again",
       { cause },
     );
   }
@@ -151,13 +154,14 @@ export class Member {
     // What it leaves half done is put right by the next process that looks.
     if (this.#duty !== undefined) await within(DUTY_LIMIT_MS, this.#duty).catch(() => undefined);
     await this.#options.keyring.close();
-    await this.#heart.leave();
+    await this.#heartbeat.leave();
   }
 
   // -------------------------------------------------------------------------------------------------------------------
 
   async #once(): Promise<void> {
-    if (this.#closed) throw new KekError("closed", "this process has left the fleet", "open it again with openKek");
+    if (this.#closed)
+      throw new KekError("closed", "this process has left the fleet", "open it again with openFieldEncryption");
     const began = now();
     try {
       await inSession(this.#options.store, (session) => this.#follow(session));
@@ -172,30 +176,36 @@ export class Member {
   async #follow(session: Session): Promise<void> {
     const { keyring, store, auditor, install, config } = this.#options;
     // The heartbeat comes before the look: whoever changes the phase after it must wait for this process.
-    await this.#answer(this.#heart.beat(session));
+    await this.#answer(this.#heartbeat.refresh(session));
     let state = await this.#answer(readState(store, session));
     if (state.versions.every((version) => version.state === "staged")) {
       const where = { store, auditor, installId: install.install_id };
       state = await beginInstall(where, keyring.provider, config.encryption.currentVersion, state);
     }
-    let stance = await this.#load(session, state);
-    // Only who has proved the version in use may make another known: else a stranger's keys would take its number.
+    let policy = await this.#load(session, state);
+    // Only who has verified the version in use may make another known: else a stranger's keys would take its number.
     if (await this.#stage(state)) {
       state = await this.#answer(readState(store, session));
-      stance = await this.#load(session, state);
+      policy = await this.#load(session, state);
     }
-    this.#announcer.tell(this.#stance, stance, this.#report);
-    this.#stance = stance;
-    await this.#keepFields(stance);
-    keyring.writeUnder(stance.write);
-    const drained = await this.#drain.settle(keyring, mayHold(stance, state.versions), this.#heart.acked !== undefined);
-    const { rotation, epoch, phase } = stance;
-    await this.#answer(this.#heart.tell(session, drained ? { rotation, epoch, phase } : this.#heart.acked));
+    this.#announcer.tell(this.#policy, policy, this.#report);
+    this.#policy = policy;
+    await this.#keepFields(policy);
+    keyring.writeUnder(policy.write);
+    const drained = await this.#drain.settle(
+      keyring,
+      versionsToHold(policy, state.versions),
+      this.#heartbeat.acked !== undefined,
+    );
+    const { rotation, epoch, phase } = policy;
+    await this.#answer(
+      this.#heartbeat.acknowledge(session, drained ? { rotation, epoch, phase } : this.#heartbeat.acked),
+    );
     this.#attend(state);
   }
 
   /** Before a phase is acknowledged: what this process writes must be among what the rotation moves. */
-  async #keepFields({ epoch }: Stance): Promise<void> {
+  async #keepFields({ epoch }: KeyPolicy): Promise<void> {
     const { fields, config } = this.#options;
     if (this.#kept?.epoch === epoch && msSince(this.#kept.at) < config.fleet.leaseMs) return;
     const at = now();
@@ -203,7 +213,7 @@ export class Member {
     this.#kept = { epoch, at };
   }
 
-  /** Beside the syncs, one at a time: a `collMod` waits for every transaction on its collection, and no beat is to wait with it. */
+  /** Beside the syncs, one at a time: a `collMod` waits for every transaction on its collection, and no heartbeat is to wait with it. */
   #attend(state: KekState): void {
     const { onState, log } = this.#options;
     this.#duty ??= onState?.(state)
@@ -218,18 +228,18 @@ export class Member {
     return await within(this.#options.config.fleet.leaseMs, work);
   }
 
-  /** Loads and proves what the state asks for. @throws KekError when a version that is needed is not held. */
-  async #load(session: Session, state: KekState): Promise<Stance> {
+  /** Loads and verifies what the state asks for. @throws KekError when a version that is needed is not held. */
+  async #load(session: Session, state: KekState): Promise<KeyPolicy> {
     const { keyring, config } = this.#options;
-    const stance = stanceOf(state.versions, state.rotation);
-    if (stance === undefined) throw nothingActive(keyring.provider, config.encryption.currentVersion, state.versions);
-    const back = wentBack(this.#stance, stance);
-    if (back !== undefined) throw wentBackUnder(back);
+    const policy = keyPolicyOf(state.versions, state.rotation);
+    if (policy === undefined) throw nothingActive(keyring.provider, config.encryption.currentVersion, state.versions);
+    const back = rollbackIn(this.#policy, policy);
+    if (back !== undefined) throw rolledBack(back);
     const waitMs = this.#syncedAt === undefined ? undefined : KEY_WAIT_MS;
-    this.#report = await this.#prover.loadAll(keyring, state.versions, mayHold(stance, state.versions), waitMs);
-    const lacking = stance.readable.find((version) => !keyring.has(version));
-    if (lacking === undefined) return stance;
-    await this.#heart.tell(session, this.#heart.acked);
+    this.#report = await this.#loader.loadAll(keyring, state.versions, versionsToHold(policy, state.versions), waitMs);
+    const lacking = policy.readable.find((version) => !keyring.has(version));
+    if (lacking === undefined) return policy;
+    await this.#heartbeat.acknowledge(session, this.#heartbeat.acked);
     throw lacks(lacking, this.#report, keyring.provider);
   }
 
@@ -245,13 +255,13 @@ export class Member {
     }
   }
 
-  #fields(): BeatFields {
+  #fields(): HeartbeatFields {
     const { keyring } = this.#options;
     return {
       loaded: keyring.loaded,
       available: this.#report.available,
       problems: this.#report.problems,
-      key_trouble: this.#keyCheck.trouble ?? null,
+      key_trouble: this.#keyCheck.problem ?? null,
       current_version: this.#declared() ?? null,
       write_version: keyring.writeVersion ?? null,
     };
@@ -288,7 +298,7 @@ export class Member {
 // ---------------------------------------------------------------------------------------------------------------------
 
 /** A process that has followed a later state knows that this one is not its successor, and nothing about what is. */
-function wentBackUnder(back: string): KekError {
+function rolledBack(back: string): KekError {
   return new KekError(
     "document_invalid",
     `kek_rotations: the state that this process has followed is gone: ${back}`,

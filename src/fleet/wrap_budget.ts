@@ -35,7 +35,7 @@ export class WrapBudget {
     return true;
   }
 
-  /** Takes one wrap under a version; waits for MongoDB when none is at hand. @throws KekError `wraps_exhausted`. */
+  /** Takes one wrap under a version; waits for MongoDB when none is at hand. @throws KekError `wrap_limit_reached`. */
   async take(version: number): Promise<void> {
     while (!this.takeNow(version)) {
       const left = this.#left.get(version) ?? { wraps: 0, block: 0, grantedAt: 0, reserving: undefined };

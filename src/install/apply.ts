@@ -6,27 +6,27 @@ import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
 import type { LocalDatabase } from "../store/local_users.ts";
+import { makeAbove, type PlacedFile, placeCopy, placeDirectory, placeText, replaceText } from "./atomic_file.ts";
 import { must } from "./command.ts";
+import type { CurrentState, Ids } from "./current_state.ts";
+import type { DesiredState } from "./desired_state.ts";
 import { installedPackages, installPackages } from "./find_mongod.ts";
 import { isLocked, makeFirstKey } from "./first_key.ts";
-import type { Found, Ids } from "./found.ts";
 import { Journal } from "./journal.ts";
 import { LAYOUT, MONGOD_OF_PACKAGES, wantsLink } from "./layout.ts";
 import { canConnect, MongodProcess } from "./mongod_process.ts";
-import { makeAbove, type Placed, placeCopy, placeDirectory, placeText, replaceText } from "./place.ts";
 import { awaitUnit, notReady, startUnit } from "./ready.ts";
 import type { InstallRequest } from "./request.ts";
 import { type Action, idsOf, type Owner, type Step } from "./step.ts";
 import { makeUser, removeAccounts } from "./system_user.ts";
 import { systemctl } from "./systemd.ts";
-import type { Wanted } from "./wanted.ts";
 
 /** Does a plan's steps, one after the other, and undoes them all when one fails. */
 
 export interface Applying {
   request: InstallRequest;
-  wanted: Wanted;
-  found: Found;
+  wanted: DesiredState;
+  found: CurrentState;
   /** What the service will run with. */
   config: Config;
   log: Log;
@@ -155,7 +155,7 @@ class Run {
     return { mode, ids: this.#applying.found.privileged ? idsOf(owner, this.#user) : undefined };
   }
 
-  #placed(what: string, { undo, settle }: Placed, keeps: boolean): void {
+  #placed(what: string, { undo, settle }: PlacedFile, keeps: boolean): void {
     this.journal.did({ what, undo, settle, keeps });
   }
 
@@ -219,7 +219,7 @@ class Run {
 
   async #start(unit: string, restart: boolean, title: string): Promise<void> {
     await this.end();
-    // It goes on as it was, once the files are as they were.
+    // It continues as it was, once the files are as they were.
     if (restart) this.journal.afterUndo({ what: `${unit} as it was`, undo: () => systemctl("restart", unit) });
     const stop = async () => {
       await systemctl("stop", unit);

@@ -41,6 +41,6 @@ export async function must(command: [string, ...string[]], options: RunOptions =
   throw new KekError(
     "refused",
     `${command.join(" ")} failed (${code === 127 ? "there is no such program" : `exit ${code}`})${said === "" ? "" : `: ${said}`}`,
-    "see what it says, mend it, and run this again",
+    "see what it says, repair it, and run this again",
   );
 }

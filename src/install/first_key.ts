@@ -6,24 +6,24 @@ import { kekVersionOf } from "../config/schema.ts";
 import { KekError } from "../errors/errors.ts";
 import { SILENT } from "../errors/log.ts";
 import { ensureCollections } from "../fleet/install_start.ts";
-import { loadProved, stageUnknown } from "../fleet/keystore.ts";
+import { loadVerified, stageUnknown } from "../fleet/key_loader.ts";
 import { buildRegistry, checkLock } from "../providers/registry.ts";
 import { closeAuditor, openAuditor } from "../store/audit_log.ts";
 import { lockInstall, readInstall } from "../store/install.ts";
 import { closeStore, openStore } from "../store/store.ts";
 import { readVersions } from "../store/versions.ts";
 import { must, run } from "./command.ts";
-import type { Found, Ids } from "./found.ts";
+import type { CurrentState, Ids } from "./current_state.ts";
+import type { DesiredToken } from "./desired_state.ts";
 import { executableDirectory } from "./host_facts.ts";
 import { LAYOUT } from "./layout.ts";
 import { asServiceUser } from "./system_user.ts";
-import type { WantedToken } from "./wanted.ts";
 
 /** The lock of the database, and KEK version 1 made known, before any service starts. */
 
 export interface FirstKey {
   config: Config;
-  token: WantedToken | undefined;
+  token: DesiredToken | undefined;
   /** The group that a token's directory asks for. */
   tokenGroup: string | undefined;
   user: Ids;
@@ -39,20 +39,20 @@ export async function makeFirstKey(provider: ProviderName, first: FirstKey): Pro
  * Whether the keys that a host is to have are the ones of the install it joins. Nothing is written.
  * @throws KekError `key_missing`, `key_mismatch`.
  */
-export async function proveCarried(secrets: Record<string, string>, database: Found["database"]): Promise<void> {
+export async function proveCarried(secrets: Record<string, string>, database: CurrentState["database"]): Promise<void> {
   if (!database.seen || database.lock === undefined) return;
   const { provider: name, installId, lockedAt } = database.lock;
   const encryption = { provider: name, currentVersion: undefined, env: { keks: keksIn(secrets) } };
   const { keks } = encryption.env;
   // What is staged need not be held yet; what is held must be the install's.
-  const proved = database.versions.filter(
+  const verified = database.versions.filter(
     ({ _id, state }) => state === "active" || (state !== "destroyed" && _id in keks),
   );
-  // Keys in a token are proved where the token is used: by the service, as its own user.
+  // Keys in a token are verified where the token is used: by the service, as its own user.
   if (Object.keys(keks).length === 0) return;
   const provider = await buildRegistry({ encryption, secretsFile: undefined }, { provider: name, lockedAt });
   try {
-    for (const doc of proved) await loadProved(provider, installId, doc);
+    for (const doc of verified) await loadVerified(provider, installId, doc);
   } finally {
     await provider.close();
   }
@@ -95,7 +95,7 @@ async function lockForEnv({ config, actor }: FirstKey): Promise<void> {
     const install = await lockInstall(store, auditor, provider.name, "install");
     checkLock({ provider: install.provider, lockedAt: install.locked_at }, provider.name);
     const known = await readVersions(store);
-    for (const doc of known) if (doc.state === "active") await loadProved(provider, install.install_id, doc);
+    for (const doc of known) if (doc.state === "active") await loadVerified(provider, install.install_id, doc);
     await stageUnknown(store, auditor, provider, install.install_id, known);
   } finally {
     await provider.close();

@@ -1,13 +1,13 @@
 import { addressOf } from "./address.ts";
-import type { Found } from "./found.ts";
+import type { CurrentState } from "./current_state.ts";
 import type { HostFacts, Place } from "./host_facts.ts";
 import { LAYOUT } from "./layout.ts";
 import type { Step } from "./step.ts";
 import { hiddenByUnits, leftOut, OLDEST_SYSTEMD } from "./units.ts";
 
 /** What a host has against an install: each with why it matters and what to do. Pure. */
-export interface Finding {
-  /** False: install goes on, and says it. */
+export interface HostFinding {
+  /** False: install continues, and says it. */
   blocks: boolean;
   /** What is so, and why it matters. */
   message: string;
@@ -28,7 +28,7 @@ export interface Asked {
   listens: { address: string; flag: string | undefined; what: string; isOurs: boolean }[];
 }
 
-export function checkHost(asked: Asked, facts: HostFacts, found: Found): Finding[] {
+export function checkHost(asked: Asked, facts: HostFacts, found: CurrentState): HostFinding[] {
   return [
     ...places(asked, facts),
     ...(asked.units === "none" ? [] : systemd(found)),
@@ -42,8 +42,8 @@ export function checkHost(asked: Asked, facts: HostFacts, found: Found): Finding
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-const stop = (message: string, hint: string): Finding => ({ blocks: true, message, hint });
-const note = (message: string, hint: string): Finding => ({ blocks: false, message, hint });
+const stop = (message: string, hint: string): HostFinding => ({ blocks: true, message, hint });
+const note = (message: string, hint: string): HostFinding => ({ blocks: false, message, hint });
 const MIB = 1 << 20;
 /** WiredTiger's journal and the first oplog of an empty data directory. */
 const FIRST_DATABASE_BYTES = 512 * MIB;
@@ -60,8 +60,8 @@ function writes(steps: Step[], path: string): boolean {
 
 const changes = (steps: Step[], kind: Step["do"]) => steps.some((step) => step.do === kind && step.change);
 
-function places({ steps, programBytes }: Asked, facts: HostFacts): Finding[] {
-  const findings: Finding[] = [];
+function places({ steps, programBytes }: Asked, facts: HostFacts): HostFinding[] {
+  const findings: HostFinding[] = [];
   const wanted = new Map<string, { place: Place; bytes: number }>();
   for (const place of facts.places.filter((each) => writes(steps, each.path))) {
     if (place.readOnly)
@@ -93,8 +93,8 @@ function places({ steps, programBytes }: Asked, facts: HostFacts): Finding[] {
   return findings;
 }
 
-function systemd({ systemd: { version, userNamespaces } }: Found): Finding[] {
-  const findings: Finding[] = [];
+function systemd({ systemd: { version, userNamespaces } }: CurrentState): HostFinding[] {
+  const findings: HostFinding[] = [];
   if (version !== undefined && version < OLDEST_SYSTEMD)
     return [
       stop(
@@ -120,7 +120,7 @@ function systemd({ systemd: { version, userNamespaces } }: Found): Finding[] {
   return findings;
 }
 
-function user({ user: there, group, userIsOurs, installed }: Found): Finding[] {
+function user({ user: there, group, userIsOurs, installed }: CurrentState): HostFinding[] {
   if (there === undefined || userIsOurs || installed !== undefined) return [];
   return [
     note(
@@ -130,7 +130,7 @@ function user({ user: there, group, userIsOurs, installed }: Found): Finding[] {
   ];
 }
 
-function setpriv({ steps, token }: Asked, { changesUser }: HostFacts): Finding[] {
+function setpriv({ steps, token }: Asked, { changesUser }: HostFacts): HostFinding[] {
   const needed = changes(steps, "local_database") || (token && changes(steps, "first_key"));
   if (changesUser || !needed) return [];
   return [
@@ -145,8 +145,8 @@ function visible(
   { what, path, real }: Asked["needs"][number],
   byUnits: boolean,
   facts: HostFacts,
-  { group }: Found,
-): Finding[] {
+  { group }: CurrentState,
+): HostFinding[] {
   const shown = path === real ? path : `${path} (${real})`;
   const hidden = byUnits ? hiddenByUnits(real) : undefined;
   if (hidden !== undefined)
@@ -163,7 +163,7 @@ function visible(
   ];
 }
 
-function ports({ address, flag, what, isOurs }: Asked["listens"][number], facts: HostFacts): Finding[] {
+function ports({ address, flag, what, isOurs }: Asked["listens"][number], facts: HostFacts): HostFinding[] {
   if (isOurs) return [];
   const { port } = addressOf(address);
   if (port < facts.firstFreePort && port > 0)
@@ -183,7 +183,7 @@ function ports({ address, flag, what, isOurs }: Asked["listens"][number], facts:
   ];
 }
 
-function packages({ steps }: Asked, { packagesBusy }: HostFacts): Finding[] {
+function packages({ steps }: Asked, { packagesBusy }: HostFacts): HostFinding[] {
   if (packagesBusy === undefined || !changes(steps, "packages")) return [];
   return [note(`${packagesBusy} works with packages: install waits for it, five minutes at most`, "wait, or end it")];
 }

@@ -2,7 +2,7 @@ import { existsSync, readFileSync, realpathSync, statfsSync, statSync } from "no
 import { createServer } from "node:net";
 import { addressOf } from "./address.ts";
 import { run } from "./command.ts";
-import type { Ids } from "./found.ts";
+import type { Ids } from "./current_state.ts";
 import { USER } from "./layout.ts";
 import { type Mount, mountOf, nearest, readMounts } from "./mounts.ts";
 import { asServiceUser, groupId, hostSetpriv } from "./system_user.ts";

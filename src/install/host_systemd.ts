@@ -1,6 +1,6 @@
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { run } from "./command.ts";
-import type { Systemd } from "./found.ts";
+import type { Systemd } from "./current_state.ts";
 
 /** What the systemd of a host can do: of this host, or of the one below another root. */
 

@@ -5,35 +5,35 @@ import { settleConfig } from "../config/load.ts";
 import { parseSecrets } from "../config/secrets_file.ts";
 import { KekError } from "../errors/errors.ts";
 import { addressOf } from "./address.ts";
+import type { CurrentState } from "./current_state.ts";
+import { type DesiredState, desiredStateOf } from "./desired_state.ts";
 import { proveCarried } from "./first_key.ts";
-import type { Found } from "./found.ts";
-import { type Asked, checkHost, type Finding } from "./host_check.ts";
+import { generateSecrets } from "./generated_secrets.ts";
+import { type Asked, checkHost, type HostFinding } from "./host_check.ts";
 import { lookAtHost } from "./host_facts.ts";
 import { LAYOUT } from "./layout.ts";
-import { newMaterial } from "./material.ts";
 import { listenOf, planInstall } from "./plan.ts";
 import { refuseDowngrade } from "./release_version.ts";
 import type { InstallRequest } from "./request.ts";
 import type { Step } from "./step.ts";
 import { survey } from "./survey.ts";
-import { settleWanted, type Wanted } from "./wanted.ts";
 
 /** Everything there is to know before the first change. */
 export interface Prepared {
-  found: Found;
-  wanted: Wanted;
+  found: CurrentState;
+  wanted: DesiredState;
   steps: Step[];
   /** What the service will run with. */
   config: Config;
   /** What to know about the host, and does not keep it from being installed. */
-  notes: Finding[];
+  notes: HostFinding[];
 }
 
 /** A host that cannot be installed yet, with everything that is in the way. */
 export class HostRefused extends KekError {
-  readonly problems: Finding[];
+  readonly problems: HostFinding[];
 
-  constructor(problems: [Finding, ...Finding[]]) {
+  constructor(problems: [HostFinding, ...HostFinding[]]) {
     const [first, ...others] = problems;
     const listed = `this host cannot be installed yet: ${problems.length} problems, nothing was changed`;
     super(
@@ -49,8 +49,8 @@ export class HostRefused extends KekError {
 export async function prepareInstall(request: InstallRequest): Promise<Prepared> {
   const found = await survey(request);
   if (!request.allowDowngrade) refuseDowngrade(found.installedVersion, request.version);
-  const material = newMaterial();
-  const wanted = settleWanted(request, found, material);
+  const material = generateSecrets();
+  const wanted = desiredStateOf(request, found, material);
   const steps = planInstall(request, wanted, found, material);
   const content = (path: string) =>
     steps.findLast((step) => step.do === "file" && step.path === path) as { content: string };
@@ -65,7 +65,12 @@ export async function prepareInstall(request: InstallRequest): Promise<Prepared>
 // ---------------------------------------------------------------------------------------------------------------------
 
 /** @throws HostRefused. */
-async function hostNotes(request: InstallRequest, wanted: Wanted, found: Found, steps: Step[]): Promise<Finding[]> {
+async function hostNotes(
+  request: InstallRequest,
+  wanted: DesiredState,
+  found: CurrentState,
+  steps: Step[],
+): Promise<HostFinding[]> {
   const asked = whatIsAsked(request, wanted, found, steps);
   const facts = await lookAtHost({
     places: [LAYOUT.etc, LAYOUT.state, LAYOUT.binary, LAYOUT.serviceUnit],
@@ -80,7 +85,7 @@ async function hostNotes(request: InstallRequest, wanted: Wanted, found: Found, 
   return findings;
 }
 
-function whatIsAsked(request: InstallRequest, wanted: Wanted, found: Found, steps: Step[]): Asked {
+function whatIsAsked(request: InstallRequest, wanted: DesiredState, found: CurrentState, steps: Step[]): Asked {
   const { token, mongo } = wanted;
   const { units, entries, installed, mongod } = found;
   const setsUp = steps.some((step) => step.do === "local_database" && step.change);

@@ -1,7 +1,7 @@
 import { messageOf } from "../errors/errors.ts";
 
 /** What has been done to the host, and how each of it is undone: newest first. Kept in memory; a killed run is finished by the next. */
-export interface Deed {
+export interface UndoStep {
   /** For the operator, should it have to stay: "directory /etc/certautopilot". */
   what: string;
   undo: () => Promise<void> | void;
@@ -12,16 +12,16 @@ export interface Deed {
 }
 
 export class Journal {
-  readonly #deeds: Deed[] = [];
-  readonly #after: Deed[] = [];
+  readonly #deeds: UndoStep[] = [];
+  readonly #after: UndoStep[] = [];
   #keysKnown: string | undefined;
 
-  did(deed: Deed): void {
+  did(deed: UndoStep): void {
     this.#deeds.push(deed);
   }
 
   /** Something to set going again once everything is as it was. */
-  afterUndo(deed: Deed): void {
+  afterUndo(deed: UndoStep): void {
     this.#after.push(deed);
   }
 
@@ -51,7 +51,7 @@ export class Journal {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-async function attempt(what: string, undo: Deed["undo"], left: string[]): Promise<void> {
+async function attempt(what: string, undo: UndoStep["undo"], left: string[]): Promise<void> {
   try {
     await undo();
   } catch (thrown) {

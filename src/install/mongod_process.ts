@@ -4,7 +4,7 @@ import { bareEnvironment } from "../config/environment.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
 import { type LocalDatabase, setUpLocalDatabase } from "../store/local_users.ts";
 import { addressOf } from "./address.ts";
-import type { Ids } from "./found.ts";
+import type { Ids } from "./current_state.ts";
 import { LAYOUT } from "./layout.ts";
 import { asServiceUser } from "./system_user.ts";
 
@@ -38,7 +38,7 @@ export class MongodProcess {
     });
   }
 
-  /** Waits until it listens. @throws KekError `mongodb_away` with what mongod said last. */
+  /** Waits until it listens. @throws KekError `mongodb_unavailable` with what mongod said last. */
   async listening(host: string): Promise<void> {
     await this.#during(host, answers(host));
   }
@@ -66,7 +66,7 @@ export class MongodProcess {
     } catch (thrown) {
       await this.stop();
       throw new KekError(
-        "mongodb_away",
+        "mongodb_unavailable",
         `${this.#binary} cannot be used on ${host}: ${messageOf(thrown)}; it said last: ${lastWords(this.#said)}`,
         `look at disk space, at the rights of ${LAYOUT.mongodData}, and whether this mongod runs on this processor (5.0 and newer need AVX)`,
         { cause: thrown },

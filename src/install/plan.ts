@@ -1,23 +1,28 @@
 import type { Changes } from "../config/config_file.ts";
 import { editConfig } from "../config/config_file.ts";
 import { KekError } from "../errors/errors.ts";
-import type { Found } from "./found.ts";
+import type { CurrentState } from "./current_state.ts";
+import type { DesiredState } from "./desired_state.ts";
+import type { GeneratedSecrets } from "./generated_secrets.ts";
 import { LAYOUT, MONGOD, MONGOD_OF_PACKAGES, OLDEST_MONGOD, SERVICE, USER } from "./layout.ts";
-import type { Material } from "./material.ts";
 import { localUri, mongodConfig, REPLICA_SET } from "./mongod_config.ts";
 import { Planner } from "./planner.ts";
 import type { InstallRequest } from "./request.ts";
 import { secretsText } from "./secrets.ts";
 import type { Step } from "./step.ts";
 import { mongodUnit, serviceUnit } from "./units.ts";
-import type { Wanted } from "./wanted.ts";
 
 /**
  * From what shall be and what is: the steps, in their order. Pure. Keys are on disk before a database knows them, config.yaml
  * comes after the database does, and nothing is started before everything is in place: so whatever was interrupted is
  * finished by the next run.
  */
-export function planInstall(request: InstallRequest, wanted: Wanted, found: Found, material: Material): Step[] {
+export function planInstall(
+  request: InstallRequest,
+  wanted: DesiredState,
+  found: CurrentState,
+  material: GeneratedSecrets,
+): Step[] {
   const plan = new Planner(found);
   plan.user();
   plan.directory(LAYOUT.etc, 0o750, "readable");
@@ -51,7 +56,10 @@ export function readyUrl(listen: string, tls: boolean): string {
 }
 
 /** Where the service listens after this plan. */
-export function listenOf({ listen }: Pick<InstallRequest, "listen">, { installed }: Pick<Found, "installed">): string {
+export function listenOf(
+  { listen }: Pick<InstallRequest, "listen">,
+  { installed }: Pick<CurrentState, "installed">,
+): string {
   return listen ?? installed?.listen ?? DEFAULT_LISTEN;
 }
 
@@ -65,16 +73,16 @@ const FIRST_KEY_TITLE = {
 };
 
 /** An earlier run wrote the URI into secrets.env when the database was complete. */
-export function setUpNeeded(wanted: Wanted, found: Found): boolean {
+export function setUpNeeded(wanted: DesiredState, found: CurrentState): boolean {
   return wanted.mongo.kind === "local" && found.secrets["CERTAUTOPILOT_DATABASE_URI"] === undefined;
 }
 
 function planLocalMongo(
   plan: Planner,
   request: InstallRequest,
-  wanted: Wanted,
-  found: Found,
-  material: Material,
+  wanted: DesiredState,
+  found: CurrentState,
+  material: GeneratedSecrets,
 ): void {
   if (wanted.mongo.kind !== "local") return;
   const { port, adminPassword } = wanted.mongo;
@@ -119,9 +127,9 @@ function planLocalMongo(
 
 function secretsOf(
   { carried }: InstallRequest,
-  { provider }: Wanted,
-  { entries, secrets, installed }: Found,
-  material: Material,
+  { provider }: DesiredState,
+  { entries, secrets, installed }: CurrentState,
+  material: GeneratedSecrets,
   uri: string | undefined,
 ): string {
   const isFirst = installed === undefined;
@@ -132,7 +140,13 @@ function passwordOf(uri: string): string {
   return /^mongodb:\/\/[^:]+:([^@]+)@/.exec(uri)?.[1] ?? "";
 }
 
-function planSecrets(plan: Planner, request: InstallRequest, wanted: Wanted, found: Found, material: Material): void {
+function planSecrets(
+  plan: Planner,
+  request: InstallRequest,
+  wanted: DesiredState,
+  found: CurrentState,
+  material: GeneratedSecrets,
+): void {
   const { token } = wanted;
   // A database that is still to be set up comes after its keys, and its URI after it.
   const text = secretsOf(request, wanted, found, material, setUpNeeded(wanted, found) ? undefined : wanted.uri);
@@ -155,7 +169,7 @@ function planSecrets(plan: Planner, request: InstallRequest, wanted: Wanted, fou
   });
 }
 
-function configText(request: InstallRequest, wanted: Wanted, found: Found): string {
+function configText(request: InstallRequest, wanted: DesiredState, found: CurrentState): string {
   const there = found.entries.get(LAYOUT.config)?.content;
   const changes: Changes = [
     [["database", "name"], wanted.databaseName],
@@ -181,7 +195,7 @@ const CONFIG_HEADER = `# Laid down by "certautopilot install". Changes of your o
 # No secret belongs in here: they are in secrets.env.
 `;
 
-function planUnits(plan: Planner, request: InstallRequest, wanted: Wanted, found: Found): void {
+function planUnits(plan: Planner, request: InstallRequest, wanted: DesiredState, found: CurrentState): void {
   const local = wanted.mongo.kind === "local";
   const token = wanted.token && { stateDirectory: wanted.token.stateDirectory, group: found.tokenGroup };
   const units = [...(local ? [MONGOD] : []), SERVICE];
@@ -218,12 +232,12 @@ function planUnits(plan: Planner, request: InstallRequest, wanted: Wanted, found
   plan.add({ do: "ready", unit: SERVICE, url }, `ready: ${url} answers 200`, started);
 }
 
-const stateOf = ({ units }: Found, unit: string) => (unit === MONGOD ? units.mongod : units.service);
+const stateOf = ({ units }: CurrentState, unit: string) => (unit === MONGOD ? units.mongod : units.service);
 
 function noMongod(packageLists: boolean): KekError {
   const add = `add MongoDB's repository (https://www.mongodb.com/docs/manual/administration/install-on-linux/) and run this again, or name a mongod ${OLDEST_MONGOD} or newer with --mongod=PATH`;
   return new KekError(
-    "mongodb_away",
+    "mongodb_unavailable",
     `--mongo=local needs a mongod: there is none on PATH, and no configured package repository has one of version ${OLDEST_MONGOD} or newer`,
     packageLists ? add : `this host has no lists of packages: run apt-get update first; then, if need be, ${add}`,
   );

@@ -1,4 +1,4 @@
-import type { Found } from "./found.ts";
+import type { CurrentState } from "./current_state.ts";
 import { besideNames, LAYOUT, STAGED_UPDATE, USER } from "./layout.ts";
 import { type Action, idsOf, type Owner, type Step } from "./step.ts";
 
@@ -11,9 +11,9 @@ export interface FileOptions {
 /** Steps as they are collected: each is compared with what is there. */
 export class Planner {
   readonly steps: Step[] = [];
-  readonly #found: Found;
+  readonly #found: CurrentState;
 
-  constructor(found: Found) {
+  constructor(found: CurrentState) {
     this.#found = found;
   }
 

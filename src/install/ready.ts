@@ -105,6 +105,6 @@ async function notComing(unit: string, what: string, log: Log): Promise<KekError
   return new KekError(
     "refused",
     `${unit} does not become ready: ${what}${error === undefined ? "" : `; it said ${error}`}`,
-    `what it said last is above; mend it, then run this again`,
+    `what it said last is above; repair it, then run this again`,
   );
 }

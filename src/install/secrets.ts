@@ -1,11 +1,11 @@
 import type { ProviderName } from "../config/config.ts";
 import { KekError } from "../errors/errors.ts";
+import type { GeneratedSecrets } from "./generated_secrets.ts";
 import { LAYOUT } from "./layout.ts";
-import type { Material } from "./material.ts";
 
 /** The text of secrets.env. Pure. A line that is there stays as it is; only what is missing is added below. */
 
-export interface SecretsWanted {
+export interface DesiredSecrets {
   provider: ProviderName;
   /** Undefined while there is no database yet. */
   uri: string | undefined;
@@ -46,8 +46,8 @@ export const holdsKeys = (values: Record<string, string>) => Object.keys(values)
 export function secretsText(
   text: string | undefined,
   there: Record<string, string>,
-  wanted: SecretsWanted,
-  material: Material,
+  wanted: DesiredSecrets,
+  material: GeneratedSecrets,
 ): string {
   const lines: [string, string][] = [];
   const add = (name: string, value: string) => {
@@ -81,7 +81,10 @@ const HEADER = `# The keys of certautopilot: whoever loses them loses every secr
 `;
 
 /** Keys in a token are made there. */
-const FIRST_KEY: Record<ProviderName, (there: Record<string, string>, material: Material) => [string, string][]> = {
+const FIRST_KEY: Record<
+  ProviderName,
+  (there: Record<string, string>, material: GeneratedSecrets) => [string, string][]
+> = {
   env: (there, { kek }) => (holdsKeys(there) ? [] : [["CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V1", kek]]),
   pkcs11: () => [],
 };

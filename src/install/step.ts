@@ -1,6 +1,6 @@
 import type { ProviderName } from "../config/config.ts";
 import type { LocalDatabase } from "../store/local_users.ts";
-import type { Ids } from "./found.ts";
+import type { Ids } from "./current_state.ts";
 
 /** What is to be done to a host, as data: made by `plan.ts`, shown to the operator, done by `apply.ts`. */
 

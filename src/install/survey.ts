@@ -6,15 +6,15 @@ import { checkUri, databaseOfUri } from "../config/database_uri.ts";
 import { settleConfig } from "../config/load.ts";
 import { parseSecrets } from "../config/secrets_file.ts";
 import { KekError } from "../errors/errors.ts";
-import { explainMongo } from "../store/failures.ts";
 import { readInstall } from "../store/install.ts";
+import { explainMongo } from "../store/mongodb_errors.ts";
 import { checkRights } from "../store/rights.ts";
 import { closeStore, openStore } from "../store/store.ts";
 import { saysNotInitiated } from "../store/topology.ts";
 import { readVersions } from "../store/versions.ts";
 import { run } from "./command.ts";
+import type { CurrentDatabase, CurrentState, Entry, Installed, UnitState } from "./current_state.ts";
 import { findMongod, hasPackageLists, packagesOfMongodb } from "./find_mongod.ts";
-import type { Entry, Found, FoundDatabase, Installed, UnitState } from "./found.ts";
 import { hostSystemd } from "./host_systemd.ts";
 import { besideNames, DEFAULT_DATABASE, LAYOUT, MONGOD, SERVICE, STAGED_UPDATE, USER, wantsLink } from "./layout.ts";
 import { readyUrl } from "./plan.ts";
@@ -24,7 +24,7 @@ import { unitState } from "./systemd.ts";
 import { stateDirectoryIn } from "./units.ts";
 
 /** Looks at the host, and at the database where it can be reached. Nothing is written. */
-export async function survey(request: InstallRequest): Promise<Found> {
+export async function survey(request: InstallRequest): Promise<CurrentState> {
   const { root } = request;
   const entries = readEntries(root);
   const secretsText = entries.get(LAYOUT.secrets)?.content;
@@ -175,7 +175,7 @@ async function lookAtDatabase(
   secrets: Record<string, string>,
   installed: Installed | undefined,
   isLocal: boolean,
-): Promise<FoundDatabase> {
+): Promise<CurrentDatabase> {
   const name = "CERTAUTOPILOT_DATABASE_URI";
   const uri = secrets[name] ?? given ?? (isLocal ? undefined : carried?.[name]);
   if (uri === undefined) return { seen: false };
@@ -201,8 +201,8 @@ async function lookAtDatabase(
     }
   } catch (thrown) {
     const error = explainMongo(thrown, uri);
-    // A run that was interrupted before it initiated the replica set goes on from there.
-    if (isLocal && (error?.code === "mongodb_away" || saysNotInitiated(error))) return { seen: false };
+    // A run that was interrupted before it initiated the replica set continues from there.
+    if (isLocal && (error?.code === "mongodb_unavailable" || saysNotInitiated(error))) return { seen: false };
     throw error ?? thrown;
   }
 }

@@ -1,7 +1,7 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { KekError } from "../errors/errors.ts";
 import { must, run } from "./command.ts";
-import type { Ids } from "./found.ts";
+import type { Ids } from "./current_state.ts";
 import { LAYOUT, USER } from "./layout.ts";
 
 /** The system user that everything belongs to, on this host or in the user database below another root. */

@@ -1,7 +1,7 @@
 import { Buffer } from "node:buffer";
 import { existsSync } from "node:fs";
 import { must, run } from "./command.ts";
-import type { UnitState } from "./found.ts";
+import type { UnitState } from "./current_state.ts";
 
 /** The host's systemd, by its own programs. */
 

@@ -93,7 +93,7 @@ export async function planUninstall({ root, purge }: UninstallRequest): Promise<
   return { steps, holds, stays };
 }
 
-/** @throws KekError with what could not be done; a second run goes on from there. */
+/** @throws KekError with what could not be done; a second run continues from there. */
 export async function uninstall(root: string, steps: UninstallStep[], log: Log): Promise<void> {
   for (const step of steps) {
     try {
@@ -102,7 +102,7 @@ export async function uninstall(root: string, steps: UninstallStep[], log: Log):
       throw new KekError(
         "refused",
         `not done: "${step.title}": ${messageOf(thrown)}`,
-        "what was done before it is done; mend this, and run it again",
+        "what was done before it is done; repair this, and run it again",
       );
     }
     log.info(`… ${step.title}`);

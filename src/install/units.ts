@@ -1,4 +1,4 @@
-import type { Systemd } from "./found.ts";
+import type { Systemd } from "./current_state.ts";
 import { LAYOUT, MONGOD, USER } from "./layout.ts";
 
 /** The systemd units, as text, for the systemd that a host has. Pure. `systemd-analyze security` gives them 2.0 or less. */
@@ -38,7 +38,7 @@ Group=${host.group}
 ExecStart=${LAYOUT.binary} serve --config=${LAYOUT.config}
 Restart=on-failure
 RestartSec=10s
-# 2 configuration, 3 refused (wrong key bytes), 4 another provider${token === undefined ? "" : ", 8 the token (each start would try its PIN again)"}: no restart mends them.
+# 2 configuration, 3 refused (wrong key bytes), 4 another provider${token === undefined ? "" : ", 8 the token (each start would try its PIN again)"}: no restart repairs them.
 RestartPreventExitStatus=2 3 4${token === undefined ? "" : " 8"}
 TimeoutStopSec=30s
 

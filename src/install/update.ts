@@ -1,10 +1,10 @@
 import { chmodSync, existsSync, renameSync, rmSync } from "node:fs";
 import { KekError } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
+import { placeCopy } from "./atomic_file.ts";
 import { run } from "./command.ts";
 import { Journal } from "./journal.ts";
 import { besideNames, LAYOUT, SERVICE, STAGED_UPDATE } from "./layout.ts";
-import { placeCopy } from "./place.ts";
 import { awaitUnit, notReady, startUnit } from "./ready.ts";
 import { checkBase, expectedDigest, fetchProgram, type ReleaseFile } from "./release.ts";
 import { refuseDowngrade } from "./release_version.ts";

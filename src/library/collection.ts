@@ -22,7 +22,7 @@ export interface Updated {
 }
 
 /**
- * Documents with plaintext here and envelopes in MongoDB. Each write is encrypted anew and tried again when a rotation's fence
+ * Documents with plaintext here and envelopes in MongoDB. Each write is encrypted again and tried again when a rotation's fence
  * rejects it. Everything else, as deleting, counting and aggregating, is for the driver's own collection.
  *
  * An encrypted field that is missing, undefined or null is stored as that, with no envelope, and read as that.

@@ -10,7 +10,7 @@ export class Operations {
 
   /** @throws KekError `closed` for an operation that begins after `end` was called. */
   async run<T>(work: () => Promise<T>): Promise<T> {
-    // A write() that began before goes on encrypting within itself.
+    // A write() that began before continues encrypting within itself.
     if (this.#closed && this.#within.getStore() === undefined) throw closed();
     this.#inHand += 1;
     try {
@@ -42,5 +42,9 @@ export class Operations {
 // ---------------------------------------------------------------------------------------------------------------------
 
 function closed(): KekError {
-  return new KekError("closed", "this process has left the fleet, or is leaving it", "open it again with openKek");
+  return new KekError(
+    "closed",
+    "this process has left the fleet, or is leaving it",
+    "open it again with openFieldEncryption",
+  );
 }

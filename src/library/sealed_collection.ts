@@ -1,11 +1,11 @@
 import { ObjectId } from "bson";
 import { KekError } from "../errors/errors.ts";
 import { isFenceRejection } from "../fleet/fence_rejection.ts";
+import { inOrder } from "./batch.ts";
 import type { CollectionOptions, EncryptedCollection, FoundRecords, Updated } from "./collection.ts";
 import { type DriverCollection, type DriverOptions, inTransaction } from "./driver.ts";
+import type { FieldEncryption } from "./field_encryption.ts";
 import type { Changes, IdOf, NewRecord, OneRecord, SecretKind, StoredRecord } from "./field_types.ts";
-import type { Kek } from "./kek.ts";
-import { inOrder } from "./many.ts";
 import {
   envelopesIn,
   type Found,
@@ -23,7 +23,7 @@ import { canBeReadOtherwise, isOneForm, sameId, storedIdOf } from "./stored_id.t
 
 /** @throws KekError `usage` when the collection is in another database than the install. */
 export function encryptedCollection<T extends object>(
-  kek: Pick<Kek, "encryptMany" | "decryptMany" | "write">,
+  kek: Pick<FieldEncryption, "encryptMany" | "decryptMany" | "write">,
   database: string,
   collection: DriverCollection,
   options: CollectionOptions<T>,
@@ -46,13 +46,13 @@ export function encryptedCollection<T extends object>(
 type StoredDocument = { _id: unknown } & { [key: string]: unknown };
 
 class SealedCollection<T> implements EncryptedCollection<T> {
-  readonly #kek: Pick<Kek, "encryptMany" | "decryptMany" | "write">;
+  readonly #kek: Pick<FieldEncryption, "encryptMany" | "decryptMany" | "write">;
   readonly #collection: DriverCollection;
   readonly #fields: SecretField[];
   readonly #newId: () => IdOf<T>;
 
   constructor(
-    kek: Pick<Kek, "encryptMany" | "decryptMany" | "write">,
+    kek: Pick<FieldEncryption, "encryptMany" | "decryptMany" | "write">,
     collection: DriverCollection,
     fields: SecretField[],
     newId: () => IdOf<T>,
@@ -203,7 +203,7 @@ class SealedCollection<T> implements EncryptedCollection<T> {
     const open = (id: unknown) =>
       this.#kek.decryptMany(places.map(({ field, stored }) => ({ envelope: stored, place: this.#place(id, field) })));
     const plaintexts = await open(record._id).catch(async (thrown) => {
-      if (!(thrown instanceof KekError && thrown.code === "envelope_does_not_open")) throw thrown;
+      if (!(thrown instanceof KekError && thrown.code === "decryption_failed")) throw thrown;
       if (!canBeReadOtherwise(record._id)) throw thrown;
       const stored = await storedIdOf(this.#collection, record._id, options);
       if (stored === undefined || sameId(stored, record._id)) throw thrown;

@@ -22,7 +22,12 @@ export async function makeCanary(provider: Provider, installId: string, version:
 }
 
 /** What a provider is to load a version by. */
-export function proofOf({ canary, digest }: Canary, installId: string, provider: ProviderName, version: number): Proof {
+export function canaryCheck(
+  { canary, digest }: Canary,
+  installId: string,
+  provider: ProviderName,
+  version: number,
+): Proof {
   return { wrap: canary, aad: canaryAad(installId, provider, version), digest };
 }
 
@@ -38,7 +43,7 @@ export function opensProof(
     secret.fill(0);
     return timingSafeEqual(found, digest);
   } catch (thrown) {
-    if (thrown instanceof KekError && thrown.code !== "envelope_does_not_open") throw thrown;
+    if (thrown instanceof KekError && thrown.code !== "decryption_failed") throw thrown;
     return false;
   }
 }

@@ -92,7 +92,7 @@ export class EnvProvider implements Provider {
       return unwrapWithKey(key, wrapped, aad);
     } catch {
       throw new KekError(
-        "envelope_does_not_open",
+        "decryption_failed",
         `the wrapped data key does not open with KEK version ${version}`,
         "its bytes were changed, it was moved from another place, or the key is another one: run `certautopilot kek verify`",
       );

@@ -3,7 +3,7 @@
 export interface LoginClaims {
   /**
    * Waits until this process alone may log in.
-   * @throws KekError `hsm_pin` when the PIN may be one that was refused, `hsm_away` when nobody can say so in time.
+   * @throws KekError `hsm_pin` when the PIN may be one that was refused, `hsm_unavailable` when nobody can say so in time.
    */
   take(tokenLabel: string, source: LoginSource): Promise<LoginClaim>;
 }

@@ -8,7 +8,7 @@ import type { TokenSettings } from "./pkcs11/session.ts";
  * Nothing outside this folder asks which of the two it talks to.
  *
  * The calls may answer at once or later: callers await. `wrap`, `unwrap` and `rewrap` take versions that were loaded before.
- * Where keys live outside this process, each call may also throw KekError `hsm_away`: it was not done, and may be done later.
+ * Where keys live outside this process, each call may also throw KekError `hsm_unavailable`: it was not done, and may be done later.
  */
 export interface Provider {
   readonly name: ProviderName;
@@ -30,7 +30,7 @@ export interface Provider {
 
   /**
    * Which of these versions this provider could load a key of now. Reads the source on each call, for these versions alone.
-   * @param waitMs how long the caller can wait; what takes longer ends in `hsm_away`.
+   * @param waitMs how long the caller can wait; what takes longer ends in `hsm_unavailable`.
    */
   available(versions: number[], waitMs?: number): Awaitable<number[]>;
 
@@ -52,7 +52,7 @@ export interface Provider {
   /** @returns iv(12) ‖ AES-256-GCM(KEK, iv, dek, aad)(32) ‖ tag(16). @throws KekError `version_not_loaded`. */
   wrap(dek: Uint8Array, aad: Uint8Array, version: number): Awaitable<Uint8Array>;
 
-  /** @returns the 32 bytes of the DEK. @throws KekError `envelope_does_not_open`, `version_not_loaded`. */
+  /** @returns the 32 bytes of the DEK. @throws KekError `decryption_failed`, `version_not_loaded`. */
   unwrap(wrapped: Uint8Array, aad: Uint8Array, version: number): Awaitable<Uint8Array>;
 
   /** @returns the same DEK under another version; the new wrap was opened again and compared. @throws KekError as `unwrap`. */

@@ -1,19 +1,19 @@
 import { isDeepStrictEqual } from "node:util";
 import { KekError } from "../errors/errors.ts";
-import { seconds } from "../fleet/readiness.ts";
+import type { RotationDoc, VersionDoc } from "../protocol/documents.ts";
+import { type Plan, planRotation, type RotationRequestVersions } from "../protocol/rotation_plan.ts";
+import type { VersionCount } from "../protocol/version_count.ts";
 import { firstCounts } from "../status/field_problems.ts";
-import type { CensusRow } from "../store/census.ts";
-import type { RotationDoc, VersionDoc } from "../store/documents.ts";
 import type { FieldFacts } from "../store/field_facts.ts";
 import { takeOver } from "../store/rotation_lease.ts";
 import { startRotation } from "../store/rotation_steps.ts";
 import { newestRotation, type WatchedLease } from "../store/rotations.ts";
 import { readState } from "../store/state.ts";
 import { serverNow } from "../store/store.ts";
+import { seconds } from "../util/duration.ts";
+import { ChangeTimer } from "./change_timer.ts";
 import { type Context, longestBatchMs, longestLeaseMs, type Reporter } from "./context.ts";
-import { type Plan, planRotation, type Wanted } from "./plan.ts";
 import { refusal } from "./refusal.ts";
-import { Unchanged } from "./unchanged.ts";
 
 /** How a command becomes the coordinator: by starting a rotation, or by taking over one that nobody leads. */
 
@@ -24,8 +24,8 @@ import { Unchanged } from "./unchanged.ts";
  */
 export async function acquire(
   context: Context,
-  wanted: Wanted,
-  { plan: checked, versions, fields, census, watched: watchedBefore }: Checked,
+  wanted: RotationRequestVersions,
+  { plan: checked, versions, fields, versionCounts, watched: watchedBefore }: Checked,
   reporter: Reporter,
 ): Promise<RotationDoc> {
   const { store, auditor, config } = context;
@@ -33,23 +33,23 @@ export async function acquire(
   const graceMs = await longestBatchMs(context);
   const owner = auditor.actor;
   const canary = versions.find((version) => version._id === checked.to)?.canary;
-  const first = firstCounts(fields, census, checked.from);
+  const first = firstCounts(fields, versionCounts, checked.from);
   const common = { owner, leaseMs, graceMs, fields: first, ...(canary === undefined ? {} : { canary }) };
   let watched = watchedBefore;
   for (;;) {
-    const plan = await planNow(context, wanted, checked, census);
-    if (plan.kind === "start" || plan.kind === "mend") {
+    const plan = await planNow(context, wanted, checked, versionCounts);
+    if (plan.kind === "start" || plan.kind === "repair") {
       const { from, to, kind } = plan;
-      const mends = kind === "mend";
-      const doc = await startRotation(store, auditor, { from, to, ...common, replaces: undefined, mends });
+      const repairs = kind === "repair";
+      const doc = await startRotation(store, auditor, { from, to, ...common, replaces: undefined, repairs });
       if (doc !== undefined) return doc;
-      // Another command was first, or the version was made anew: look at what became of the state.
+      // Another command was first, or the version was made again: look at what became of the state.
       await refuseChanged(context, checked.to, canary);
       continue;
     }
     const open = plan.kind === "resume" ? plan.rotation : plan.replaces;
     watched = await awaitFreeLease(context, open, reporter, watched);
-    const fresh = await planNow(context, wanted, checked, census);
+    const fresh = await planNow(context, wanted, checked, versionCounts);
     if (fresh.kind === "resume") {
       const doc = await takeOver(store, auditor, fresh.rotation, owner, leaseMs, graceMs, watched);
       if (doc === undefined) continue;
@@ -80,7 +80,7 @@ export async function awaitFreeLease(
 ): Promise<WatchedLease | undefined> {
   const { store, config } = context;
   const graceMs = await longestBatchMs(context);
-  const unchanged = new Unchanged(config.fleet.leaseMs / 3);
+  const changeTimer = new ChangeTimer(config.fleet.leaseMs / 3);
   const told = new Set<string>();
   const tell = (what: string, message: string) => {
     if (!told.has(what)) reporter.note(message);
@@ -113,10 +113,10 @@ export async function awaitFreeLease(
     if (watched !== undefined && isDeepStrictEqual(now, watched)) return watched;
     const left = expires.getTime() + graceMs - (await serverNow(store)).getTime();
     if (left < 0) return undefined;
-    unchanged.look([[LEASE, expires.getTime()]]);
+    changeTimer.look([[LEASE, expires.getTime()]]);
     const longest = config.fleet.leaseMs + graceMs < left ? (await longestLeaseMs(context)) + graceMs : left;
     if (left > longest) {
-      if (unchanged.ms(LEASE) > longest) return now;
+      if (changeTimer.ms(LEASE) > longest) return now;
       const ahead = seconds(left - longest);
       tell(
         "set back",
@@ -134,15 +134,15 @@ type CheckedPlan = Exclude<Plan, { kind: "refuse" }>;
 
 interface Checked {
   plan: CheckedPlan;
-  /** The versions as the preflight read and proved them. */
+  /** The versions as the preflight read and verified them. */
   versions: VersionDoc[];
   fields: FieldFacts;
-  census: CensusRow[];
+  versionCounts: VersionCount[];
   /** The lease that was waited for before the question was asked: it need not be waited for again. */
   watched?: WatchedLease | undefined;
 }
 
-/** @throws KekError `refused` when the version that was proved is not the one that is there. */
+/** @throws KekError `refused` when the version that was verified is not the one that is there. */
 async function refuseChanged(
   context: Context,
   version: number,
@@ -153,7 +153,7 @@ async function refuseChanged(
   if (canary === undefined || (doc !== undefined && Buffer.from(doc.canary.buffer).equals(canary.buffer))) return;
   throw new KekError(
     "refused",
-    `KEK version ${version} was removed or made anew while this command was preparing`,
+    `KEK version ${version} was removed or made again while this command was preparing`,
     "nothing was changed by it; run it again",
   );
 }
@@ -161,14 +161,14 @@ async function refuseChanged(
 /** The plan in the state as it is now. What the preflight checked must still be what is about to happen. */
 async function planNow(
   context: Context,
-  wanted: Wanted,
+  wanted: RotationRequestVersions,
   checked: CheckedPlan,
-  census: CensusRow[],
+  versionCounts: VersionCount[],
 ): Promise<CheckedPlan> {
   const { versions, rotation } = await readState(context.store);
-  // Only a census that was taken to mend strays speaks of strays: while a rotation ran, what it had not moved yet was counted.
-  const strays = checked.kind === "mend" ? census : [];
-  const plan = planRotation(versions, rotation, wanted, context.provider, strays);
+  // Only a count that was taken to repair stale envelopes speaks of stale envelopes: while a rotation ran, what it had not moved yet was counted.
+  const staleVersions = checked.kind === "repair" ? versionCounts : [];
+  const plan = planRotation(versions, rotation, wanted, context.provider, staleVersions);
   if (plan.kind === "refuse") throw refusal([plan.problem]);
   if (plan.from !== checked.from) {
     throw new KekError(
@@ -179,7 +179,7 @@ async function planNow(
   }
   // Going on with a rotation asks less of the fleet than beginning one does.
   const open = checked.kind === "reverse" ? checked.replaces : checked;
-  const begins = plan.kind === "start" || plan.kind === "mend";
+  const begins = plan.kind === "start" || plan.kind === "repair";
   if (begins && plan.kind !== checked.kind) {
     throw new KekError(
       "refused",

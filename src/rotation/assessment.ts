@@ -1,23 +1,24 @@
 import { KekError } from "../errors/errors.ts";
-import { loadProved, stageUnknown, unknownVersions } from "../fleet/keystore.ts";
-import type { Problem } from "../fleet/readiness.ts";
+import { loadVerified, stageUnknown, unknownVersions } from "../fleet/key_loader.ts";
+import type { VersionDoc } from "../protocol/documents.ts";
+import type { Member } from "../protocol/member.ts";
+import { type BackupCheck, preflight } from "../protocol/preflight.ts";
+import type { Problem } from "../protocol/problem.ts";
+import { type Plan, planRotation, type RotationRequestVersions } from "../protocol/rotation_plan.ts";
+import type { VersionCount } from "../protocol/version_count.ts";
 import { fieldProblems } from "../status/field_problems.ts";
 import { checkSecret } from "../store/audit_log.ts";
-import { type CensusRow, takeCensus } from "../store/census.ts";
-import type { VersionDoc } from "../store/documents.ts";
 import { type FieldFacts, readFieldFacts } from "../store/field_facts.ts";
 import { readFields } from "../store/fields.ts";
-import type { Member } from "../store/heartbeats.ts";
 import { type KekState, readState } from "../store/state.ts";
+import { countVersions } from "../store/version_counts.ts";
 import type { Context, Reporter } from "./context.ts";
 import { type NamedEvictions, namedEvictions, watchNamed } from "./named_evictions.ts";
-import { type Plan, planRotation, type Wanted } from "./plan.ts";
-import { type BackupCheck, preflight } from "./preflight.ts";
 
 /** What `kek rotate` would do in the state as it is, and everything that stands against it: for itself and for `kek verify --target`. */
 
 export interface RotationRequest {
-  wanted: Wanted;
+  wanted: RotationRequestVersions;
   backup: BackupCheck;
   /** Processes to take off the roster first, by heartbeat id or instance name. */
   evict: string[];
@@ -32,7 +33,7 @@ export interface Assessment {
   roster: Member[];
   named: NamedEvictions;
   fields: FieldFacts;
-  census: CensusRow[];
+  versionCounts: VersionCount[];
   /** Of a plan that refuses, its reason alone. */
   problems: Problem[];
 }
@@ -50,9 +51,12 @@ export async function assessRotation(
   const roster = everybody.filter((member) => !named.silent.includes(member));
   const state = await stateOfFleet(context, roster, request);
   const registered = await readFields(store);
-  const [census, fields] = await Promise.all([takeCensus(store, registered), readFieldFacts(store, registered)]);
-  const plan = planRotation(state.versions, state.rotation, wanted, provider, census);
-  const found = { plan, state, roster, named, fields, census };
+  const [versionCounts, fields] = await Promise.all([
+    countVersions(store, registered),
+    readFieldFacts(store, registered),
+  ]);
+  const plan = planRotation(state.versions, state.rotation, wanted, provider, versionCounts);
+  const found = { plan, state, roster, named, fields, versionCounts };
   if (plan.kind === "refuse") return { ...found, problems: [plan.problem] };
   const keys = state.versions.filter(({ _id }) => _id === plan.from || _id === plan.to);
   const problems = preflight({
@@ -60,7 +64,7 @@ export async function assessRotation(
     provider: provider.name,
     versions: state.versions,
     roster,
-    census,
+    versionCounts,
     fieldProblems: fieldProblems(fields),
     ownKeys: await proveOwnKeys(context, keys),
     declared: config.encryption.currentVersion,
@@ -86,14 +90,14 @@ async function auditProblems({ store, auditor }: Context): Promise<Problem[]> {
   }
 }
 
-/** Why keys could not be loaded and proved here, by version. */
+/** Why keys could not be loaded and verified here, by version. */
 async function proveOwnKeys(context: Context, wanted: VersionDoc[]): Promise<Map<number, KekError>> {
   const failed = new Map<number, KekError>();
   for (const doc of wanted) {
     try {
       // One that a dry run would make known has no canary yet.
       if (doc.canary === undefined) await context.provider.load(doc._id);
-      else await loadProved(context.provider, context.install.install_id, doc);
+      else await loadVerified(context.provider, context.install.install_id, doc);
     } catch (thrown) {
       if (!(thrown instanceof KekError)) throw thrown;
       failed.set(doc._id, thrown);
@@ -104,7 +108,7 @@ async function proveOwnKeys(context: Context, wanted: VersionDoc[]): Promise<Map
 
 /**
  * With a fleet at work, its processes make versions known. Without one, this command is the first that holds them: it makes
- * them known after it has proved the version in use, and in a dry run only says that it would.
+ * them known after it has verified the version in use, and in a dry run only says that it would.
  */
 async function stateOfFleet(context: Context, roster: Member[], { dryRun }: RotationRequest): Promise<KekState> {
   const { store, auditor, provider, install } = context;

@@ -1,15 +1,15 @@
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
-import { setFence } from "../fleet/fence_keeper.ts";
-import { seconds } from "../fleet/readiness.ts";
-import { CANCEL_COMMAND, resumeCommand, waysOn } from "../status/ways_on.ts";
-import type { RotationDoc } from "../store/documents.ts";
+import { setWriteFence } from "../fleet/write_fence_setter.ts";
+import type { RotationDoc } from "../protocol/documents.ts";
+import { CANCEL_COMMAND, nextStepsText, resumeCommand } from "../protocol/next_steps.ts";
+import { isOpen } from "../protocol/phases.ts";
 import { readFields } from "../store/fields.ts";
 import { fenceRecorder } from "../store/rotation_records.ts";
 import { cancelRotation } from "../store/rotation_steps.ts";
 import { hasLifted, newestRotation } from "../store/rotations.ts";
 import { readState } from "../store/state.ts";
-import { isOpen } from "../store/state_rules.ts";
+import { seconds } from "../util/duration.ts";
 import { type Context, lateWriteMs } from "./context.ts";
 
 /** How long a coordinator that has lifted the fence is given to reach phase 2. */
@@ -17,7 +17,7 @@ const PATIENCE_MS = 3000;
 
 export interface Cancelled {
   rotation: RotationDoc;
-  /** What is open now: the rotation itself in phase 2, or the unfinished one that a way back had come from. */
+  /** What is open now: the rotation itself in phase 2, or the unfinished one that a reverse rotation had come from. */
   open: RotationDoc | undefined;
 }
 
@@ -26,7 +26,7 @@ export interface Cancelled {
  * that lives sees it and stops after the batch in hand.
  * @param tell hears what it waits for.
  * @param own for Ctrl-C: the rotation as its command took the lease. What another leads by now is not this one's to cancel.
- * @throws KekError `nothing_to_cancel`, or `refused` with the way on: in phase 3, and in phase 1 of a way back that lifted the fence.
+ * @throws KekError `nothing_to_cancel`, or `refused` with the way on: in phase 3, and in phase 1 of a reverse rotation that lifted the fence.
  */
 export async function cancel(context: Context, tell: (message: string) => void, own?: RotationDoc): Promise<Cancelled> {
   const { store, auditor } = context;
@@ -45,38 +45,38 @@ export async function cancel(context: Context, tell: (message: string) => void, 
     if (own !== undefined && (seen._id !== own._id || seen.lease?.token !== own.lease?.token)) {
       throw new KekError(
         "nothing_to_cancel",
-        `this command leads no rotation any more: ${from} → ${to} is led by another, and goes on`,
+        `this command leads no rotation any more: ${from} → ${to} is led by another, and continues`,
         `stop it all the same: ${CANCEL_COMMAND}`,
       );
     }
     if (seen.state === "cancelled") {
-      throw new KekError("nothing_to_cancel", `the rotation ${from} → ${to} is cancelled already`, waysOn(seen));
+      throw new KekError("nothing_to_cancel", `the rotation ${from} → ${to} is cancelled already`, nextStepsText(seen));
     }
     if (phase === 3) {
       throw new KekError(
         "refused",
         `the rotation ${from} → ${to} is in phase 3 and cannot be cancelled: every record is at version ${to}`,
-        waysOn(seen),
+        nextStepsText(seen),
       );
     }
     if (phase === 1 && seen.reverses === undefined && (await hasLifted(store, seen, to))) {
-      // A coordinator that lives goes on to phase 2 at once, and there it can be cancelled.
+      // A coordinator that lives continues to phase 2 at once, and there it can be cancelled.
       if (performance.now() < until) {
         await new Promise((resolve) => setTimeout(resolve, 50));
         continue;
       }
       throw new KekError(
         "refused",
-        `the way back ${from} → ${to} cannot be cancelled in phase 1 any more: MongoDB accepts writes under version ${to} again, and no process would read them`,
+        `the reverse rotation ${from} → ${to} cannot be cancelled in phase 1 any more: MongoDB accepts writes under version ${to} again, and no process would read them`,
         `go on: ${resumeCommand(seen)}  and cancel it in phase 2, or let it complete`,
       );
     }
     const recorded = seen.fence.versions.includes(from);
-    if (seen.mends === true && !(recorded && raised) && (recorded || (await hasLifted(store, seen, from)))) {
+    if (seen.repairs === true && !(recorded && raised) && (recorded || (await hasLifted(store, seen, from)))) {
       // Processes are about to give the retired version up again: no late write may come after them.
       const versions = recorded ? seen.fence.versions : [...seen.fence.versions, from];
       const recorder = fenceRecorder(store, auditor, seen);
-      const outcome = await setFence(store, await readFields(store), seen.fence, versions, recorder, tell);
+      const outcome = await setWriteFence(store, await readFields(store), seen.fence, versions, recorder, tell);
       raised = outcome !== undefined;
       if (outcome !== undefined && outcome.unfenced.length > 0)
         await waitForLateWrites(context, outcome.unfenced, tell);
@@ -114,8 +114,8 @@ export async function liftFenceOfCancelled(
 ): Promise<void> {
   const { store, auditor } = context;
   const doc = await newestRotation(store);
-  // Strays that were not brought back stay behind the fence.
-  if (doc?.state !== "cancelled" || doc.mends === true || !doc.fence.versions.includes(version)) return;
+  // Stale envelopes that were not brought back stay behind the fence.
+  if (doc?.state !== "cancelled" || doc.repairs === true || !doc.fence.versions.includes(version)) return;
   const versions = doc.fence.versions.filter((entry) => entry !== version);
-  await setFence(store, await readFields(store), doc.fence, versions, fenceRecorder(store, auditor, doc), tell);
+  await setWriteFence(store, await readFields(store), doc.fence, versions, fenceRecorder(store, auditor, doc), tell);
 }

@@ -1,8 +1,8 @@
 import type { Config } from "../config/config.ts";
-import { leaseMsOf } from "../fleet/readiness.ts";
+import type { FieldCount, InstallDoc, Phase } from "../protocol/documents.ts";
+import { leaseMsOf } from "../protocol/fleet_times.ts";
 import type { Provider } from "../providers/provider.ts";
 import type { Auditor } from "../store/audit_log.ts";
-import type { FieldCount, InstallDoc, Phase } from "../store/documents.ts";
 import { readRoster } from "../store/heartbeats.ts";
 import type { Store } from "../store/store.ts";
 

@@ -1,27 +1,27 @@
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
-import { seconds } from "../fleet/readiness.ts";
-import { countAt } from "../store/census.ts";
-import type { Phase, RotationDoc, VersionDoc } from "../store/documents.ts";
-import { isTransient } from "../store/failures.ts";
+import type { Phase, RotationDoc, VersionDoc } from "../protocol/documents.ts";
 import { fieldId, readFields } from "../store/fields.ts";
+import { isTransient } from "../store/mongodb_errors.ts";
 import { releaseLease } from "../store/rotation_lease.ts";
 import { advancePhase, completeRotation } from "../store/rotation_steps.ts";
 import { readRotation } from "../store/rotations.ts";
+import { countAt } from "../store/version_counts.ts";
 import { canaryOf, readVersions } from "../store/versions.ts";
-import { awaitAcknowledgements } from "./acknowledgements.ts";
+import { seconds } from "../util/duration.ts";
+import { awaitAcknowledgements } from "./await_acknowledgements.ts";
 import { type Context, lateWriteMs, type Reporter } from "./context.ts";
-import { type LaneKey, Lanes } from "./lanes.ts";
 import { LeaseKeeper } from "./lease.ts";
 import { refuseMissed } from "./missed_envelopes.ts";
-import { Patience } from "./patience.ts";
+import { RetryPolicy } from "./retry_policy.ts";
 import { Rewrapper } from "./rewrap.ts";
-import { RotationFence } from "./rotation_fence.ts";
-import type { YieldingOptions } from "./yielding.ts";
+import { RewrapWorkers, type WorkerKey } from "./rewrap_workers.ts";
+import { RotationWriteFence } from "./rotation_write_fence.ts";
+import type { ThrottleOptions } from "./throttle.ts";
 
 /** Leads one rotation through its phases: compare-and-set, then wait for every member, then the phase's own work. */
 
-export interface CoordinatorOptions extends YieldingOptions {
+export interface CoordinatorOptions extends ThrottleOptions {
   concurrency: number;
   fence: "auto" | "off";
 }
@@ -35,8 +35,8 @@ export interface RotationSummary {
   fenced: boolean;
 }
 
-const MEANING: Record<Phase, (from: number, to: number) => string> = {
-  1: (from, to) => `announce: every process loads version ${to} and goes on writing under ${from}`,
+const PHASE_NAMES: Record<Phase, (from: number, to: number) => string> = {
+  1: (from, to) => `announce: every process loads version ${to} and continues writing under ${from}`,
   2: (from, to) => `re-wrap: every process writes under version ${to}, records move from ${from} to ${to}`,
   3: (from, to) => `settle: every process gives version ${from} up and keeps ${to} only`,
 };
@@ -46,11 +46,11 @@ export class Coordinator {
   readonly #options: CoordinatorOptions;
   readonly #reporter: Reporter;
   readonly #lease: LeaseKeeper;
-  readonly #fence: RotationFence;
+  readonly #fence: RotationWriteFence;
   #doc: RotationDoc;
   #rewrapped = 0;
   #fenced = false;
-  #lanes: Lanes | undefined;
+  #workers: RewrapWorkers | undefined;
 
   constructor(context: Context, doc: RotationDoc, options: CoordinatorOptions, reporter: Reporter) {
     this.#context = context;
@@ -58,7 +58,7 @@ export class Coordinator {
     this.#options = options;
     this.#reporter = reporter;
     this.#lease = new LeaseKeeper(context.store, doc, context.config.fleet.leaseMs);
-    this.#fence = new RotationFence(context, this.#lease, reporter);
+    this.#fence = new RotationWriteFence(context, this.#lease, reporter);
   }
 
   /** @throws KekError `cancelled`, `lease_lost`, `incomplete`, `not_acknowledged`, and what MongoDB says. */
@@ -92,8 +92,8 @@ export class Coordinator {
   async #announce(): Promise<void> {
     await this.#enter(1);
     // Phase 2 is not entered by a rotation that could not move a record: the HSM must let its workers in first.
-    this.#lanes = await this.#openLanes();
-    await this.#fence.lift(this.#doc.to);
+    this.#workers = await this.#openLanes();
+    await this.#fence.ensureRemoved(this.#doc.to);
     await this.#advance(2);
   }
 
@@ -101,11 +101,11 @@ export class Coordinator {
     await this.#enter(2);
     const { from, to } = this.#doc;
     // A rotation that was restored into this phase never lifted it.
-    if (await this.#fence.stands(to)) await this.#fence.lift(to);
+    if (await this.#fence.stands(to)) await this.#fence.ensureRemoved(to);
     const before = this.#doc.fields;
-    this.#lanes ??= await this.#openLanes();
-    const lanes = this.#lanes;
-    const rewrapper = new Rewrapper(this.#context, this.#lease, lanes, this.#doc, this.#options, this.#reporter);
+    this.#workers ??= await this.#openLanes();
+    const workers = this.#workers;
+    const rewrapper = new Rewrapper(this.#context, this.#lease, workers, this.#doc, this.#options, this.#reporter);
     try {
       const done = rewrapper.done;
       for (;;) {
@@ -113,9 +113,9 @@ export class Coordinator {
         await rewrapper.toZero();
         // A process that joined meanwhile must write under the new version as well before the fence goes up.
         await awaitAcknowledgements(this.#context, this.#lease, 2, this.#reporter);
-        this.#fenced = this.#options.fence === "auto" && (await this.#fence.raise(from, to));
+        this.#fenced = this.#options.fence === "auto" && (await this.#fence.set(from, to));
         if (!this.#fenced) await this.#waitUnfenced();
-        if ((await rewrapper.census()) === 0) break;
+        if ((await rewrapper.countRemaining()) === 0) break;
       }
       await refuseMissed(this.#context, this.#lease, from, before, rewrapper.counts, this.#reporter);
       this.#rewrapped = rewrapper.done - done;
@@ -125,40 +125,40 @@ export class Coordinator {
         .save()
         .catch((thrown) => this.#reporter.note(`the counts could not be saved: ${messageOf(thrown)}`));
     }
-    crashPoint("census.again");
+    crashPoint("count.again");
     await this.#advance(3);
   }
 
   /** Each rewrap worker with its connection and its keys verified; waits for an HSM that is unavailable. */
-  async #openLanes(): Promise<Lanes> {
+  async #openLanes(): Promise<RewrapWorkers> {
     const { config, install, store, provider } = this.#context;
     const { from, to } = this.#doc;
-    const patience = new Patience(this.#reporter);
+    const retryPolicy = new RetryPolicy(this.#reporter);
     for (;;) {
       this.#lease.check();
       try {
         const versions = await readVersions(store);
-        return await Lanes.open(await provider.recipes(this.#options.concurrency), {
+        return await RewrapWorkers.open(await provider.recipes(this.#options.concurrency), {
           database: config.database,
           installId: install.install_id,
           keys: [laneKey(versions, from), laneKey(versions, to)],
           lease: this.#lease.until.shared,
         });
       } catch (thrown) {
-        await patience.waitOut(thrown, 0);
+        await retryPolicy.waitBeforeRetry(thrown, 0);
       }
     }
   }
 
   async #closeLanes(): Promise<void> {
-    const lanes = this.#lanes;
-    this.#lanes = undefined;
-    await lanes?.close();
+    const workers = this.#workers;
+    this.#workers = undefined;
+    await workers?.close();
   }
 
   async #settle(): Promise<void> {
     await this.#enter(3);
-    const completed = await this.#steadily(() =>
+    const completed = await this.#retrying(() =>
       completeRotation(this.#context.store, this.#context.auditor, this.#lease.held),
     );
     if (completed === undefined && !(await this.#hadMoved((doc) => doc.state === "completed")))
@@ -181,13 +181,13 @@ export class Coordinator {
   }
 
   async #enter(phase: Phase): Promise<void> {
-    this.#reporter.phase(phase, MEANING[phase](this.#doc.from, this.#doc.to));
+    this.#reporter.phase(phase, PHASE_NAMES[phase](this.#doc.from, this.#doc.to));
     await awaitAcknowledgements(this.#context, this.#lease, phase, this.#reporter);
   }
 
-  async #advance(phase: Phase): Promise<void> {
+  async #advance(phase: 2 | 3): Promise<void> {
     this.#lease.check();
-    const advanced = await this.#steadily(() =>
+    const advanced = await this.#retrying(() =>
       advancePhase(this.#context.store, this.#context.auditor, this.#lease.held, phase),
     );
     const doc = advanced ?? (await this.#hadMoved((now) => now.state === "running" && now.phase === phase));
@@ -200,13 +200,13 @@ export class Coordinator {
   async #lowerFence(rewrapper: Rewrapper): Promise<void> {
     const { from } = this.#doc;
     if (this.#options.fence === "off" || !(await this.#fence.stands(from))) return;
-    if ((await rewrapper.census()) > 0) await this.#fence.lower(from);
+    if ((await rewrapper.countRemaining()) > 0) await this.#fence.remove(from);
   }
 
-  /** Without a fence: two zero censuses, further apart than the lease plus the longest write. */
+  /** Without a fence: zero counted twice, further apart than the lease plus the longest write. */
   async #waitUnfenced(): Promise<void> {
     const apart = await lateWriteMs(this.#context);
-    this.#reporter.note(`no fence: waiting ${seconds(apart)} before the second census`);
+    this.#reporter.note(`no fence: waiting ${seconds(apart)} before the second count`);
     const until = performance.now() + apart;
     while (performance.now() < until) {
       this.#lease.check();
@@ -222,7 +222,7 @@ export class Coordinator {
   }
 
   /** A conditional change whose answer got lost is tried again: whether it had happened shows in the state. */
-  async #steadily<T>(change: () => Promise<T>): Promise<T> {
+  async #retrying<T>(change: () => Promise<T>): Promise<T> {
     for (;;) {
       try {
         return await change();
@@ -238,7 +238,7 @@ export class Coordinator {
 
 const REPAIR = "it was registered after the last count; run the same command again, which moves them";
 
-function laneKey(versions: VersionDoc[], version: number): LaneKey {
+function laneKey(versions: VersionDoc[], version: number): WorkerKey {
   const doc = versions.find((entry) => entry._id === version);
   if (doc === undefined)
     throw new KekError("version_unknown", `KEK version ${version} is not known any more`, "certautopilot kek status");

@@ -6,7 +6,7 @@ import { KekError, messageOf, rfc3339 } from "../errors/errors.ts";
 import { ChangeWatch, moment } from "../store/change_watch.ts";
 import { CollectionChanged, primaryNode, type ReadPosition, readWhole } from "../store/collection_reader.ts";
 import { type CollectionInfo, readCollections } from "../store/collections.ts";
-import { isTransient } from "../store/failures.ts";
+import { isTransient } from "../store/mongodb_errors.ts";
 import { readState } from "../store/state.ts";
 import { serverNow } from "../store/store.ts";
 import {
@@ -19,7 +19,7 @@ import {
 import { bytesIn } from "../store/whole_records.ts";
 import type { Context } from "./context.ts";
 import { RecentRate } from "./recent_rate.ts";
-import { type EnvelopePlace, PlaceTally, WrittenTally } from "./scan_tally.ts";
+import { type EnvelopePlace, PlaceCounts, WrittenCounts } from "./scan_counts.ts";
 import { basisOf, STALE_MS } from "./verify_records.ts";
 
 /**
@@ -32,7 +32,7 @@ export interface ScanOptions {
   /** Of the key that is to be destroyed, or left: its envelopes are looked for in what is written meanwhile too. */
   version?: number;
   /** Start over, whatever an interrupted search had read. */
-  anew: boolean;
+  restart: boolean;
   /** Keep some of the envelopes, to find out where they open. */
   samples?: boolean;
 }
@@ -81,7 +81,7 @@ export async function scanDatabase(
 ): Promise<ScanReport> {
   const { store } = context;
   const basis = basisOf(await readState(store));
-  const earlier = options.anew ? undefined : await earlierScan(context, basis, options, reporter);
+  const earlier = options.restart ? undefined : await earlierScan(context, basis, options, reporter);
   const watch = earlier?.watch ?? (options.version === undefined ? undefined : await ChangeWatch.open(store));
   try {
     const started_at = earlier?.doc.started_at ?? (await serverNow(store));
@@ -104,14 +104,14 @@ interface Reading {
   position: ReadPosition | null;
   records: number;
   bytes: number;
-  tally: PlaceTally;
+  tally: PlaceCounts;
 }
 
 class DatabaseScan {
   readonly #context: Context;
   readonly #options: ScanOptions;
   readonly #watch: ChangeWatch | undefined;
-  readonly #written: WrittenTally | undefined;
+  readonly #written: WrittenCounts | undefined;
   readonly #startedAt: Date;
   readonly #basis: string;
   readonly #reporter: ScanReporter;
@@ -141,14 +141,14 @@ class DatabaseScan {
     this.#options = options;
     this.#watch = watch;
     const { version, samples = false } = options;
-    this.#written = version === undefined ? undefined : new WrittenTally(version, before?.watch?.written ?? []);
+    this.#written = version === undefined ? undefined : new WrittenCounts(version, before?.watch?.written ?? []);
     this.#startedAt = startedAt;
     this.#basis = basis;
     this.#reporter = reporter;
     this.#readings = new Map(
       (before?.collections ?? []).map(({ places, ...entry }) => [
         entry.identity,
-        { ...entry, tally: new PlaceTally(entry.name, places, samples) },
+        { ...entry, tally: new PlaceCounts(entry.name, places, samples) },
       ]),
     );
   }
@@ -267,7 +267,7 @@ class DatabaseScan {
     const identity = identityOf(collection);
     const found = this.#readings.get(identity);
     if (found?.position?.node === node) return found;
-    const tally = new PlaceTally(collection.name, [], this.#options.samples === true);
+    const tally = new PlaceCounts(collection.name, [], this.#options.samples === true);
     const fresh = { identity, name: collection.name, done: false, position: null, records: 0, bytes: 0, tally };
     this.#readings.set(identity, fresh);
     return fresh;

@@ -1,13 +1,13 @@
-import type { Problem } from "../fleet/readiness.ts";
+import type { VersionDoc } from "../protocol/documents.ts";
+import type { Problem } from "../protocol/problem.ts";
 import { type CollectionInfo, collectionFault, readCollections } from "../store/collections.ts";
-import type { VersionDoc } from "../store/documents.ts";
 import { fieldId, readFields } from "../store/fields.ts";
 import { readState } from "../store/state.ts";
 import type { Context } from "./context.ts";
 import { type ScanReporter, scanDatabase } from "./database_scan.ts";
+import { EnvelopeOrigin } from "./envelope_origin.ts";
 import { placeName } from "./places_text.ts";
 import type { ScannedData } from "./remove.ts";
-import { SealedFor } from "./sealed_for.ts";
 
 /** `kek verify --discover`: where envelopes lie, whatever is registered, and what each of them was sealed for. */
 
@@ -29,15 +29,15 @@ export interface Discovery {
   scanned: ScannedData;
 }
 
-export async function discover(context: Context, anew: boolean, reporter: ScanReporter): Promise<Discovery> {
+export async function discover(context: Context, restart: boolean, reporter: ScanReporter): Promise<Discovery> {
   const { store } = context;
   const { places, collections, records, bytes, seconds } = await scanDatabase(
     context,
-    { anew, samples: true },
+    { restart, samples: true },
     reporter,
   );
   const [fields, state, listed] = await Promise.all([readFields(store), readState(store), readCollections(store)]);
-  const sealed = new SealedFor(context, state.versions);
+  const sealed = new EnvelopeOrigin(context, state.versions);
   const found: DiscoveredPlace[] = [];
   for (const place of places) {
     const { collection, path, version, count, number } = place;

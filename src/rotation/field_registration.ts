@@ -2,19 +2,20 @@ import type { FieldName } from "../config/config.ts";
 import { splitDocuments } from "../envelope/raw_record.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
-import { waysOn } from "../status/ways_on.ts";
+import { nextStepsText } from "../protocol/next_steps.ts";
+import { isOpen } from "../protocol/phases.ts";
+import { NO_VERSION } from "../protocol/version_count.ts";
 import { audited } from "../store/audit_log.ts";
-import { countEnvelopes, NO_VERSION, takeCensus } from "../store/census.ts";
 import { readCollections } from "../store/collections.ts";
 import { checkField, fieldId, listField, missingFields, prepareField, unlistField } from "../store/fields.ts";
 import { envelopesOf } from "../store/records.ts";
 import { newestRotation } from "../store/rotations.ts";
 import { readState } from "../store/state.ts";
-import { isOpen } from "../store/state_rules.ts";
+import { countEnvelopes, countVersions } from "../store/version_counts.ts";
 import { dropIndex } from "../store/version_index.ts";
 import type { Context } from "./context.ts";
-import { PlaceTally } from "./scan_tally.ts";
-import { SealedFor } from "./sealed_for.ts";
+import { EnvelopeOrigin } from "./envelope_origin.ts";
+import { PlaceCounts } from "./scan_counts.ts";
 
 /** `kek field add` and `kek field remove`: what an operator does where no process of the fleet registers a field. */
 
@@ -42,9 +43,13 @@ export async function removeField({ store, auditor }: Context, field: FieldName)
     throw new KekError("usage", `${id} is not registered`, "certautopilot kek field list  shows those that are");
   const open = await newestRotation(store);
   if (open !== undefined && isOpen(open))
-    throw new KekError("refused", `the rotation ${open.from} → ${open.to} is open, and counts ${id}`, waysOn(open));
+    throw new KekError(
+      "refused",
+      `the rotation ${open.from} → ${open.to} is open, and counts ${id}`,
+      nextStepsText(open),
+    );
   const [collection] = await readCollections(store, [field.collection]);
-  const rows = (await takeCensus(store, [field])).filter(({ version }) => version !== NO_VERSION);
+  const rows = (await countVersions(store, [field])).filter(({ version }) => version !== NO_VERSION);
   const count = rows.reduce((total, row) => total + row.count, 0);
   // What a view shows lies in another collection, and is counted there.
   if (count > 0 && collection?.type !== "view")
@@ -70,11 +75,11 @@ const TRIED = 20;
 /** A field of copies would stop every rotation: none of them can be rewrapped. Without the key nothing is known, and nothing refused. */
 async function refuseForeign(context: Context, field: FieldName): Promise<void> {
   const { store } = context;
-  const sealed = new SealedFor(context, (await readState(store)).versions);
+  const sealed = new EnvelopeOrigin(context, (await readState(store)).versions);
   let tried = 0;
   for await (const { bytes } of envelopesOf(store, field, TRIED)) {
     for (const raw of splitDocuments(bytes)) {
-      const tally = new PlaceTally(field.collection, [], true);
+      const tally = new PlaceCounts(field.collection, [], true);
       tally.addRecord(raw);
       for (const place of tally.places) {
         if (place.path !== field.path || !(await sealed.hasKey(place.number))) continue;

@@ -5,7 +5,7 @@ import type { Store } from "../store/store.ts";
  * Whether services are at work on the collection that a rotation is moving, by MongoDB's own count of reads less those of the
  * rotation. Until that is known, and where it cannot be, they are; what was found of one collection holds for the next until then.
  */
-export class Foreground {
+export class ForegroundTraffic {
   readonly #store: Store;
   #collection: string | undefined;
   #counts: ReadCounts | undefined;
@@ -29,7 +29,7 @@ export class Foreground {
     return this.#found === true;
   }
 
-  /** Whether MongoDB does not say: once may be a moment in which it is away. */
+  /** Whether MongoDB does not say: once may be a moment in which it is unavailable. */
   get unseen(): boolean {
     return this.#misses > 1;
   }

@@ -1,5 +1,5 @@
 /** Who is free gets the next batch: each takes a few at a time, and all together no more than is allowed. Pure. */
-export class HandOut<T> {
+export class WorkerQueue<T> {
   readonly #free: T[] = [];
   readonly #waiting: ((taken: T) => void)[] = [];
   #atWork = 0;

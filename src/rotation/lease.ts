@@ -1,20 +1,20 @@
 import { KekError, messageOf } from "../errors/errors.ts";
-import { type Moment, msSince, now } from "../errors/moment.ts";
-import { waysOn } from "../status/ways_on.ts";
-import type { RotationDoc } from "../store/documents.ts";
-import { isTransient } from "../store/failures.ts";
+import type { RotationDoc } from "../protocol/documents.ts";
+import { nextStepsText } from "../protocol/next_steps.ts";
 import { LeaseEnd } from "../store/lease_end.ts";
+import { isTransient } from "../store/mongodb_errors.ts";
 import { renewLease } from "../store/rotation_lease.ts";
 import { type Held, readRotation } from "../store/rotations.ts";
 import { watchSignals } from "../store/signals.ts";
 import type { Store } from "../store/store.ts";
+import { type Moment, msSince, now } from "../util/monotonic_clock.ts";
 
 /**
  * The coordinator's right to act. It is renewed in the background; every step asks `check()` before its next write, and
  * every write is conditional on the token besides.
  */
 export class LeaseKeeper {
-  /** For the lanes' threads too. */
+  /** For the workers' threads too. */
   readonly until = new LeaseEnd();
   readonly #store: Store;
   readonly #leaseMs: number;
@@ -107,7 +107,7 @@ export class LeaseKeeper {
         this.until.set(until);
       } else if (epoch === this.#held.epoch) await this.#findOut();
     } catch (thrown) {
-      // MongoDB may be away for a moment: the lease runs out by itself if it stays away.
+      // MongoDB may be unavailable for a moment: the lease runs out by itself if it stays unavailable.
       if (!isTransient(thrown)) this.#lost ??= thrown instanceof KekError ? thrown : lost(messageOf(thrown));
     }
   }
@@ -134,13 +134,13 @@ function lost(why: string): KekError {
   return new KekError(
     "lease_lost",
     `this coordinator stops: ${why}`,
-    "`certautopilot kek status` shows who runs the rotation; the same command goes on from where it stands",
+    "`certautopilot kek status` shows who runs the rotation; the same command continues from where it stands",
   );
 }
 
 function whatNow(doc: RotationDoc): string {
   if (doc.phase === 1 && doc.reverses === undefined) return "nothing has changed; start it again when you are ready";
-  // A way back that had not begun gives its place to the unfinished rotation that it came from.
+  // A reverse rotation that had not begun gives its place to the unfinished rotation that it came from.
   const open = doc.phase === 1 ? ({ from: doc.to, to: doc.from, phase: 2, state: "cancelled" } as const) : doc;
-  return `both versions stay readable; ${waysOn(open)}`;
+  return `both versions stay readable; ${nextStepsText(open)}`;
 }

@@ -1,15 +1,15 @@
 import { KekError } from "../errors/errors.ts";
-import { countAt, countEnvelopes } from "../store/census.ts";
+import type { FieldCount, FieldDoc } from "../protocol/documents.ts";
 import { readCollections } from "../store/collections.ts";
-import type { FieldCount, FieldDoc } from "../store/documents.ts";
 import { readFieldFacts } from "../store/field_facts.ts";
 import { fieldId, readFields } from "../store/fields.ts";
 import { rotationHistory } from "../store/rotations.ts";
+import { countAt, countEnvelopes } from "../store/version_counts.ts";
 import type { Context, Reporter } from "./context.ts";
 import { scanDatabase } from "./database_scan.ts";
 import type { LeaseKeeper } from "./lease.ts";
 import { placesAre } from "./places_text.ts";
-import type { EnvelopePlace } from "./scan_tally.ts";
+import type { EnvelopePlace } from "./scan_counts.ts";
 
 /**
  * Before processes give a version up: whether the zero count is of the records that there were. A collection that was renamed or
@@ -76,7 +76,7 @@ export async function refuseMissed(
   for (const { field, why } of lost) reporter.note(`${field} had envelopes, and ${why}`);
   reporter.note(`reading every collection for envelopes of version ${from} before it is left`);
   const scanning = { note: reporter.note, progress: () => lease.check() };
-  const { places, written } = await scanDatabase(context, { version: from, anew: true }, scanning);
+  const { places, written } = await scanDatabase(context, { version: from, restart: true }, scanning);
   lease.check();
   const left = [...places.filter(({ number }) => number === from), ...written];
   if (left.length > 0) throw incomplete(from, left);

@@ -1,10 +1,13 @@
 import type { FleetTimes } from "../config/config.ts";
-import { evictionMsOf, type Problem, seconds } from "../fleet/readiness.ts";
+import { evictionMsOf } from "../protocol/fleet_times.ts";
+import { type Member, memberName, silentForMs } from "../protocol/member.ts";
+import type { Problem } from "../protocol/problem.ts";
 import { evictIdle } from "../store/evictions.ts";
-import { type Member, memberName, readRoster, silentForMs } from "../store/heartbeats.ts";
-import { watchedBy } from "./acknowledgements.ts";
+import { readRoster } from "../store/heartbeats.ts";
+import { seconds } from "../util/duration.ts";
+import { watchedBy } from "./await_acknowledgements.ts";
+import { ChangeTimer } from "./change_timer.ts";
 import type { Context, Reporter } from "./context.ts";
-import { Unchanged } from "./unchanged.ts";
 
 /** `--evict=NAME`: whom an operator takes off the roster. Found before the question, taken off after the answer. */
 
@@ -28,10 +31,10 @@ export async function watchNamed(
   names: string[],
   reporter: Pick<Reporter, "note">,
 ): Promise<Member[]> {
-  const unchanged = new Unchanged(fleet.leaseMs / 2);
+  const changeTimer = new ChangeTimer(fleet.leaseMs / 2);
   const heartbeats = new Map<string, number>();
   for (let first = true; ; first = false) {
-    const roster = watchedBy(unchanged, await readRoster(store));
+    const roster = watchedBy(changeTimer, await readRoster(store));
     for (const member of first ? roster : []) {
       if (member.ahead_ms === undefined || !names.some((name) => isNamed(member, name))) continue;
       heartbeats.set(member._id, member.updated_at.getTime());
@@ -72,12 +75,12 @@ export function notEvicted({ name, living }: NamedEvictions["unmet"][number], ti
   const needed = seconds(evictionMsOf(living, times));
   return {
     code: "silent",
-    message: `${memberName(living)} is not evicted: its last beat was ${seconds(living.age_ms)} ago, and only a process silent for ${needed} is`,
+    message: `${memberName(living)} is not evicted: its last heartbeat was ${seconds(living.age_ms)} ago, and only a process silent for ${needed} is`,
     hint: "stop it, or wait until it has been silent that long",
   };
 }
 
-/** The same where a rotation goes on: the command is run again as it was, and its eviction may be long done. */
+/** The same where a rotation continues: the command is run again as it was, and its eviction may be long done. */
 export function nobodyToEvict({ name, living }: NamedEvictions["unmet"][number]): string {
   if (living === undefined) return `--evict=${name}: no process of that name is there any more: leave --evict out`;
   return `--evict=${name}: ${memberName(living)} beat ${seconds(living.age_ms)} ago and stays; if another of that name was meant, it is gone already: leave --evict out`;

@@ -4,8 +4,8 @@ import { dekAad } from "../envelope/aad.ts";
 import { readEnvelope } from "../envelope/envelope.ts";
 import { openField } from "../envelope/field_cipher.ts";
 import { idBsonOf, idTextOf, splitDocuments } from "../envelope/raw_record.ts";
-import { isTheRecordsFault, reasonOf } from "../envelope/record_fault.ts";
-import { LateKeys } from "../fleet/late_keys.ts";
+import { isRecordError, reasonOf } from "../envelope/record_fault.ts";
+import { OnDemandKeys } from "../fleet/on_demand_keys.ts";
 import type { Provider } from "../providers/provider.ts";
 import type { Store } from "../store/store.ts";
 import type { BatchResult } from "./rewrap_batch.ts";
@@ -28,7 +28,7 @@ export async function openBatch(
 ): Promise<BatchResult> {
   const { collection, path } = field;
   const failed: BatchResult["failed"] = [];
-  const keys = new LateKeys(store, provider, installId);
+  const keys = new OnDemandKeys(store, provider, installId);
   let done = 0;
   const openOne = async (raw: Uint8Array) => {
     const idBson = idBsonOf(raw);
@@ -44,7 +44,7 @@ export async function openBatch(
       }
       done += 1;
     } catch (thrown) {
-      if (!isTheRecordsFault(thrown)) throw thrown;
+      if (!isRecordError(thrown)) throw thrown;
       failed.push({ id: idTextOf(idBson), reason: reasonOf(thrown) });
     }
   };

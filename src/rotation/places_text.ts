@@ -1,4 +1,4 @@
-import type { EnvelopePlace } from "./scan_tally.ts";
+import type { EnvelopePlace } from "./scan_counts.ts";
 
 /** Where envelopes lie, in words. Pure. */
 

@@ -1,5 +1,5 @@
 import { KekError } from "../errors/errors.ts";
-import type { Problem } from "../fleet/readiness.ts";
+import type { Problem } from "../protocol/problem.ts";
 
 /** A refusal that carries every problem, for `--json`; its message names the first. */
 export class RefusedError extends KekError {

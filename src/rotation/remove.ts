@@ -1,19 +1,21 @@
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, rfc3339 } from "../errors/errors.ts";
-import { setFence, unfencedCollections } from "../fleet/fence_keeper.ts";
-import { proofOf } from "../providers/canary.ts";
+import { setWriteFence, unfencedCollections } from "../fleet/write_fence_setter.ts";
+import type { FieldDoc, RotationDoc, VersionDoc } from "../protocol/documents.ts";
+import { memberName } from "../protocol/member.ts";
+import { isOpen } from "../protocol/phases.ts";
+import { repairOf } from "../protocol/stale_envelopes.ts";
+import { isVersion } from "../protocol/version_count.ts";
+import { canaryCheck } from "../providers/canary.ts";
 import type { DestroyOptions } from "../providers/provider.ts";
-import { repairOf } from "../status/strays.ts";
 import { audited } from "../store/audit_log.ts";
-import { countAt, countAtIn, isVersion, takeCensus } from "../store/census.ts";
-import type { FieldDoc, RotationDoc, VersionDoc } from "../store/documents.ts";
 import { fieldId, readFields } from "../store/fields.ts";
-import { memberName, readRoster } from "../store/heartbeats.ts";
+import { readRoster } from "../store/heartbeats.ts";
 import { fenceRecorder } from "../store/rotation_records.ts";
 import { newestRotation, rotationHistory } from "../store/rotations.ts";
 import { type KekState, readState } from "../store/state.ts";
-import { isOpen } from "../store/state_rules.ts";
 import type { Session } from "../store/store.ts";
+import { countAt, countAtIn, countVersions } from "../store/version_counts.ts";
 import { type IndexHint, indexHint } from "../store/version_index.ts";
 import { canaryOf, forgetStaged, markDestroyed } from "../store/versions.ts";
 import { type Context, lateWriteMs } from "./context.ts";
@@ -78,7 +80,7 @@ export interface RemoveOptions extends DestroyOptions {
   /** `all` reads every collection of the database, `registered` counts the known fields alone. */
   scan: "all" | "registered";
   /** Do not resume an interrupted search. */
-  anew: boolean;
+  restart: boolean;
 }
 
 /**
@@ -88,7 +90,7 @@ export interface RemoveOptions extends DestroyOptions {
  */
 export async function searchDatabase(
   context: Context,
-  { version, scan, anew }: RemoveOptions,
+  { version, scan, restart }: RemoveOptions,
   doc: VersionDoc,
   reporter: ScanReporter,
 ): Promise<ScanReport | undefined> {
@@ -96,7 +98,7 @@ export async function searchDatabase(
   // On another host the version may be destroyed already, and its key still be here.
   if (doc.state === "destroyed" && !(await context.provider.available([version])).includes(version)) return undefined;
   reporter.note(`reading every collection of ${context.store.db.databaseName} for envelopes of KEK version ${version}`);
-  const report = await scanDatabase(context, { version, anew }, reporter);
+  const report = await scanDatabase(context, { version, restart }, reporter);
   const needing = [...report.places, ...report.written].filter(({ number }) => number === version);
   if (needing.length > 0) {
     throw new KekError(
@@ -171,7 +173,7 @@ export async function remove(context: Context, options: RemoveOptions, reporter:
   // On this host the key may still be there, and records may have been restored since another host destroyed it.
   if (doc.state === "destroyed" && (await provider.available([version])).includes(version))
     await refuseIfCounted(context, await readFields(store), version);
-  const proof = proofOf(canaryOf(doc), install.install_id, provider.name, version);
+  const proof = canaryCheck(canaryOf(doc), install.install_id, provider.name, version);
   const outcome = await provider.destroy(version, proof, options);
   const advice = `${await backupsNote(context, doc)}; ${outcome.advice}`;
   return { version, outcome: "destroyed", ...outcome, advice, scanned: scanned && scannedOf(scanned) };
@@ -204,7 +206,7 @@ async function refuseWhileUsed(context: Context, doc: VersionDoc, { versions }: 
   const version = doc._id;
   const active = versions.find(({ state }) => state === "active")?._id;
   const fields = await readFields(context.store);
-  const unknown = (await takeCensus(context.store, fields)).find((row) => !isVersion(row));
+  const unknown = (await countVersions(context.store, fields)).find((row) => !isVersion(row));
   if (unknown !== undefined) {
     throw new KekError(
       "refused",
@@ -242,7 +244,7 @@ async function proveUnreachable(context: Context, version: number, wait: (messag
   if (unfenced.length > 0) unfenced = await fenceAgain(context, fields, version, wait);
   if (unfenced.length > 0) {
     const apart = await lateWriteMs(context);
-    wait(`no fence on ${unfenced.join(", ")}: the census is taken twice, ${Math.round(apart / 1000)} s apart`);
+    wait(`no fence on ${unfenced.join(", ")}: the records are counted twice, ${Math.round(apart / 1000)} s apart`);
     await refuseIfCounted(context, fields, version);
     await new Promise((resolve) => setTimeout(resolve, apart));
   }
@@ -259,7 +261,7 @@ async function fenceAgain(
   const doc = await newestRotation(store);
   if (doc === undefined || isOpen(doc)) return fields.map((field) => field.collection);
   const versions = [...new Set([...doc.fence.versions, version])].sort((a, b) => a - b);
-  await setFence(store, fields, doc.fence, versions, fenceRecorder(store, auditor, doc), tell);
+  await setWriteFence(store, fields, doc.fence, versions, fenceRecorder(store, auditor, doc), tell);
   return await unfencedCollections(store, fields, version);
 }
 

@@ -1,24 +1,24 @@
 import { collectGarbage } from "../config/memory.ts";
-import { RESTORE } from "../envelope/not_envelope.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
+import type { FailedRecord, FieldCount, FieldDoc, PacePoint, RotationDoc } from "../protocol/documents.ts";
+import { reverseCommand } from "../protocol/next_steps.ts";
+import { RESTORE } from "../protocol/stale_envelopes.ts";
 import { thinned } from "../status/pace.ts";
-import { reverseCommand } from "../status/ways_on.ts";
 import { note } from "../store/audit_log.ts";
-import { countAt } from "../store/census.ts";
 import { readCollections } from "../store/collections.ts";
-import type { FailedRecord, FieldCount, FieldDoc, PacePoint, RotationDoc } from "../store/documents.ts";
 import { fieldId, readFields } from "../store/fields.ts";
 import { wrapsAt } from "../store/records.ts";
 import { saveProgress } from "../store/rotation_records.ts";
+import { countAt } from "../store/version_counts.ts";
 import { ensureIndex, indexError } from "../store/version_index.ts";
 import { reserveWraps } from "../store/versions.ts";
 import { batchLimitMs, type Context, type Reporter } from "./context.ts";
-import { type Lane, type Lanes, laneError } from "./lanes.ts";
 import type { LeaseKeeper } from "./lease.ts";
-import { Patience } from "./patience.ts";
-import { LISTED, RewrapTally } from "./rewrap_tally.ts";
-import { Yielding, type YieldingOptions } from "./yielding.ts";
+import { RetryPolicy } from "./retry_policy.ts";
+import { LISTED, RewrapProgress } from "./rewrap_progress.ts";
+import { type RewrapWorker, type RewrapWorkers, workerError } from "./rewrap_workers.ts";
+import { Throttle, type ThrottleOptions } from "./throttle.ts";
 
 const WRAPS_BLOCK = 10_000;
 const REPORT_MS = 500;
@@ -32,12 +32,12 @@ const BLOCKED_MS = 1000;
 export class Rewrapper {
   readonly #context: Context;
   readonly #lease: LeaseKeeper;
-  readonly #lanes: Lanes;
+  readonly #workers: RewrapWorkers;
   readonly #rotation: RotationDoc;
   readonly #reporter: Reporter;
-  readonly #yielding: Yielding;
-  readonly #patience: Patience;
-  readonly #tally: RewrapTally;
+  readonly #throttle: Throttle;
+  readonly #retryPolicy: RetryPolicy;
+  readonly #progress: RewrapProgress;
   readonly #audited = new Set<string>();
   #fields: FieldDoc[] = [];
   #reserved = 0;
@@ -52,54 +52,54 @@ export class Rewrapper {
   constructor(
     context: Context,
     lease: LeaseKeeper,
-    lanes: Lanes,
+    workers: RewrapWorkers,
     rotation: RotationDoc,
-    options: YieldingOptions,
+    options: ThrottleOptions,
     reporter: Reporter,
   ) {
     this.#context = context;
     this.#lease = lease;
-    this.#lanes = lanes;
+    this.#workers = workers;
     this.#rotation = rotation;
     this.#reporter = reporter;
-    this.#yielding = new Yielding(context, lanes, options, reporter);
-    this.#patience = new Patience(reporter);
-    this.#tally = new RewrapTally(rotation);
-    this.#summaryDone = this.#tally.done;
+    this.#throttle = new Throttle(context, workers, options, reporter);
+    this.#retryPolicy = new RetryPolicy(reporter);
+    this.#progress = new RewrapProgress(rotation);
+    this.#summaryDone = this.#progress.done;
     this.#pace = rotation.pace ?? [];
   }
 
   /** Records moved since the rotation began, by whichever coordinator. */
   get done(): number {
-    return this.#tally.done;
+    return this.#progress.done;
   }
 
   /**
-   * Repeats passes until the census of the old version is zero.
+   * Repeats passes until the version counts of the old version is zero.
    * @throws KekError `incomplete` when only records are left that cannot be rewrapped; they are named in the rotation.
    */
   async toZero(): Promise<void> {
     for (;;) {
       this.#lease.check();
       try {
-        if ((await this.census()) === 0) break;
+        if ((await this.countRemaining()) === 0) break;
         const moved = await this.#pass();
-        const left = await this.census();
+        const left = await this.countRemaining();
         if (left === 0) break;
-        if (moved === 0 && left <= this.#tally.failures) throw await this.#incomplete();
+        if (moved === 0 && left <= this.#progress.failures) throw await this.#incomplete();
         if (moved === 0) await pause(BACKOFF_MS);
       } catch (thrown) {
-        await this.#patience.waitOut(thrown, this.#tally.done);
+        await this.#retryPolicy.waitBeforeRetry(thrown, this.#progress.done);
       }
     }
     await this.#summary();
   }
 
   /**
-   * Counts what is left at the old version in every registered field; the registry is read anew. Waits while an index stands in the
+   * Counts what is left at the old version in every registered field; the registry is read again. Waits while an index stands in the
    * way of one that can be counted by: whoever put it there can take it away.
    */
-  async census(): Promise<number> {
+  async countRemaining(): Promise<number> {
     const { store } = this.#context;
     for (;;) {
       this.#fields = await readFields(store);
@@ -120,7 +120,7 @@ export class Rewrapper {
     );
     let left = 0;
     for (const field of this.#fields) {
-      const count = this.#tally.of(field);
+      const count = this.#progress.of(field);
       const uuid = collections.find(({ name }) => name === field.collection)?.uuid;
       if (count.uuid === undefined && uuid !== undefined) count.uuid = uuid;
       count.remaining = await countAt(store, field, this.#rotation.from);
@@ -131,17 +131,17 @@ export class Rewrapper {
 
   /** The counts as they stand, by field. */
   get counts(): FieldCount[] {
-    return this.#tally.rows();
+    return this.#progress.rows();
   }
 
   /** Leaves the counts in the rotation's document, also when it was cancelled. */
   async save(): Promise<void> {
     this.#savedAt = performance.now();
     const progress = {
-      fields: this.#tally.rows(),
-      failed: this.#tally.listed,
+      fields: this.#progress.rows(),
+      failed: this.#progress.listed,
       pace: this.#pace,
-      done: this.#tally.done,
+      done: this.#progress.done,
     };
     const saved = await saveProgress(this.#context.store, this.#lease.held, progress);
     if (saved !== undefined) this.#pace = thinned(saved);
@@ -151,39 +151,39 @@ export class Rewrapper {
 
   /** @returns how many records it moved. */
   async #pass(): Promise<number> {
-    const before = this.#tally.done;
-    this.#tally.forgetFailures();
+    const before = this.#progress.done;
+    this.#progress.forgetFailures();
     for (const field of this.#fields) {
-      if (this.#tally.of(field).remaining > 0) await this.#passField(field);
+      if (this.#progress.of(field).remaining > 0) await this.#passField(field);
     }
-    return this.#tally.done - before;
+    return this.#progress.done - before;
   }
 
-  /** The next batch is read while the lanes are at work on those before it. */
+  /** The next batch is read while the workers are at work on those before it. */
   async #passField(field: FieldDoc): Promise<void> {
-    const { batchSize } = this.#yielding;
-    const portions = wrapsAt(this.#context.store, field, this.#rotation.from, batchSize, () => this.#yielding.portion);
+    const { batchSize } = this.#throttle;
+    const portions = wrapsAt(this.#context.store, field, this.#rotation.from, batchSize, () => this.#throttle.portion);
     const flying = new Set<Promise<void>>();
     let failure: unknown;
     try {
       for await (const { count, bytes, asked } of portions) {
-        if (asked) this.#yielding.read();
-        await this.#yielding.take(count, field.collection);
+        if (asked) this.#throttle.read();
+        await this.#throttle.take(count, field.collection);
         await this.#reserve(count);
-        const lane = await this.#lanes.take();
+        const worker = await this.#workers.take();
         if (failure !== undefined || this.#lease.ended) {
-          this.#lanes.give(lane);
+          this.#workers.give(worker);
           break;
         }
         const began = performance.now();
-        const batch: Promise<void> = this.#batch(lane, field, bytes)
+        const batch: Promise<void> = this.#batch(worker, field, bytes)
           .catch((thrown) => {
             failure ??= thrown;
           })
           .finally(async () => {
-            const restMs = this.#yielding.restAfter(performance.now() - began);
+            const restMs = this.#throttle.restAfter(performance.now() - began);
             if (restMs > 0 && failure === undefined && !this.#lease.ended) await pause(restMs);
-            this.#lanes.give(lane);
+            this.#workers.give(worker);
             flying.delete(batch);
           });
         flying.add(batch);
@@ -197,17 +197,17 @@ export class Rewrapper {
     this.#lease.check();
   }
 
-  async #batch(lane: Lane, { collection, path }: FieldDoc, bytes: Uint8Array): Promise<void> {
+  async #batch(worker: RewrapWorker, { collection, path }: FieldDoc, bytes: Uint8Array): Promise<void> {
     const { from, to } = this.#rotation;
     const limitMs = batchLimitMs(this.#context.config);
-    const result = await lane.run({ kind: "rewrap", field: { collection, path }, from, to, bytes, limitMs });
-    this.#tally.moved({ collection, path }, result.done);
+    const result = await worker.run({ kind: "rewrap", field: { collection, path }, from, to, bytes, limitMs });
+    this.#progress.moved({ collection, path }, result.done);
     for (const { id, reason } of result.failed) await this.#fail({ field: fieldId({ collection, path }), id, reason });
-    if (result.fault !== undefined) throw laneError(result.fault);
+    if (result.fault !== undefined) throw workerError(result.fault);
   }
 
   async #fail(record: FailedRecord): Promise<void> {
-    this.#tally.fail(record);
+    this.#progress.fail(record);
     const key = `${record.field} ${record.id}`;
     if (this.#audited.has(key) || this.#audited.size === LISTED) return;
     this.#audited.add(key);
@@ -224,7 +224,7 @@ export class Rewrapper {
         crashPoint("wraps.reserved");
       }
     } catch (thrown) {
-      throw thrown instanceof KekError && thrown.code === "wraps_exhausted" ? this.#exhausted(thrown) : thrown;
+      throw thrown instanceof KekError && thrown.code === "wrap_limit_reached" ? this.#exhausted(thrown) : thrown;
     }
     this.#reserved -= count;
   }
@@ -242,7 +242,7 @@ export class Rewrapper {
     const now = performance.now();
     if (now - this.#reportedAt > REPORT_MS) {
       this.#reportedAt = now;
-      this.#reporter.progress(this.#tally.progress());
+      this.#reporter.progress(this.#progress.progress());
     }
     if (now - this.#savedAt > SAVE_MS) await this.save();
     if (now - this.#collectedAt > COLLECT_MS) {
@@ -261,7 +261,7 @@ export class Rewrapper {
 
   async #summary(): Promise<void> {
     this.#summaryAt = performance.now();
-    const { done, remaining, failures } = this.#tally;
+    const { done, remaining, failures } = this.#progress;
     if (done === this.#summaryDone) return;
     await this.#note("rotation.progress", { rewrapped: done - this.#summaryDone, remaining, failed: failures });
     this.#summaryDone = done;
@@ -274,7 +274,7 @@ export class Rewrapper {
   async #incomplete(): Promise<KekError> {
     await this.save();
     await this.#summary();
-    const { failures, listed } = this.#tally;
+    const { failures, listed } = this.#progress;
     const [first] = listed;
     const { from, to } = this.#rotation;
     const what = failures === 1 ? "1 record cannot be rewrapped" : `${failures} records cannot be rewrapped`;

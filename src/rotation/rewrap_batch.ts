@@ -2,12 +2,12 @@ import type { FieldName } from "../config/config.ts";
 import { dekAadOf } from "../envelope/aad.ts";
 import { type ProjectedWrap, projectedWrapReader } from "../envelope/projected_wrap.ts";
 import { idBsonOf, idTextOf, splitDocuments } from "../envelope/raw_record.ts";
-import { isTheRecordsFault, reasonOf } from "../envelope/record_fault.ts";
+import { isRecordError, reasonOf } from "../envelope/record_fault.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { type ErrorCode, KekError, messageOf } from "../errors/errors.ts";
 import type { Provider } from "../providers/provider.ts";
-import { isTransient } from "../store/failures.ts";
 import type { LeaseEnd } from "../store/lease_end.ts";
+import { isTransient } from "../store/mongodb_errors.ts";
 import { applyRewraps } from "../store/records.ts";
 import type { Rewrap } from "../store/rewrap_statement.ts";
 import type { Store } from "../store/store.ts";
@@ -61,7 +61,7 @@ export async function rewrapBatch(
       const newWrap = await provider.rewrap(oldWrap, under(from, fromAad), under(to, toAad));
       rewraps.push({ idBson, oldWrap, newWrap });
     } catch (thrown) {
-      if (!isTheRecordsFault(thrown)) throw thrown;
+      if (!isRecordError(thrown)) throw thrown;
       failed.push({ id: idTextOf(idBsonOf(raw)), reason: reasonOf(thrown) });
     }
   };
@@ -82,7 +82,7 @@ export async function rewrapBatch(
 }
 
 export function batchFault(thrown: unknown): BatchFault {
-  const code = isTransient(thrown) ? "mongodb_away" : thrown instanceof KekError ? thrown.code : "unexpected";
+  const code = isTransient(thrown) ? "mongodb_unavailable" : thrown instanceof KekError ? thrown.code : "unexpected";
   return { message: messageOf(thrown), code };
 }
 

@@ -3,41 +3,41 @@ import { parentPort, workerData } from "node:worker_threads";
 import { crashPointAsked } from "../config/environment.ts";
 import { collectGarbage } from "../config/memory.ts";
 import { armCrashPoint } from "../errors/crash_point.ts";
-import { proofOf } from "../providers/canary.ts";
+import { canaryCheck } from "../providers/canary.ts";
 import { makeProvider } from "../providers/registry.ts";
 import { LeaseEnd } from "../store/lease_end.ts";
 import { LoginRegister } from "../store/logins.ts";
 import { openStore } from "../store/store.ts";
-import type { LaneData, LaneReply, LaneRequest } from "./lanes.ts";
 import { openBatch } from "./open_batch.ts";
 import { batchFault, rewrapBatch } from "./rewrap_batch.ts";
+import type { WorkerReply, WorkerRequest, WorkerSettings } from "./rewrap_workers.ts";
 
-/** A lane: a worker thread with a connection and a provider of its own. It does the batches it is given and never decides. */
+/** A worker: a worker thread with a connection and a provider of its own. It does the batches it is given and never decides. */
 
 const port = parentPort;
 if (port === null) throw new Error("rewrap_worker is started by lanes.ts, not by hand");
 armCrashPoint(crashPointAsked());
-const { database, provider: config, installId, keys, lease } = workerData as LaneData;
+const { database, provider: config, installId, keys, lease } = workerData as WorkerSettings;
 
-/** A batch has limits of its own in MongoDB, of at most 10 s each; a lane that waits for longer waits for nobody. */
+/** A batch has limits of its own in MongoDB, of at most 10 s each; a worker that waits for longer waits for nobody. */
 const LATE_MS = 30_000;
 /** Records of batches, after which what they left is collected: most of it lies outside the heap that the runtime looks at. */
 const COLLECT_EVERY = 4000;
 
 const opened = (async () => {
-  const store = await openStore(database, { appName: "certautopilot lane", poolSize: 1, socketMs: LATE_MS });
+  const store = await openStore(database, { appName: "certautopilot worker", poolSize: 1, socketMs: LATE_MS });
   const provider = makeProvider(config, new LoginRegister(store, true));
   // The threads of an HSM's sessions would inherit it: they mostly wait, and one that wakes late leaves the token idle.
   if (provider.computes) comeAfterServices();
   for (const key of keys) {
-    await provider.load(key.version, proofOf(key, installId, provider.name, key.version));
+    await provider.load(key.version, canaryCheck(key, installId, provider.name, key.version));
   }
   return { store, provider };
 })();
 
 let sinceCollected = 0;
 
-async function answer({ seq, job }: LaneRequest): Promise<LaneReply> {
+async function answer({ seq, job }: WorkerRequest): Promise<WorkerReply> {
   if (sinceCollected > COLLECT_EVERY) {
     sinceCollected = 0;
     collectGarbage();
@@ -65,7 +65,7 @@ opened.then(
   () => port.postMessage("ready"),
   (thrown) => port.postMessage({ seq: 0, error: batchFault(thrown) }),
 );
-port.on("message", (request: LaneRequest | "close") => {
+port.on("message", (request: WorkerRequest | "close") => {
   if (request === "close") {
     close()
       .catch(() => undefined)

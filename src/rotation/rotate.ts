@@ -1,19 +1,19 @@
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
 import { ensureCollections } from "../fleet/install_start.ts";
-import type { Problem } from "../fleet/readiness.ts";
+import type { RotationDoc, VersionDoc } from "../protocol/documents.ts";
+import type { Member } from "../protocol/member.ts";
+import type { Problem } from "../protocol/problem.ts";
+import type { Plan } from "../protocol/rotation_plan.ts";
+import type { VersionCount } from "../protocol/version_count.ts";
 import { note } from "../store/audit_log.ts";
-import type { CensusRow } from "../store/census.ts";
-import type { RotationDoc, VersionDoc } from "../store/documents.ts";
 import type { FieldFacts } from "../store/field_facts.ts";
-import type { Member } from "../store/heartbeats.ts";
 import type { WatchedLease } from "../store/rotations.ts";
 import { acquire, awaitFreeLease } from "./acquire.ts";
 import { assessRotation, type RotationRequest } from "./assessment.ts";
 import type { Context, Reporter } from "./context.ts";
 import { Coordinator, type CoordinatorOptions, type RotationSummary } from "./coordinator.ts";
 import { evictNamed, nobodyToEvict, notEvicted } from "./named_evictions.ts";
-import type { Plan } from "./plan.ts";
 import { refusal } from "./refusal.ts";
 
 /** `kek rotate`: from what the operator wants to a coordinator that runs, or a refusal that names every reason. */
@@ -28,7 +28,7 @@ export interface Prepared {
   /** Whom `runRotation` takes off the roster first. */
   evict: Member[];
   fields: FieldFacts;
-  census: CensusRow[];
+  versionCounts: VersionCount[];
   /** The open rotation's lease, where only the clock of this host says that it is over. */
   watched: WatchedLease | undefined;
 }
@@ -40,11 +40,15 @@ export interface Prepared {
 export async function prepareRotation(context: Context, options: RotateOptions, reporter: Reporter): Promise<Prepared> {
   const { store, config } = context;
   await ensureCollections(store);
-  const { plan, state, roster, named, fields, census, problems } = await assessRotation(context, options, reporter);
+  const { plan, state, roster, named, fields, versionCounts, problems } = await assessRotation(
+    context,
+    options,
+    reporter,
+  );
   if (plan.kind === "refuse") throw await refuse(context, options, problems);
   let watched: WatchedLease | undefined;
   const [unmet] = named.unmet;
-  if (plan.kind === "start" || plan.kind === "mend") {
+  if (plan.kind === "start" || plan.kind === "repair") {
     if (unmet !== undefined) throw await refuse(context, options, [notEvicted(unmet, config.fleet)]);
   } else {
     for (const each of named.unmet) reporter.note(nobodyToEvict(each));
@@ -52,7 +56,7 @@ export async function prepareRotation(context: Context, options: RotateOptions, 
     watched = await awaitFreeLease(context, open, reporter);
   }
   if (problems.length > 0) throw await refuse(context, options, problems);
-  return { plan, versions: state.versions, roster, evict: named.silent, fields, census, watched };
+  return { plan, versions: state.versions, roster, evict: named.silent, fields, versionCounts, watched };
 }
 
 /**

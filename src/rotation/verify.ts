@@ -1,34 +1,36 @@
 import { KekError } from "../errors/errors.ts";
-import { loadProved } from "../fleet/keystore.ts";
-import { fleetProblems, type Problem } from "../fleet/readiness.ts";
-import { stanceOf } from "../fleet/stance.ts";
-import { wrapWarnings, writable } from "../fleet/wrap_limit.ts";
+import { loadVerified } from "../fleet/key_loader.ts";
+import type { RotationDoc, VersionDoc } from "../protocol/documents.ts";
+import { keyPolicyOf } from "../protocol/key_policy.ts";
+import type { Member } from "../protocol/member.ts";
+import { nextSteps } from "../protocol/next_steps.ts";
+import { isOpen } from "../protocol/phases.ts";
+import type { BackupCheck } from "../protocol/preflight.ts";
+import type { Problem } from "../protocol/problem.ts";
+import { fleetProblems } from "../protocol/readiness.ts";
+import type { Plan } from "../protocol/rotation_plan.ts";
+import type { VersionCount } from "../protocol/version_count.ts";
+import { wrapWarnings, writable } from "../protocol/wrap_limit.ts";
 import type { Capability } from "../providers/provider.ts";
-import { isLed } from "../status/health.ts";
+import { judgeFacts } from "../status/findings.ts";
+import { isLed } from "../status/fleet_findings.ts";
 import { readCounts, readFacts } from "../status/read_status.ts";
-import { findingsOf } from "../status/reasons.ts";
-import { ways } from "../status/ways_on.ts";
 import { audited } from "../store/audit_log.ts";
-import type { CensusRow } from "../store/census.ts";
-import type { RotationDoc, VersionDoc } from "../store/documents.ts";
-import { type Member, readRoster } from "../store/heartbeats.ts";
+import { readRoster } from "../store/heartbeats.ts";
 import { type KekState, readState } from "../store/state.ts";
-import { isOpen } from "../store/state_rules.ts";
 import { serverNow } from "../store/store.ts";
 import { markBackupVerified } from "../store/versions.ts";
 import { assessRotation } from "./assessment.ts";
 import type { Context } from "./context.ts";
-import type { Plan } from "./plan.ts";
-import type { BackupCheck } from "./preflight.ts";
 
-/** `kek verify`: reads everything, changes nothing (but the mark that a backup was proved). */
+/** `kek verify`: reads everything, changes nothing (but the mark that a backup was verified). */
 
 export interface Verification {
   ready: boolean;
   target: number | undefined;
   active: number | undefined;
   processes: Member[];
-  census: CensusRow[];
+  versionCounts: VersionCount[];
   problems: Problem[];
   /** What is no problem yet. */
   warnings: Problem[];
@@ -71,7 +73,7 @@ export async function verifyTarget(context: Context, { target, from, backup }: T
     target,
     active,
     processes: await readRoster(store),
-    census: [],
+    versionCounts: [],
     problems,
     warnings: wrapWarnings(doc === undefined ? [] : [doc]),
     rotation: openOf(state),
@@ -83,15 +85,15 @@ export async function verifyTarget(context: Context, { target, from, backup }: T
 export async function verifyInstall(context: Context): Promise<Verification> {
   const { store, install, config, provider } = context;
   const facts = await readFacts(store, install, config, async (_, at) => ({ ...(await readCounts(store)), at }));
-  const { state, roster, census } = facts;
-  const { urgent, due } = findingsOf(facts);
+  const { state, roster, versionCounts } = facts;
+  const { urgent, due } = judgeFacts(facts);
   const problems = [...(await canaryProblems(context, state, keysInUse(state))), ...urgent];
   return {
     ready: problems.length === 0,
     target: undefined,
     active: activeOf(state),
     processes: roster,
-    census: census.rows,
+    versionCounts: versionCounts.rows,
     problems,
     warnings: [...(await missingKeys(context, state)), ...due],
     rotation: openOf(state),
@@ -107,7 +109,7 @@ export async function verifyInstall(context: Context): Promise<Verification> {
 export async function verifyBackup(context: Context, file: string): Promise<{ versions: number[]; unknown: number[] }> {
   const { store, provider, install, auditor } = context;
   const copy = provider.overCopy(file);
-  const proved: VersionDoc[] = [];
+  const verified: VersionDoc[] = [];
   let unknown: number[] = [];
   try {
     const { versions, rotation } = await readState(store);
@@ -115,18 +117,18 @@ export async function verifyBackup(context: Context, file: string): Promise<{ ve
     const needed = writable(versions, rotation);
     unknown = held.filter((version) => !versions.some(({ _id }) => _id === version));
     for (const doc of versions.filter(({ state }) => state !== "destroyed")) {
-      // A version that was left need not be in the copy; one that is there is proved, for the way back to it.
+      // A version that was left need not be in the copy; one that is there is verified, for the reverse rotation to it.
       if (!held.includes(doc._id) && !needed.includes(doc)) continue;
       if (!held.includes(doc._id)) throw notInCopy(file, doc._id);
-      await loadProved(copy, install.install_id, doc);
-      proved.push(doc);
+      await loadVerified(copy, install.install_id, doc);
+      verified.push(doc);
     }
   } finally {
     await copy.close();
   }
-  const versions = proved.map(({ _id }) => _id);
+  const versions = verified.map(({ _id }) => _id);
   const marked = await audited(store, auditor, async (session) => {
-    for (const doc of proved) if (!(await markBackupVerified(store, session, doc))) return undefined;
+    for (const doc of verified) if (!(await markBackupVerified(store, session, doc))) return undefined;
     return [{ event: "version.backup_verified", data: { versions }, result: true }];
   });
   if (marked !== undefined) return { versions, unknown };
@@ -140,13 +142,13 @@ async function ledByAnother({ store }: Context, plan: Exclude<Plan, { kind: "ref
   const open = plan.kind === "resume" ? plan.rotation : plan.kind === "reverse" ? plan.replaces : undefined;
   if (open === undefined || !isLed(open, await serverNow(store))) return [];
   const message = `the rotation ${open.from} → ${open.to} is run by ${open.lease?.owner}`;
-  return [{ code: "rotation", message, hint: nextSteps(open) }];
+  return [{ code: "rotation", message, hint: openRotationHint(open) }];
 }
 
-function nextSteps(open: RotationDoc): string {
+function openRotationHint(open: RotationDoc): string {
   return [
     "follow it: certautopilot kek status --watch",
-    ...ways(open, true).map(({ does, command }) => `${does}: ${command}`),
+    ...nextSteps(open, true).map(({ does, command }) => `${does}: ${command}`),
   ].join("  or ");
 }
 
@@ -176,12 +178,12 @@ async function canaryProblems(context: Context, state: KekState, needed: Version
   const problems: Problem[] = [];
   const held = await provider.available(state.versions.map(({ _id }) => _id));
   if (provider.staging === "by_init") {
-    const readable = stanceOf(state.versions, state.rotation)?.readable ?? [];
+    const readable = keyPolicyOf(state.versions, state.rotation)?.readable ?? [];
     for (const { _id: version, state: use } of needed.filter((doc) => !held.includes(doc._id))) {
       const why = readable.includes(version)
         ? "which records need"
         : use === "retired"
-          ? "which a way back would need"
+          ? "which a reverse rotation would need"
           : "which was made for a rotation to come";
       problems.push({
         code: "canary",
@@ -192,7 +194,7 @@ async function canaryProblems(context: Context, state: KekState, needed: Version
   }
   for (const doc of state.versions.filter(({ _id, state }) => state !== "destroyed" && held.includes(_id))) {
     try {
-      await loadProved(provider, install.install_id, doc);
+      await loadVerified(provider, install.install_id, doc);
     } catch (thrown) {
       if (!(thrown instanceof KekError)) throw thrown;
       problems.push({ code: "canary", message: `this command: ${thrown.message}`, hint: thrown.hint });
@@ -205,7 +207,7 @@ async function canaryProblems(context: Context, state: KekState, needed: Version
 async function missingKeys({ provider }: Context, { versions, rotation }: KekState): Promise<Problem[]> {
   if (provider.staging === "by_init") return [];
   const held = await provider.held();
-  return (stanceOf(versions, rotation)?.readable ?? [])
+  return (keyPolicyOf(versions, rotation)?.readable ?? [])
     .filter((version) => !held.includes(version))
     .map((version) => ({
       code: "canary",
@@ -216,7 +218,7 @@ async function missingKeys({ provider }: Context, { versions, rotation }: KekSta
 
 /** What a whole backup of the keys must open: what records are under, and what is to be written under. */
 function keysInUse({ versions, rotation }: KekState): VersionDoc[] {
-  const readable = stanceOf(versions, rotation)?.readable ?? [];
+  const readable = keyPolicyOf(versions, rotation)?.readable ?? [];
   const wanted = writable(versions, rotation);
   return versions.filter((doc) => readable.includes(doc._id) || wanted.includes(doc));
 }

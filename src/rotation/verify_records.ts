@@ -1,10 +1,9 @@
 import { collectGarbage } from "../config/memory.ts";
 import { exactId, idBsonOf, idTextOf, splitDocuments } from "../envelope/raw_record.ts";
 import { rfc3339 } from "../errors/errors.ts";
-import { loadProved } from "../fleet/keystore.ts";
-import { movableStrays, type StrayVersion } from "../status/strays.ts";
-import { takeCensus } from "../store/census.ts";
-import type { FieldDoc, VersionDoc } from "../store/documents.ts";
+import { loadVerified } from "../fleet/key_loader.ts";
+import type { FieldDoc, VersionDoc } from "../protocol/documents.ts";
+import { repairableVersions, type StaleVersion } from "../protocol/stale_envelopes.ts";
 import { fieldId, readFields } from "../store/fields.ts";
 import { envelopesOf, idsAt } from "../store/records.ts";
 import { type KekState, readState } from "../store/state.ts";
@@ -16,13 +15,14 @@ import {
   saveVerification,
   type VerificationDoc,
 } from "../store/verifications.ts";
+import { countVersions } from "../store/version_counts.ts";
 import { canaryOf } from "../store/versions.ts";
 import type { Context } from "./context.ts";
-import { type Lane, Lanes } from "./lanes.ts";
 import type { BatchResult } from "./rewrap_batch.ts";
-import { LISTED, type OpeningProgress, VerifyTally } from "./verify_tally.ts";
+import { type RewrapWorker, RewrapWorkers } from "./rewrap_workers.ts";
+import { LISTED, type OpeningProgress, VerifyProgress } from "./verify_progress.ts";
 
-/** `kek verify --records`: opens every envelope, wrap and payload, in the lanes that a rotation uses. Changes no record. */
+/** `kek verify --records`: opens every envelope, wrap and payload, in the workers that a rotation uses. Changes no record. */
 
 export interface RecordsReport {
   records: number;
@@ -31,9 +31,9 @@ export interface RecordsReport {
   /** The first of those that do not open. */
   bad: BadRecord[];
   /** Envelopes of versions that nothing is at any more: they open, and a rotation to the active version moves them. */
-  strays: StrayVersion[];
+  stale_envelopes: StaleVersion[];
   /** The first of them by name. */
-  stray_records: { collection: string; path: string; id: string; version: number }[];
+  stale_records: { collection: string; path: string; id: string; version: number }[];
   /** When the run began whose findings these are, if this one went on with it; RFC 3339. */
   resumed: string | null;
 }
@@ -41,7 +41,7 @@ export interface RecordsReport {
 export interface VerifyRecordsOptions {
   concurrency: number;
   /** Begin at the first record, whatever an earlier run had come to. */
-  anew: boolean;
+  restart: boolean;
 }
 
 export interface RecordsReporter {
@@ -64,35 +64,35 @@ export async function verifyRecords(
 ): Promise<RecordsReport> {
   const { store, config, install, provider } = context;
   const [state, fields] = await Promise.all([readState(store), readFields(store)]);
-  const census = await takeCensus(store, fields);
-  const total = census.reduce((sum, row) => sum + row.count, 0);
+  const versionCounts = await countVersions(store, fields);
+  const total = versionCounts.reduce((sum, row) => sum + row.count, 0);
   // Without the key of every version that envelopes are at, nothing would be learnt about the records.
   const used = state.versions.filter(
-    (doc) => doc.state !== "destroyed" && census.some((row) => row.version === String(doc._id)),
+    (doc) => doc.state !== "destroyed" && versionCounts.some((row) => row.version === String(doc._id)),
   );
-  for (const doc of used) await loadProved(provider, install.install_id, doc);
-  const earlier = options.anew ? undefined : await goOn(context, basisOf(state), reporter);
-  const tally = new VerifyTally(earlier ?? (await fresh(context, basisOf(state))), total);
+  for (const doc of used) await loadVerified(provider, install.install_id, doc);
+  const earlier = options.restart ? undefined : await goOn(context, basisOf(state), reporter);
+  const progress = new VerifyProgress(earlier ?? (await fresh(context, basisOf(state))), total);
   if (earlier !== undefined) {
     const { records, started_at } = earlier;
     reporter.note(
-      `resumed at ${records} of ${total} records: a verification that began at ${rfc3339(started_at)} had come so far (--anew begins at the first)`,
+      `resumed at ${records} of ${total} records: a verification that began at ${rfc3339(started_at)} had come so far (--restart begins at the first)`,
     );
   }
-  const lanes = await Lanes.open(await provider.recipes(options.concurrency), {
+  const workers = await RewrapWorkers.open(await provider.recipes(options.concurrency), {
     database: config.database,
     installId: install.install_id,
     keys: used.map((doc: VersionDoc) => ({ version: doc._id, ...canaryOf(doc) })),
     lease: undefined,
   });
-  const opener = new Opener(context, lanes, tally, reporter);
+  const opener = new Opener(context, workers, progress, reporter);
   try {
     await opener.openAll(fields);
   } finally {
-    await lanes.close();
+    await workers.close();
   }
   if (opener.mayBeSaved) await dropVerification(store, "records");
-  const { records, opened, failed, bad } = tally.doc;
+  const { records, opened, failed, bad } = progress.doc;
   const resumed = earlier === undefined ? null : rfc3339(earlier.started_at);
   return { records, opened, failed, bad, ...(await namedStrays(context, fields)), resumed };
 }
@@ -101,18 +101,18 @@ export async function verifyRecords(
 
 class Opener {
   readonly #context: Context;
-  readonly #lanes: Lanes;
-  readonly #tally: VerifyTally;
+  readonly #workers: RewrapWorkers;
+  readonly #progress: VerifyProgress;
   readonly #reporter: RecordsReporter;
   #mayBeSaved = true;
   #savedAt = performance.now();
   #reportedAt = 0;
   #collectedAt = performance.now();
 
-  constructor(context: Context, lanes: Lanes, tally: VerifyTally, reporter: RecordsReporter) {
+  constructor(context: Context, workers: RewrapWorkers, progress: VerifyProgress, reporter: RecordsReporter) {
     this.#context = context;
-    this.#lanes = lanes;
-    this.#tally = tally;
+    this.#workers = workers;
+    this.#progress = progress;
     this.#reporter = reporter;
   }
 
@@ -123,15 +123,15 @@ class Opener {
 
   async openAll(fields: FieldDoc[]): Promise<void> {
     // Asked at the start: whoever cannot save a position must know it before hours of work. A position that is not used is dropped.
-    if (this.#tally.doc.records > 0) await this.#save();
+    if (this.#progress.doc.records > 0) await this.#save();
     else this.#permitted(await dropVerification(this.#context.store, "records"));
-    const { at } = this.#tally.doc;
+    const { at } = this.#progress.doc;
     // There is one position: the field that an earlier run was in comes before those that were registered since.
     const ordered = [...fields.filter((field) => fieldId(field) === at?.field), ...fields];
     for (const field of ordered) {
-      if (this.#tally.doc.done.includes(fieldId(field))) continue;
+      if (this.#progress.doc.done.includes(fieldId(field))) continue;
       await this.#openField(field);
-      this.#tally.finished(field);
+      this.#progress.finished(field);
     }
   }
 
@@ -142,21 +142,21 @@ class Opener {
     const count = () => {
       while (flying[0]?.result !== undefined) {
         const { lastId, result } = flying.shift() as { lastId: Uint8Array; result: BatchResult };
-        this.#tally.add(field, result, lastId);
+        this.#progress.add(field, result, lastId);
       }
     };
-    const after = this.#tally.after(field);
+    const after = this.#progress.after(field);
     const position = after === undefined ? undefined : { id: exactId(after) };
     try {
       for await (const { bytes } of envelopesOf(this.#context.store, field, BATCH, position)) {
-        const lane = await this.#lanes.take();
+        const worker = await this.#workers.take();
         if (failure !== undefined) {
-          this.#lanes.give(lane);
+          this.#workers.give(worker);
           break;
         }
         const batch: (typeof flying)[number] = { lastId: lastIdOf(bytes), ended: Promise.resolve() };
         flying.push(batch);
-        batch.ended = this.#open(lane, field, bytes)
+        batch.ended = this.#open(worker, field, bytes)
           .then((result) => {
             batch.result = result;
           })
@@ -164,7 +164,7 @@ class Opener {
             failure ??= thrown;
           })
           .finally(() => {
-            this.#lanes.give(lane);
+            this.#workers.give(worker);
             count();
           });
         await this.#tell();
@@ -178,15 +178,15 @@ class Opener {
     throw failure;
   }
 
-  async #open(lane: Lane, { collection, path }: FieldDoc, bytes: Uint8Array): Promise<BatchResult> {
-    return await lane.run({ kind: "open", field: { collection, path }, bytes });
+  async #open(worker: RewrapWorker, { collection, path }: FieldDoc, bytes: Uint8Array): Promise<BatchResult> {
+    return await worker.run({ kind: "open", field: { collection, path }, bytes });
   }
 
   async #tell(): Promise<void> {
     const now = performance.now();
     if (now - this.#reportedAt > REPORT_MS) {
       this.#reportedAt = now;
-      this.#reporter.progress(this.#tally.progress());
+      this.#reporter.progress(this.#progress.progress());
     }
     if (now - this.#savedAt > SAVE_MS) await this.#save();
     if (now - this.#collectedAt > COLLECT_MS) {
@@ -197,7 +197,7 @@ class Opener {
 
   async #save(): Promise<void> {
     this.#savedAt = performance.now();
-    if (this.#mayBeSaved) this.#permitted(await saveVerification(this.#context.store, this.#tally.doc));
+    if (this.#mayBeSaved) this.#permitted(await saveVerification(this.#context.store, this.#progress.doc));
   }
 
   #permitted(permitted: boolean): void {
@@ -236,18 +236,18 @@ export function basisOf({ versions, rotation }: KekState): string {
   return `epoch ${rotation?.epoch ?? 0}; versions ${states}`;
 }
 
-/** Looked for at the end, from the index: what a rotation moves while this runs is no stray. */
+/** Looked for at the end, from the index: what a rotation moves while this runs is no stale envelope. */
 async function namedStrays({ store }: Context, fields: FieldDoc[]) {
-  const strays = movableStrays(await takeCensus(store, fields), await readState(store));
-  const named: RecordsReport["stray_records"] = [];
-  for (const { field, version } of strays) {
+  const stale_envelopes = repairableVersions(await countVersions(store, fields), await readState(store));
+  const named: RecordsReport["stale_records"] = [];
+  for (const { field, version } of stale_envelopes) {
     const { collection, path } = fields.find((doc) => fieldId(doc) === field) as FieldDoc;
     for (const raw of await idsAt(store, { collection, path }, version, LISTED - named.length)) {
       named.push({ collection, path, id: idTextOf(idBsonOf(raw)), version });
     }
     if (named.length >= LISTED) break;
   }
-  return { strays, stray_records: named };
+  return { stale_envelopes, stale_records: named };
 }
 
 function lastIdOf(bytes: Uint8Array): Uint8Array {

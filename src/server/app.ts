@@ -1,11 +1,11 @@
 import { Hono } from "hono";
-import type { Kek } from "../fleet/kek.ts";
+import type { FieldEncryption } from "../fleet/fleet_encryption.ts";
 import { type ApiOptions, apiOf } from "./api/api.ts";
 import { pageOf } from "./page/page.ts";
 import type { StatusFeed } from "./status_feed.ts";
 
 export interface Answers {
-  kek: Pick<Kek, "trouble" | "writeVersion">;
+  kek: Pick<FieldEncryption, "problem" | "writeVersion">;
   metrics: Hono;
   feed: StatusFeed;
   /** Names that browsers may know this server by. */
@@ -26,10 +26,10 @@ export function appOf({ kek, metrics, feed, hosts, api }: Answers): Hono {
   app.get("/healthz", (context) => context.json({ ok: true }));
   // It has acknowledged and may encrypt.
   app.get("/readyz", (context) => {
-    const { trouble } = kek;
-    return trouble === undefined
+    const { problem } = kek;
+    return problem === undefined
       ? context.json({ ready: true, write_version: kek.writeVersion ?? null })
-      : context.json({ ready: false, reason: trouble }, 503);
+      : context.json({ ready: false, reason: problem }, 503);
   });
   app.route("/", metrics);
   for (const path of ["/healthz", "/readyz", "/metrics"]) {

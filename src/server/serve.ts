@@ -1,7 +1,7 @@
 import type { Config } from "../config/config.ts";
 import { SILENT } from "../errors/log.ts";
-import { becomeMember, type KekOptions } from "../fleet/join.ts";
-import type { Kek } from "../fleet/kek.ts";
+import type { FieldEncryption } from "../fleet/fleet_encryption.ts";
+import { becomeMember, type FieldEncryptionOptions } from "../fleet/join.ts";
 import { StatusReader } from "../status/read_status.ts";
 import { auditTail } from "../store/audit_tail.ts";
 import type { ApiOptions } from "./api/api.ts";
@@ -19,13 +19,13 @@ import { listenOnSocket } from "./unix_socket.ts";
 /** The long-running process: a member of the fleet that shows the install, and encrypts for others if it is told to. */
 
 export interface Serving {
-  kek: Kek;
+  kek: FieldEncryption;
   address: string;
   stop(): Promise<void>;
 }
 
 /** Joins, listens, and returns once it is ready. @throws KekError when it may not serve, or cannot listen. */
-export async function serve(config: Config, options: Omit<KekOptions, "observe">): Promise<Serving> {
+export async function serve(config: Config, options: Omit<FieldEncryptionOptions, "observe">): Promise<Serving> {
   const { role = "library", log = SILENT } = options;
   const { host, port, hosts } = config.server;
   refuseOpenApi(config);

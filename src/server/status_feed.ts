@@ -1,7 +1,7 @@
 import { KekError } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
 import type { StatusView } from "../status/status_view.ts";
-import { explainMongo } from "../store/failures.ts";
+import { explainMongo } from "../store/mongodb_errors.ts";
 import { within } from "../store/store.ts";
 
 /** What was seen, and whether it can be seen now. */

@@ -36,7 +36,7 @@ export async function listenOnSocket(path: string, answer: Answer): Promise<List
     address: listener.address,
     async stop() {
       await listener.stop();
-      // Only ours: a process that came after this one may have made the path anew.
+      // Only ours: a process that came after this one may have made the path again.
       if (lstatSync(path, { throwIfNoEntry: false })?.ino === ino) unlinkSync(path);
     },
   };

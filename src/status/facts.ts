@@ -1,9 +1,9 @@
 import type { FleetTimes } from "../config/config.ts";
+import type { InstallDoc, RotationDoc } from "../protocol/documents.ts";
+import type { Member } from "../protocol/member.ts";
+import type { VersionCount } from "../protocol/version_count.ts";
 import type { AuditTail } from "../store/audit_tail.ts";
-import type { CensusRow } from "../store/census.ts";
-import type { InstallDoc, RotationDoc } from "../store/documents.ts";
 import type { FieldFacts } from "../store/field_facts.ts";
-import type { Member } from "../store/heartbeats.ts";
 import type { KekState } from "../store/state.ts";
 
 /** What was read of an install, before it is judged. */
@@ -12,7 +12,7 @@ export interface StatusFacts {
   install: InstallDoc;
   state: KekState;
   roster: Member[];
-  census: { rows: CensusRow[]; at: Date };
+  versionCounts: { rows: VersionCount[]; at: Date };
   fields: FieldFacts;
   /** Newest first. */
   history: RotationDoc[];

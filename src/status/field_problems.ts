@@ -1,9 +1,9 @@
-import { fences } from "../fleet/fence.ts";
-import { rejectingCollections, rejectionText } from "../fleet/fence_keeper.ts";
-import type { Problem } from "../fleet/readiness.ts";
-import type { CensusRow } from "../store/census.ts";
+import { rejectingCollections, rejectionText } from "../fleet/write_fence_setter.ts";
+import type { FieldCount, RotationDoc } from "../protocol/documents.ts";
+import type { Problem } from "../protocol/problem.ts";
+import type { VersionCount } from "../protocol/version_count.ts";
+import { fences } from "../protocol/write_fence.ts";
 import { collectionFault } from "../store/collections.ts";
-import type { FieldCount, RotationDoc } from "../store/documents.ts";
 import type { FieldFact, FieldFacts } from "../store/field_facts.ts";
 import { positionIn } from "../store/field_names.ts";
 import { fieldId } from "../store/fields.ts";
@@ -19,12 +19,16 @@ export function fieldProblems({ fields, unregistered }: FieldFacts): Problem[] {
  * Fields that had envelopes in the newest rotation and have none: renamed, dropped, or emptied by the application. No record says
  * which, so it is told to people; before a rotation settles, and before a key is destroyed, the whole database is read.
  */
-export function emptiedFields(facts: FieldFacts, census: CensusRow[], newest: RotationDoc | undefined): Problem[] {
+export function emptiedFields(
+  facts: FieldFacts,
+  versionCounts: VersionCount[],
+  newest: RotationDoc | undefined,
+): Problem[] {
   return facts.fields.flatMap(({ field, collection }) => {
     const id = fieldId(field);
     const before = newest?.fields.find((row) => row.field === id);
     const had = before === undefined ? 0 : before.done + before.remaining;
-    if (had === 0 || census.some((row) => row.field === id && row.count > 0)) return [];
+    if (had === 0 || versionCounts.some((row) => row.field === id && row.count > 0)) return [];
     const gone = collection === undefined;
     return [
       {
@@ -86,10 +90,10 @@ export function unfencedProblems(facts: FieldFacts, newest: RotationDoc | undefi
 }
 
 /** The rows that a rotation begins with: what was there, so that what is gone at its end is noticed. */
-export function firstCounts({ fields }: FieldFacts, census: CensusRow[], version: number): FieldCount[] {
+export function firstCounts({ fields }: FieldFacts, versionCounts: VersionCount[], version: number): FieldCount[] {
   return fields.map(({ field: name, collection }) => {
     const field = fieldId(name);
-    const row = census.find((each) => each.field === field && each.version === String(version));
+    const row = versionCounts.find((each) => each.field === field && each.version === String(version));
     const counts = { field, done: 0, remaining: row?.count ?? 0, failed: 0 };
     return collection?.uuid === undefined ? counts : { ...counts, uuid: collection.uuid };
   });

@@ -1,89 +1,76 @@
-import type { FleetTimes } from "../config/config.ts";
-import { leaseMsOf, type Problem } from "../fleet/readiness.ts";
-import { stanceOf } from "../fleet/stance.ts";
-import type { RotationDoc } from "../store/documents.ts";
-import { type Member, memberName } from "../store/heartbeats.ts";
-import type { KekState } from "../store/state.ts";
-import { isOpen } from "../store/state_rules.ts";
-import { waysOn } from "./ways_on.ts";
+import { PHASE_NAMES } from "../protocol/phases.ts";
+import { seconds } from "../util/duration.ts";
+import type { Finding, Health, RotationView } from "./status_view.ts";
 
-/** What is not as it should be, from the state and the roster alone: pure. */
+/** What a person wants to know first: is it well, what continues, what does it wait for? Pure. */
 
-/** A process whose declaration or write version is not what the state says. */
-export function driftProblems(roster: Member[], state: KekState): Problem[] {
-  const stance = stanceOf(state.versions, state.rotation);
-  if (stance === undefined) return [];
-  const { rotation } = state;
-  // Strays are brought back while everybody declares and writes what they did before.
-  const open = rotation !== undefined && isOpen(rotation) && rotation.mends !== true;
-  const expected = open ? [rotation.from, rotation.to] : [stance.write];
-  return roster.flatMap((member) => {
-    const found: Problem[] = [];
-    if (member.current_version !== null && !expected.includes(member.current_version)) {
-      found.push({
-        code: "declares_other",
-        message: `${memberName(member)} declares current version ${member.current_version}, and the install is at ${stance.write}`,
-        hint: `rotate to ${member.current_version}, or have it declare ${stance.write} again: CERTAUTOPILOT_ENCRYPTION_CURRENT_VERSION=${stance.write}`,
-        process: member._id,
-      });
-    }
-    if (member.write_version !== null && !expected.includes(member.write_version)) {
-      found.push({
-        code: "write_version",
-        message: `${memberName(member)} writes under version ${member.write_version}, and the install is at ${stance.write}`,
-        hint: "it has not seen the state for a while and fences itself; look at its log",
-        process: member._id,
-      });
-    }
-    return found;
-  });
+export interface HealthFacts {
+  writeVersion: number | undefined;
+  /** Those that have acknowledged: before that they do not serve. */
+  processes: number;
+  joining: number;
+  rotation: RotationView | null;
+  /** Records still at the version that the open rotation leaves. */
+  left: number;
+  findings: Finding[];
+  /** How many things must be done now, and soon: more than there are reasons, where those are gathered. */
+  urgent: number;
+  due: number;
 }
 
-/** Processes whose heart beats and that cannot do their work: the key is there and its token is away, or the state is not followed. */
-export function idleProblems(roster: Member[], state: KekState, now: Date, times: FleetTimes): Problem[] {
-  return roster.flatMap((member) => {
-    const leaseMs = leaseMsOf(member, times);
-    // Silence says it all.
-    if (member.age_ms > leaseMs) return [];
-    const add = (code: "key_trouble" | "behind", what: string, hint: string): Problem => {
-      return { code, message: `${memberName(member)} ${what}`, hint, process: member._id };
-    };
-    const { key_trouble: trouble } = member;
-    return [
-      ...(trouble == null
-        ? []
-        : [
-            add("key_trouble", `can neither encrypt nor decrypt: ${trouble}`, "see to the token; it goes on by itself"),
-          ]),
-      ...(isBehind(member, state, now, leaseMs)
-        ? [add("behind", "does not follow the state, and fences itself", "look at its log, and restart it")]
-        : []),
-    ];
-  });
+export function healthOf({
+  writeVersion,
+  processes,
+  joining,
+  rotation,
+  left,
+  findings,
+  urgent,
+  due,
+}: HealthFacts): Health {
+  const work = rotation === null ? undefined : workOf(rotation, left);
+  if (urgent > 0) {
+    const needs = `${urgent === 1 ? "1 thing needs" : `${urgent} things need`} attention`;
+    return { level: "problem", headline: work === undefined ? needs : `${needs}; ${work}`, findings };
+  }
+  const soon = due === 0 ? "" : `; ${due === 1 ? "1 thing is" : `${due} things are`} to be done soon`;
+  if (rotation !== null && work !== undefined) {
+    return { level: rotation.led ? "in_progress" : "action_due", headline: capital(work), findings };
+  }
+  if (processes === 0) {
+    const who = joining === 1 ? "the one there is has" : `the ${joining} there are have`;
+    return { level: "action_due", headline: `No process serves yet: ${who} not finished joining`, findings };
+  }
+  const fleet = processes === 1 ? "1 process serves and writes" : `${processes} processes serve and write`;
+  const headline = `Healthy: ${fleet} under KEK version ${writeVersion}${soon}`;
+  return { level: due > 0 ? "action_due" : "ok", headline, findings };
 }
 
-/** Whether a coordinator is at work on a rotation. */
-export function isLed({ state, lease }: Pick<RotationDoc, "state" | "lease">, now: Date): boolean {
-  return state === "running" && lease !== null && lease.owner !== null && lease.expires_at > now;
-}
-
-/** An open rotation that nobody leads stays as it is until an operator says how to go on. */
-export function unledRotation(rotation: RotationDoc | undefined, now: Date): Problem[] {
-  if (rotation === undefined || !isOpen(rotation) || isLed(rotation, now)) return [];
-  const { from, to, phase, state } = rotation;
-  const message = `the rotation ${from} → ${to} is unfinished (phase ${phase}, ${state}) and nobody leads it`;
-  return [{ code: "rotation", message, hint: waysOn(rotation) }];
+/** What an open rotation does just now, and for whom or how long it waits. @param left records at the version it leaves. */
+export function workOf(rotation: RotationView, left = rotation.remaining): string {
+  const { from, to, phase, state, led, repairs, awaited, done, remaining, eta_ms: eta } = rotation;
+  const which = `rotation ${from} → ${to}${repairs === true ? " of stale envelopes" : ""}`;
+  if (state === "cancelled") {
+    const records = left === 0 ? "no record is" : left === 1 ? "1 record is" : `${left} records are`;
+    return `${which} is cancelled half way: ${records} still at version ${from}`;
+  }
+  const stage = `in phase ${phase} of 3 (${PHASE_NAMES[phase]})`;
+  if (!led) return `${which} stands still ${stage}: nobody leads it`;
+  if (awaited.length > 0) return `${which} is ${stage} and waits for ${listed(awaited)}`;
+  if (phase !== 2 || done + remaining === 0) return `${which} is ${stage}`;
+  const percent = Math.floor((done / (done + remaining)) * 100);
+  return `${which} is ${stage}: ${percent}% of the records moved${eta === null ? "" : `, ${seconds(eta)} left`}`;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** In the steady state everybody has acknowledged the last change, once a lease has passed. Of an open rotation it is awaited. */
-function isBehind({ acked }: Member, { versions, rotation }: KekState, now: Date, leaseMs: number): boolean {
-  const stance = stanceOf(versions, rotation);
-  if (acked === null || stance === undefined || stance.phase !== 0) return false;
-  const changed = Math.max(
-    ...[rotation?.ended_at, ...Object.values(rotation?.phase_times ?? {})].map((at) => at?.getTime() ?? 0),
-  );
-  if (now.getTime() - changed <= leaseMs) return false;
-  return acked.rotation !== stance.rotation || acked.epoch !== stance.epoch || acked.phase !== 0;
+const SHOWN = 3;
+
+function listed(names: string[]): string {
+  const more = names.length - SHOWN;
+  return names.slice(0, SHOWN).join(", ") + (more > 0 ? ` and ${more} more` : "");
+}
+
+function capital(sentence: string): string {
+  return sentence.charAt(0).toUpperCase() + sentence.slice(1);
 }

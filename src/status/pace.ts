@@ -1,4 +1,4 @@
-import type { PacePoint } from "../store/documents.ts";
+import type { PacePoint } from "../protocol/documents.ts";
 
 /** How a rewrap goes, from points that MongoDB's clock has stamped: pure. */
 
@@ -59,7 +59,7 @@ function rising(points: PacePoint[]): PacePoint[] {
   return kept.reverse();
 }
 
-/** Another coordinator counts anew what is left, so `done` may go back a little: that is no negative rate. */
+/** Another coordinator counts again what is left, so `done` may go back a little: that is no negative rate. */
 function rateBetween(from: PacePoint, to: PacePoint): number {
   const ms = time(to) - time(from);
   return ms <= 0 ? 0 : (Math.max(0, to.done - from.done) / ms) * 1000;

@@ -1,11 +1,11 @@
-import { acknowledges } from "../fleet/stance.ts";
-import type { RotationDoc } from "../store/documents.ts";
-import { type Member, memberName } from "../store/heartbeats.ts";
-import { isOpen } from "../store/state_rules.ts";
-import { isLed } from "./health.ts";
+import { acknowledges } from "../protocol/acknowledgement.ts";
+import type { RotationDoc } from "../protocol/documents.ts";
+import { type Member, memberName } from "../protocol/member.ts";
+import { nextSteps } from "../protocol/next_steps.ts";
+import { isOpen } from "../protocol/phases.ts";
+import { isLed } from "./fleet_findings.ts";
 import { rates, recentRate } from "./pace.ts";
 import type { RotationView } from "./status_view.ts";
-import { ways } from "./ways_on.ts";
 
 /** A rotation's document as people see it: pure. @param roster for the open one; nobody is awaited by others. */
 export function rotationView(doc: RotationDoc, now: Date, roster: Member[] = []): RotationView {
@@ -41,10 +41,10 @@ export function rotationView(doc: RotationDoc, now: Date, roster: Member[] = [])
     // One that has stopped waits for nobody.
     awaited: roster.filter((member) => doc.state === "running" && !follows(doc, member)).map(memberName),
     fenced: doc.fence.versions,
-    ways_on: isOpen(doc) ? ways(doc, led) : [],
+    next_steps: isOpen(doc) ? nextSteps(doc, led) : [],
     unfenced: doc.fence.unfenced ?? [],
     reverses: doc.reverses ?? null,
-    ...(doc.mends === true ? { mends: true as const } : {}),
+    ...(doc.repairs === true ? { repairs: true as const } : {}),
   };
 }
 

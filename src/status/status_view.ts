@@ -1,5 +1,3 @@
-import type { Problem } from "../fleet/readiness.ts";
-import type { CensusRow } from "../store/census.ts";
 import type {
   Acked,
   FailedRecord,
@@ -8,8 +6,10 @@ import type {
   Phase,
   RotationState,
   VersionState,
-} from "../store/documents.ts";
-import type { WayOn } from "./ways_on.ts";
+} from "../protocol/documents.ts";
+import type { NextStep } from "../protocol/next_steps.ts";
+import type { Problem } from "../protocol/problem.ts";
+import type { VersionCount } from "../protocol/version_count.ts";
 
 /**
  * The facts about an install, as one view: `kek status`, the KEK Versions page and /metrics all show this, so that they cannot
@@ -18,15 +18,15 @@ import type { WayOn } from "./ways_on.ts";
 export interface StatusView {
   /** When it was read. */
   at: string;
-  verdict: Verdict;
+  health: Health;
   install: { provider: InstallDoc["provider"]; install_id: string; locked_at: string; locked_by: string };
   /** Zero in the steady state. */
   phase: 0 | Phase;
   write_version: number | null;
   versions: VersionView[];
-  census: CensusRow[];
+  version_counts: VersionCount[];
   /** When the records were counted: a long count is not repeated for each look. */
-  census_at: string;
+  version_counts_at: string;
   /** The open one. */
   rotation: RotationView | null;
   /** Those that have ended, the newest first. */
@@ -40,16 +40,16 @@ export interface StatusView {
 }
 
 /** What a person wants to know first. */
-export interface Verdict {
-  /** well: nothing is to be done. working: a rotation goes on by itself. due: something is to be done soon. trouble: now. */
-  level: "well" | "working" | "due" | "trouble";
+export interface Health {
+  /** ok: nothing is to be done. in_progress: a rotation runs. action_due: something must be done soon. problem: now. */
+  level: "ok" | "in_progress" | "action_due" | "problem";
   /** One sentence. */
   headline: string;
   /** What it rests on, the most urgent first; each with the next step. */
-  reasons: Reason[];
+  findings: Finding[];
 }
 
-export interface Reason {
+export interface Finding {
   message: string;
   hint: string;
   /** Whether somebody must act now, and not just soon. */
@@ -90,7 +90,7 @@ export interface RotationView {
   /** When each phase began. */
   phase_times: { [phase: string]: string };
   coordinator: string | null;
-  /** Whether a coordinator is at work, so that it goes on by itself. */
+  /** Whether a coordinator is at work, so that it continues automatically. */
   led: boolean;
   /** How long ago the lease of a running rotation ran out: its coordinator is dead or cut off. */
   lease_ran_out_ms: number | null;
@@ -110,13 +110,13 @@ export interface RotationView {
   /** Versions that MongoDB rejects. */
   fenced: number[];
   /** What can be done with it now: nothing with one that has ended, or settles. */
-  ways_on: WayOn[];
+  next_steps: NextStep[];
   /** Collections that the fence could not be set on. */
   unfenced: string[];
-  /** The unfinished rotation whose way back this one is. */
+  /** The unfinished rotation whose reverse rotation this one is. */
   reverses: number | null;
-  /** Present when it only brings strays back. */
-  mends?: true;
+  /** Present when it only repairs stale envelopes. */
+  repairs?: true;
 }
 
 export interface ProcessView {

@@ -12,7 +12,7 @@ import type { AuditSink } from "../audit/sink.ts";
 import type { Config } from "../config/config.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
-import { auditEntryOf } from "./shapes.ts";
+import { auditEntryOf } from "./document_reader.ts";
 import { signal } from "./signals.ts";
 import { type Session, type Store, serverNow, transact } from "./store.ts";
 import { uniqueIndex } from "./unique_index.ts";

@@ -1,7 +1,7 @@
 import { type AuditEntry, checkLink } from "../audit/chain.ts";
 import { KekError } from "../errors/errors.ts";
 import { auditEntries } from "./audit_log.ts";
-import { auditEntryOf } from "./shapes.ts";
+import { auditEntryOf } from "./document_reader.ts";
 import type { Store } from "./store.ts";
 
 /** The audit log's last entries, and how they hang together. `verifyChain` walks the whole of it. */

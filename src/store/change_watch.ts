@@ -2,7 +2,7 @@ import { deserialize } from "bson";
 import type { ClientSession, Document, Long, Timestamp } from "mongodb";
 import { elements, nameOf } from "../envelope/raw_elements.ts";
 import { KekError } from "../errors/errors.ts";
-import { isTransient, serverCode } from "./failures.ts";
+import { isTransient, serverCode } from "./mongodb_errors.ts";
 import type { Store } from "./store.ts";
 
 /**

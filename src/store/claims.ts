@@ -1,8 +1,8 @@
 import { randomUUID } from "node:crypto";
 import { crashPoint } from "../errors/crash_point.ts";
-import type { Claim } from "./documents.ts";
-import { isDuplicateKey } from "./failures.ts";
-import { claimOf } from "./shapes.ts";
+import type { Claim } from "../protocol/documents.ts";
+import { claimOf } from "./document_reader.ts";
+import { isDuplicateKey } from "./mongodb_errors.ts";
 import type { Store } from "./store.ts";
 
 /**
@@ -28,7 +28,7 @@ export async function takeClaim(store: Store, name: string, forMs: number): Prom
   }
 }
 
-/** Who has it now. @throws KekError `document_invalid`, `document_newer`. */
+/** Who has it now. @throws KekError `document_invalid`, `unsupported_format`. */
 export async function readClaim(store: Store, name: string): Promise<Claim | undefined> {
   const doc = await claims(store).findOne({ _id: name });
   return doc === null ? undefined : claimOf(doc);

@@ -1,6 +1,6 @@
 import { type Document, Long, type Timestamp, UUID } from "mongodb";
 import type { CollectionInfo } from "./collections.ts";
-import { serverCode } from "./failures.ts";
+import { serverCode } from "./mongodb_errors.ts";
 import type { Store } from "./store.ts";
 
 /**

@@ -1,5 +1,5 @@
 import type { Binary, Document } from "mongodb";
-import type { ValidatorOptions } from "./documents.ts";
+import type { ValidatorOptions } from "../protocol/documents.ts";
 import type { Store } from "./store.ts";
 import { validatorIn } from "./validators.ts";
 

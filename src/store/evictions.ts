@@ -1,7 +1,8 @@
 import type { AuditData } from "../audit/chain.ts";
 import { crashPoint } from "../errors/crash_point.ts";
+import { type Member, memberName, silentForMs } from "../protocol/member.ts";
 import { type Auditor, audited } from "./audit_log.ts";
-import { type Member, memberName, removeSilent, silentForMs } from "./heartbeats.ts";
+import { removeSilent } from "./heartbeats.ts";
 import { type Held, rotations, stillHeld } from "./rotations.ts";
 import type { Store } from "./store.ts";
 

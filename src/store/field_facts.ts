@@ -1,7 +1,7 @@
 import type { FieldName } from "../config/config.ts";
+import type { FieldDoc, ValidatorOptions } from "../protocol/documents.ts";
 import { type CollectionInfo, readCollections } from "./collections.ts";
-import type { FieldDoc, ValidatorOptions } from "./documents.ts";
-import { serverCode } from "./failures.ts";
+import { serverCode } from "./mongodb_errors.ts";
 import type { Store } from "./store.ts";
 import { hasEnvelopeInArray, type IndexState, judgeIndexes, listIndexes, pathOfIndex } from "./version_index.ts";
 

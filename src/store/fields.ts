@@ -1,10 +1,10 @@
 import type { FieldName } from "../config/config.ts";
 import { KekError } from "../errors/errors.ts";
+import type { FieldDoc } from "../protocol/documents.ts";
 import { collectionFault, readCollections } from "./collections.ts";
-import type { FieldDoc } from "./documents.ts";
-import { serverCode } from "./failures.ts";
+import { fieldOf } from "./document_reader.ts";
 import { fieldFault, positionIn } from "./field_names.ts";
-import { fieldOf } from "./shapes.ts";
+import { serverCode } from "./mongodb_errors.ts";
 import type { Session, Store } from "./store.ts";
 import { dropIndex, hasArrays, indexError, makeIndex } from "./version_index.ts";
 

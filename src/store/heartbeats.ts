@@ -1,20 +1,11 @@
-import type { Acked, HeartbeatDoc } from "./documents.ts";
-import { heartbeatOf } from "./shapes.ts";
+import type { Acked, HeartbeatDoc } from "../protocol/documents.ts";
+import type { Member } from "../protocol/member.ts";
+import { heartbeatOf } from "./document_reader.ts";
 import type { Session, Store } from "./store.ts";
 
-/** `process_heartbeats`: the roster. Times are the server's; a beat never recreates a document. */
+/** `process_heartbeats`: the roster. Times are the server's; a heartbeat never recreates a document. */
 
-/** A heartbeat with its age by the server's clock, in milliseconds. */
-export interface Member extends HeartbeatDoc {
-  /** Never negative. */
-  age_ms: number;
-  /** How far it lies in the future: MongoDB's clock was set back after it. */
-  ahead_ms?: number;
-  /** How long the reader has seen this very heartbeat, by its own monotonic clock; where it watches. */
-  watched_ms?: number;
-}
-
-/** A process silent for a day is no news any more: MongoDB drops its heartbeat, and it joins anew if it ever wakes. */
+/** A process silent for a day is no news any more: MongoDB drops its heartbeat, and it joins again if it ever wakes. */
 const FORGOTTEN_AFTER_SECONDS = 86_400;
 
 export async function ensureHeartbeats(store: Store): Promise<void> {
@@ -33,20 +24,20 @@ export async function join(store: Store, session: Session, member: NewMember): P
   );
 }
 
-export type BeatFields = Pick<
+export type HeartbeatFields = Pick<
   HeartbeatDoc,
   "loaded" | "available" | "problems" | "key_trouble" | "current_version" | "write_version"
 >;
 
 /**
- * A beat; with `acked`, it acknowledges what has been applied.
- * @returns false when the document is gone: this process was evicted and must join anew.
+ * A refreshed heartbeat; with `acked`, it acknowledges what has been applied.
+ * @returns false when the document is gone: this process was evicted and must join again.
  */
-export async function beat(
+export async function refreshHeartbeat(
   store: Store,
   session: Session,
   id: string,
-  fields: BeatFields & { acked?: Acked | null },
+  fields: HeartbeatFields & { acked?: Acked | null },
 ): Promise<boolean> {
   const done = await heartbeats(store).updateOne(
     { _id: id },
@@ -63,7 +54,7 @@ export async function leave(store: Store, id: string): Promise<void> {
 
 /**
  * Everybody in the fleet, with ages as the server tells them.
- * @throws KekError `document_invalid`, `document_newer`: one that cannot be read may be a process that must be waited for.
+ * @throws KekError `document_invalid`, `unsupported_format`: one that cannot be read may be a process that must be waited for.
  */
 export async function readRoster(store: Store): Promise<Member[]> {
   const found = await heartbeats(store)
@@ -79,13 +70,8 @@ export async function readRoster(store: Store): Promise<Member[]> {
   });
 }
 
-/** How long a member has been silent, by whichever clock says more: MongoDB's may have been set back. */
-export function silentForMs({ age_ms, watched_ms = 0 }: Member): number {
-  return Math.max(age_ms, watched_ms);
-}
-
 /**
- * Takes a silent member off the roster, inside a transaction: only on the very beat that was seen. One that was watched for long
+ * Takes a silent member off the roster, inside a transaction: only on the very heartbeat that was seen. One that was watched for long
  * enough need not be silent by MongoDB's clock as well.
  */
 export async function removeSilent(store: Store, session: Session, member: Member, silentMs: number): Promise<boolean> {
@@ -94,11 +80,6 @@ export async function removeSilent(store: Store, session: Session, member: Membe
   const watched = (member.watched_ms ?? 0) > silentMs;
   const done = await heartbeats(store).deleteOne(watched ? bySeen : { ...bySeen, ...byClock }, { session });
   return done.deletedCount === 1;
-}
-
-/** How a member is named to people. */
-export function memberName(member: Pick<HeartbeatDoc, "instance_name" | "role" | "host" | "pid">): string {
-  return `${member.instance_name} (${member.role}, ${member.host}, pid ${member.pid})`;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 import type { AuditData } from "../audit/chain.ts";
 import { crashPoint } from "../errors/crash_point.ts";
+import type { ImportDoc } from "../protocol/documents.ts";
 import { type Auditor, audited } from "./audit_log.ts";
-import type { ImportDoc } from "./documents.ts";
-import { isDuplicateKey } from "./failures.ts";
-import { importOf } from "./shapes.ts";
+import { importOf } from "./document_reader.ts";
+import { isDuplicateKey } from "./mongodb_errors.ts";
 import { type Store, serverNow } from "./store.ts";
 
 /** `kek_imports`: the one archive that an install's secrets came from, and whether all of it is there. */
@@ -45,7 +45,7 @@ export async function beginImport(
   return inTheWay;
 }
 
-/** All of it is there and was proved. */
+/** All of it is there and was verified. */
 export async function completeImport(
   store: Store,
   auditor: Auditor,

@@ -1,10 +1,10 @@
 import { randomUUID } from "node:crypto";
 import type { ProviderName } from "../config/config.ts";
 import { crashPoint } from "../errors/crash_point.ts";
+import type { InstallDoc } from "../protocol/documents.ts";
 import { type Auditor, audited } from "./audit_log.ts";
-import type { InstallDoc } from "./documents.ts";
-import { isDuplicateKey } from "./failures.ts";
-import { installOf } from "./shapes.ts";
+import { installOf } from "./document_reader.ts";
+import { isDuplicateKey } from "./mongodb_errors.ts";
 import { type Store, serverNow } from "./store.ts";
 
 /** `kek_install`: the lock, inserted once, never updated. */

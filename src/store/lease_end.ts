@@ -1,5 +1,5 @@
 /**
- * When a coordinator's lease ends, by MongoDB's clock, for its lanes' threads: each batch is put to MongoDB on the condition
+ * When a coordinator's lease ends, by MongoDB's clock, for its workers' threads: each batch is put to MongoDB on the condition
  * that it is not over. A thread that wakes late sends what it has in hand all the same, and then nothing matches.
  */
 export class LeaseEnd {

@@ -1,7 +1,7 @@
 import { MongoClient } from "mongodb";
 import { crashPoint } from "../errors/crash_point.ts";
 import { messageOf } from "../errors/errors.ts";
-import { serverCode } from "./failures.ts";
+import { serverCode } from "./mongodb_errors.ts";
 import { initiateReplicaSet, untilPrimary } from "./replica_set.ts";
 
 /** A mongod of this host's own, from an empty data directory to one that only two users may enter. */
@@ -25,7 +25,7 @@ const DUPLICATE_USER = 51_003;
 
 /**
  * Makes the replica set of one member, its administrator and the service's user. May be interrupted anywhere and run again: who
- * can log in as the administrator has been here before, and sets the service's password anew.
+ * can log in as the administrator has been here before, and sets the service's password again.
  */
 export async function setUpLocalDatabase(local: LocalDatabase): Promise<void> {
   if (!(await adminKnown(local))) {

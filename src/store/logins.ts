@@ -1,10 +1,10 @@
 import { randomUUID } from "node:crypto";
 import { hostName } from "../config/environment.ts";
 import { KekError, rfc3339 } from "../errors/errors.ts";
+import type { LoginDoc } from "../protocol/documents.ts";
 import type { LoginClaim, LoginClaims, LoginSource } from "../providers/login_claims.ts";
-import type { LoginDoc } from "./documents.ts";
-import { isDuplicateKey, serverCode } from "./failures.ts";
-import { loginOf } from "./shapes.ts";
+import { loginOf } from "./document_reader.ts";
+import { isDuplicateKey, serverCode } from "./mongodb_errors.ts";
 import { type Store, serverNow } from "./store.ts";
 
 /**
@@ -155,7 +155,7 @@ function tried(
 
 function busy(tokenLabel: string): KekError {
   return new KekError(
-    "hsm_away",
+    "hsm_unavailable",
     `token "${tokenLabel}": other processes of the install have been logging in for minutes, one at a time`,
     "see whether C_Login of the HSM is slow; this program retries",
   );

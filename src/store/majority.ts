@@ -7,7 +7,7 @@ import type { Store } from "./store.ts";
  * takes nothing over from the client, so it is said here.
  * @param what is to be confirmed, in a word or two.
  * @param limitMs how long it may take; without it, as long as the driver waits.
- * @throws KekError `mongodb_away` when a majority has not confirmed it. It may be done all the same.
+ * @throws KekError `mongodb_unavailable` when a majority has not confirmed it. It may be done all the same.
  */
 export async function byMajority(store: Store, what: string, command: Document, limitMs?: number): Promise<Document> {
   const writeConcern = { w: "majority", j: true };
@@ -20,6 +20,6 @@ export async function byMajority(store: Store, what: string, command: Document, 
   } catch (thrown) {
     if (!(thrown instanceof MongoWriteConcernError)) throw thrown;
     const message = `MongoDB did not confirm ${what} by a majority: ${thrown.message}`;
-    throw new KekError("mongodb_away", message, "run the same command again", { cause: thrown });
+    throw new KekError("mongodb_unavailable", message, "run the same command again", { cause: thrown });
   }
 }

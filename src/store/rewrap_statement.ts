@@ -2,7 +2,7 @@ import { Buffer } from "node:buffer";
 import { Int32, serialize } from "bson";
 import { WRAP_BYTES } from "../envelope/gcm.ts";
 import { ID_VALUE_AT, LENGTH_BYTES, TYPE_ARRAY, TYPE_BINARY, TYPE_DOCUMENT } from "../envelope/raw_elements.ts";
-import { versionKey } from "./version_index.ts";
+import { versionKey } from "../protocol/version_path.ts";
 
 /** What a rewrap asks MongoDB to do, as raw BSON: made of a million records' bytes, so none is decoded and encoded again. */
 

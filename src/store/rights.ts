@@ -1,5 +1,5 @@
 import { KekError } from "../errors/errors.ts";
-import { hostsOf, serverCode } from "./failures.ts";
+import { hostsOf, serverCode } from "./mongodb_errors.ts";
 import type { Store } from "./store.ts";
 
 /** Whether the user of a URI may do what the service does, found out without writing anything. */

@@ -1,8 +1,8 @@
 import { crashPoint } from "../errors/crash_point.ts";
+import type { RotationDoc } from "../protocol/documents.ts";
 import { type Auditor, audited } from "./audit_log.ts";
-import type { RotationDoc } from "./documents.ts";
+import { rotationOf } from "./document_reader.ts";
 import { type Held, leaseFree, rotations, stillHeld, type WatchedLease } from "./rotations.ts";
-import { rotationOf } from "./shapes.ts";
 import type { Store } from "./store.ts";
 
 /** The coordinator's lease: taken over, renewed, given back. */

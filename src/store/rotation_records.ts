@@ -1,8 +1,8 @@
 import type { Filter } from "mongodb";
 import type { AuditData, AuditEvent } from "../audit/chain.ts";
 import { crashPoint } from "../errors/crash_point.ts";
+import type { FailedRecord, FenceRecord, FieldCount, PacePoint, RotationDoc } from "../protocol/documents.ts";
 import { type Auditor, auditedUnheard } from "./audit_log.ts";
-import type { FailedRecord, FenceRecord, FieldCount, PacePoint, RotationDoc } from "./documents.ts";
 import { type Held, newestRotation, rotations, stillHeld } from "./rotations.ts";
 import type { Store } from "./store.ts";
 
@@ -52,8 +52,8 @@ export function heldFenceRecorder(store: Store, auditor: Auditor, held: Held, re
 }
 
 /**
- * For everybody else: records only while the document, and the fence in it, are still what was read. Two that mend at the
- * same time, or one that mends while the coordinator sets the fence, cannot overwrite each other.
+ * For everybody else: records only while the document, and the fence in it, are still what was read. Two that repair at the
+ * same time, or one that repairs while the coordinator sets the fence, cannot overwrite each other.
  */
 export function fenceRecorder(
   store: Store,

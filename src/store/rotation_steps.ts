@@ -1,21 +1,28 @@
 import type { Binary } from "mongodb";
 import type { AuditData, AuditEvent } from "../audit/chain.ts";
 import { crashPoint } from "../errors/crash_point.ts";
+import type { FieldCount, RotationDoc } from "../protocol/documents.ts";
+import {
+  cancelEnds,
+  firstPhase,
+  LAST_PHASE,
+  NOT_CANCELLABLE_FROM,
+  phaseBefore,
+  REVERSIBLE_PHASE,
+  statesToStart,
+  switchesActiveVersion,
+} from "../protocol/transitions.ts";
 import { type Auditor, audited } from "./audit_log.ts";
-import type { FieldCount, Phase, RotationDoc } from "./documents.ts";
-import { isDuplicateKey } from "./failures.ts";
+import { rotationOf } from "./document_reader.ts";
+import { isDuplicateKey } from "./mongodb_errors.ts";
 import { type Held, leaseFree, newestRotation, rotations, stillHeld, type WatchedLease } from "./rotations.ts";
-import { rotationOf } from "./shapes.ts";
 import { type Store, serverNow } from "./store.ts";
-import { claimVersion, LIVING, switchActive } from "./versions.ts";
+import { claimVersion, switchActive } from "./versions.ts";
 
 /**
  * What moves a rotation: start, next phase, completion, cancellation. Each with its audit event, in one transaction, which
  * is given up when the document that comes of it cannot be read: somebody else wrote into it.
  */
-
-const ACTIVE = ["active"] as const;
-const RETIRED = ["retired"] as const;
 
 export interface NewRotation {
   from: number;
@@ -24,17 +31,17 @@ export interface NewRotation {
   leaseMs: number;
   /** How long after its lease ran out a former owner may still have a batch in flight. */
   graceMs: number;
-  /** The canary of the version to go to, as the preflight proved it. */
+  /** The canary of the version to go to, as the preflight verified it. */
   canary?: Binary;
   /** The open rotation that this one replaces, as it was read. */
   replaces: Pick<RotationDoc, "_id" | "epoch"> | undefined;
   /** Its lease, where that may be taken although MongoDB's clock says that it still runs. */
   watched?: WatchedLease | undefined;
   /**
-   * From a retired version to the active one: strays. It begins in phase 2, which is next to the steady state here, since
-   * every process goes on writing what it wrote.
+   * From a retired version to the active one: stale envelopes. It begins in phase 2, which is next to the steady state here, since
+   * every process continues writing what it wrote.
    */
-  mends?: boolean;
+  repairs?: boolean;
   /** What there is at the version to leave, so that it is noticed when a field loses its envelopes on the way. */
   fields: FieldCount[];
 }
@@ -51,7 +58,7 @@ export async function startRotation(
       const highest = await rotations(store).findOne({}, { session, sort: { _id: -1 } });
       const events: { event: AuditEvent; data: AuditData; result: RotationDoc }[] = [];
       const now = await serverNow(store, session);
-      const phase = wanted.mends ? 2 : 1;
+      const phase = firstPhase(wanted.repairs === true);
       const doc: RotationDoc = {
         _id: (highest?._id ?? 0) + 1,
         open: true,
@@ -68,7 +75,7 @@ export async function startRotation(
         failed: [],
         fence: last?.fence ?? { versions: [], collections: [] },
         ...(wanted.replaces === undefined ? {} : { reverses: wanted.replaces._id }),
-        ...(wanted.mends === true ? { mends: true as const } : {}),
+        ...(wanted.repairs === true ? { repairs: true as const } : {}),
       };
       if (wanted.replaces !== undefined) {
         const closed = await rotations(store).updateOne(
@@ -78,7 +85,7 @@ export async function startRotation(
             from: wanted.to,
             to: wanted.from,
             open: true,
-            phase: 2,
+            phase: REVERSIBLE_PHASE,
             ...leaseFree(wanted.graceMs, wanted.watched),
           },
           { $set: { state: "reverted" }, $unset: { open: "" }, $inc: { epoch: 1 }, $currentDate: { ended_at: true } },
@@ -89,14 +96,12 @@ export async function startRotation(
         doc.epoch += 1;
         events.push({ event: "rotation.reverted", data: { rotation: wanted.replaces._id, by: doc._id }, result: doc });
       }
-      // The version to leave is still the active one, unless the way back of an unfinished rotation says otherwise.
-      const leaving = wanted.mends ? RETIRED : wanted.replaces === undefined ? ACTIVE : LIVING;
-      const reaching = wanted.mends ? ACTIVE : LIVING;
-      if (!(await claimVersion(store, session, wanted.from, leaving))) return undefined;
-      if (!(await claimVersion(store, session, wanted.to, reaching, wanted.canary))) return undefined;
+      const states = statesToStart({ repairs: wanted.repairs === true, replaces: wanted.replaces !== undefined });
+      if (!(await claimVersion(store, session, wanted.from, states.from))) return undefined;
+      if (!(await claimVersion(store, session, wanted.to, states.to, wanted.canary))) return undefined;
       await rotations(store).insertOne(doc, { session });
       crashPoint("rotation.inserted");
-      const data = { rotation: doc._id, from: doc.from, to: doc.to, ...(wanted.mends ? { mends: true } : {}) };
+      const data = { rotation: doc._id, from: doc.from, to: doc.to, ...(wanted.repairs ? { repairs: true } : {}) };
       events.push({ event: "rotation.started", data, result: doc });
       return events;
     });
@@ -112,11 +117,11 @@ export async function advancePhase(
   store: Store,
   auditor: Auditor,
   held: Held,
-  to: Phase,
+  to: 2 | 3,
 ): Promise<RotationDoc | undefined> {
   const advanced = await audited(store, auditor, async (session) => {
     const doc = await rotations(store).findOneAndUpdate(
-      { ...stillHeld(held), phase: (to - 1) as Phase },
+      { ...stillHeld(held), phase: phaseBefore(to) },
       { $set: { phase: to }, $inc: { epoch: 1 }, $currentDate: { [`phase_times.${to}`]: true } },
       { session, returnDocument: "after" },
     );
@@ -132,7 +137,7 @@ export async function advancePhase(
 export async function completeRotation(store: Store, auditor: Auditor, held: Held): Promise<RotationDoc | undefined> {
   const completed = await audited(store, auditor, async (session) => {
     const doc = await rotations(store).findOneAndUpdate(
-      { ...stillHeld(held), phase: 3 },
+      { ...stillHeld(held), phase: LAST_PHASE },
       {
         $set: { state: "completed", "lease.owner": null },
         $unset: { open: "" },
@@ -147,7 +152,7 @@ export async function completeRotation(store: Store, auditor: Auditor, held: Hel
     const { from, to } = doc;
     const ended = { event: "rotation.completed" as const, data: { rotation: doc._id, from, to }, result: doc };
     // The versions were what they are before it began.
-    if (doc.mends === true) return [ended];
+    if (!switchesActiveVersion(doc)) return [ended];
     await switchActive(store, session, from, to);
     return [
       { event: "version.activated", data: { version: doc.to, rotation: doc._id }, result: doc },
@@ -159,9 +164,9 @@ export async function completeRotation(store: Store, auditor: Auditor, held: Hel
 }
 
 /**
- * Cancels what was read, whoever coordinates it. Phase 1 goes back to steady, and so does one that only mends; phase 2 stays
+ * Cancels what was read, whoever coordinates it. Phase 1 goes back to steady, and so does one that only repairs; phase 2 stays
  * open, both versions readable.
- * The first phase of a way back goes back to the unfinished rotation that it came from: records are at both versions.
+ * The first phase of a reverse rotation goes back to the unfinished rotation that it came from: records are at both versions.
  */
 export async function cancelRotation(
   store: Store,
@@ -169,14 +174,14 @@ export async function cancelRotation(
   seen: RotationDoc,
 ): Promise<RotationDoc | undefined> {
   const cancelled = await audited(store, auditor, async (session) => {
-    const closes = seen.phase === 1 || seen.mends === true;
+    const closes = cancelEnds(seen);
     const doc = await rotations(store).findOneAndUpdate(
       {
         _id: seen._id,
         epoch: seen.epoch,
         state: "running",
         open: true,
-        phase: { $lt: 3 } as never,
+        phase: { $lt: NOT_CANCELLABLE_FROM } as never,
         // Its coordinator may be lifting the fence against the version that processes are about to drop.
         ...(closes ? { fence: seen.fence } : {}),
       },

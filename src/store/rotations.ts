@@ -1,5 +1,5 @@
-import type { RotationDoc } from "./documents.ts";
-import { rotationOf, rotationPlaceOf, unreadable } from "./shapes.ts";
+import type { RotationDoc } from "../protocol/documents.ts";
+import { rotationOf, rotationPlaceOf, unreadable } from "./document_reader.ts";
 import { atOneMoment, type Session, type Store } from "./store.ts";
 import { uniqueIndex } from "./unique_index.ts";
 
@@ -22,7 +22,7 @@ export async function ensureRotations(store: Store): Promise<void> {
 
 /**
  * The open rotation if there is one, else the one that ended last. What is newest and what is open are looked at in one moment.
- * @throws KekError `document_invalid`, `document_newer`: a document that cannot be read may be the newest.
+ * @throws KekError `document_invalid`, `unsupported_format`: a document that cannot be read may be the newest.
  */
 export async function newestRotation(store: Store, session?: Session): Promise<RotationDoc | undefined> {
   return newestOf(await atOneMoment<FoundRotations>(store, NEWEST, session));

@@ -1,10 +1,10 @@
 import type { FindCursor } from "mongodb";
-import { isNamespaceExists } from "./failures.ts";
+import { isNamespaceExists } from "./mongodb_errors.ts";
 import type { Store } from "./store.ts";
 
 /**
  * `kek_signals`: a small capped collection whose tail says "look again". What changed is always read from the state itself,
- * and every beat looks anyway, so a signal that gets lost costs a beat's time and nothing else.
+ * and every heartbeat looks anyway, so a signal that gets lost costs a heartbeat's time and nothing else.
  *
  * A change stream would say the same, but each one makes mongod filter every entry of the oplog: in a rotation of a million
  * records that took a quarter of its time with four processes, and would take more with every further one.

@@ -1,7 +1,7 @@
-import type { RotationDoc, VersionDoc } from "./documents.ts";
+import type { RotationDoc, VersionDoc } from "../protocol/documents.ts";
+import { contradiction } from "../protocol/state_contradictions.ts";
+import { unreadable, versionOf } from "./document_reader.ts";
 import { type FoundRotations, NEWEST, newestOf } from "./rotations.ts";
-import { unreadable, versionOf } from "./shapes.ts";
-import { contradiction } from "./state_rules.ts";
 import { atOneMoment, type Session, type Store } from "./store.ts";
 import { byNumber } from "./versions.ts";
 
@@ -15,7 +15,7 @@ export interface KekState {
 /**
  * Of one moment, for the two collections change together when a rotation completes, and half of that change would be a wrong
  * write version. In a session that has just written a heartbeat, it is no older than that heartbeat.
- * @throws KekError `document_invalid`, `document_newer`: nothing is decided by a state that cannot be read, or is no state.
+ * @throws KekError `document_invalid`, `unsupported_format`: nothing is decided by a state that cannot be read, or is no state.
  */
 export async function readState(store: Store, session?: Session): Promise<KekState> {
   const { known, ...rotations } = await atOneMoment<Found>(store, STATE, session);
@@ -33,5 +33,5 @@ interface Found extends FoundRotations {
   known: unknown[];
 }
 
-/** All of it in one command: each process asks for it at each beat, and all of them at once when the phase changes. */
+/** All of it in one command: each process asks for it at each heartbeat, and all of them at once when the phase changes. */
 const STATE = [{ $lookup: { from: "kek_versions", pipeline: [], as: "known" } }, ...NEWEST];

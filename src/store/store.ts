@@ -12,7 +12,7 @@ import { checkUri } from "../config/database_uri.ts";
 import { KekError } from "../errors/errors.ts";
 import { clientOptions, type StoreOptions, WRITE_CONCERN } from "./client_options.ts";
 import { refuseClosedSockets } from "./closed_sockets.ts";
-import { explainMongo, hostsOf, isSnapshotGone, isTransient } from "./failures.ts";
+import { explainMongo, hostsOf, isSnapshotGone, isTransient } from "./mongodb_errors.ts";
 import { refuseUnfit } from "./topology.ts";
 
 /** The connection. Everything the protocol reads or writes is majority, writes are journaled (docs/format.md). */
@@ -31,7 +31,7 @@ const TRANSACTION: TransactionOptions = {
 
 /**
  * Connects and makes sure that MongoDB can coordinate: transactions need a replica set.
- * @throws KekError `config_invalid`, `mongodb_away`, `mongodb_refused`, `mongodb_no_replica_set`.
+ * @throws KekError `config_invalid`, `mongodb_unavailable`, `mongodb_refused`, `mongodb_no_replica_set`.
  */
 export async function openStore(database: Config["database"], options: StoreOptions): Promise<Store> {
   const { uri } = database;
@@ -87,9 +87,9 @@ export async function inSession<T>(store: Store, work: (session: Session) => Pro
 
 /**
  * The answer, or an error when there is none in time. A connection may be dead without anybody having been told, and the
- * driver goes on with a transaction for two minutes: whoever has a lease cannot wait for that. What comes later is of no use,
+ * driver continues with a transaction for two minutes: whoever has a lease cannot wait for that. What comes later is of no use,
  * and the session it runs in must not be used again.
- * @throws KekError `mongodb_away`.
+ * @throws KekError `mongodb_unavailable`.
  */
 export async function within<T>(limitMs: number, work: Promise<T>): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
@@ -105,9 +105,9 @@ export async function within<T>(limitMs: number, work: Promise<T>): Promise<T> {
 
 function notInTime(limitMs: number): KekError {
   return new KekError(
-    "mongodb_away",
+    "mongodb_unavailable",
     `MongoDB has not answered within ${limitMs / 1000} s`,
-    "see that a primary is there and the network is up; this program goes on by itself",
+    "see that a primary is there and the network is up; this program continues automatically",
   );
 }
 
@@ -135,7 +135,7 @@ export async function atOneMoment<T extends Document>(
   } catch (thrown) {
     if (!isSnapshotGone(thrown) && !isTransient(thrown)) throw thrown;
   }
-  // A transaction is begun anew by the driver until there is a snapshot, and a primary.
+  // A transaction is begun again by the driver until there is a snapshot, and a primary.
   return await transact(store, (inner) => read({ session: inner }), session);
 }
 

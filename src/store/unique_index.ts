@@ -1,6 +1,6 @@
 import type { Collection, CreateIndexesOptions, Document, IndexSpecification } from "mongodb";
-import { isDuplicateKey } from "./failures.ts";
-import { type OwnCollection, unreadable } from "./shapes.ts";
+import { type OwnCollection, unreadable } from "./document_reader.ts";
+import { isDuplicateKey } from "./mongodb_errors.ts";
 
 /**
  * Makes an index that the protocol stands on; one that is there stays.

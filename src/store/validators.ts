@@ -1,8 +1,8 @@
 import { EJSON } from "bson";
 import { KekError } from "../errors/errors.ts";
-import type { ValidatorOptions } from "./documents.ts";
-import { serverCode } from "./failures.ts";
+import type { ValidatorOptions } from "../protocol/documents.ts";
 import { byMajority } from "./majority.ts";
+import { serverCode } from "./mongodb_errors.ts";
 import type { Store } from "./store.ts";
 
 /** Reads and sets collection validators. `collMod` knows no condition: see docs/protocol.md. */
@@ -30,7 +30,7 @@ export function validatorIn(options: ValidatorOptions = {}): ValidatorOptions {
  * for a moment only, lets them pass, and comes again for longer each time.
  * @param asked `may`, before each try: a fence that no longer fits must not be set; `tell` hears once that it waits.
  * @returns "refused" when the user has no right to `collMod`.
- * @throws KekError `mongodb_away` when a majority has not taken it, and when transactions keep the collection locked.
+ * @throws KekError `mongodb_unavailable` when a majority has not taken it, and when transactions keep the collection locked.
  */
 export async function setValidator(
   store: Store,
@@ -60,7 +60,7 @@ export async function setValidator(
     await new Promise((resolve) => setTimeout(resolve, PASS_MS));
   }
   throw new KekError(
-    "mongodb_away",
+    "mongodb_unavailable",
     `the validator of ${collection} could not be set: transactions have kept the collection locked`,
     "run the same command again when no long transaction is at work on it (db.currentOp() shows them)",
   );

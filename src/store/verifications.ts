@@ -1,7 +1,7 @@
 import type { Binary } from "mongodb";
 import type { WatchToken } from "./change_watch.ts";
 import type { ReadPosition } from "./collection_reader.ts";
-import { serverCode } from "./failures.ts";
+import { serverCode } from "./mongodb_errors.ts";
 import type { Store } from "./store.ts";
 
 /** `kek_verifications`: how far a long read of the records has come, so that one that was interrupted can be resumed. */
@@ -17,7 +17,7 @@ export interface BadRecord {
 export interface VerificationDoc {
   _id: "records";
   started_at: Date;
-  /** The keys and the rotation that it began with: with others it begins anew. */
+  /** The keys and the rotation that it began with: with others it begins again. */
   basis: string;
   /** Fields done, by `<collection>:<path>`, and the one that it is in. */
   done: string[];

@@ -1,17 +1,14 @@
 import type { Document } from "mongodb";
 import type { FieldName } from "../config/config.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
-import { serverCode } from "./failures.ts";
+import { versionKey } from "../protocol/version_path.ts";
+import { serverCode } from "./mongodb_errors.ts";
 import type { Store } from "./store.ts";
 
 /**
  * The index of a field over its KEK version: `{ "<path>.kek_version": 1, _id: 1 }`. It is used only where its definition says that
  * every record is in it, and by its name: a hint by key pattern may pick any index with those keys.
  */
-
-export function versionKey(path: string): string {
-  return `${path}.kek_version`;
-}
 
 /** The name that MongoDB gives it by default: a contract with programs that make it by its keys. */
 export function versionIndexName(path: string): string {

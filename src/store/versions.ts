@@ -1,14 +1,14 @@
 import { Binary, Long } from "mongodb";
 import type { ProviderName } from "../config/config.ts";
-import { MAX_WRAPS } from "../envelope/gcm.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
+import type { VersionDoc, VersionState } from "../protocol/documents.ts";
+import { MAX_WRAPS } from "../protocol/wrap_limit.ts";
 import type { Canary } from "../providers/canary.ts";
 import type { KeyDescription } from "../providers/provider.ts";
 import { type Auditor, audited } from "./audit_log.ts";
-import type { VersionDoc, VersionState } from "./documents.ts";
-import { isDuplicateKey } from "./failures.ts";
-import { versionOf } from "./shapes.ts";
+import { versionOf } from "./document_reader.ts";
+import { isDuplicateKey } from "./mongodb_errors.ts";
 import { type Session, type Store, serverNow } from "./store.ts";
 import { uniqueIndex } from "./unique_index.ts";
 
@@ -19,7 +19,7 @@ export async function ensureVersions(store: Store): Promise<void> {
   await uniqueIndex(versions(store), "kek_versions", { state: 1 }, options, "more than one version is active");
 }
 
-/** @throws KekError `document_invalid`, `document_newer`: one that cannot be read may be the one that matters. */
+/** @throws KekError `document_invalid`, `unsupported_format`: one that cannot be read may be the one that matters. */
 export async function readVersions(store: Store, session?: Session): Promise<VersionDoc[]> {
   const found = await versions(store)
     .find({}, session === undefined ? {} : { session })
@@ -115,11 +115,9 @@ export async function switchActive(store: Store, session: Session, from: number,
 /** A key's age counts from its first use, however often it is gone back to. */
 const FIRST_ACTIVATED = { $ifNull: ["$first_activated_at", "$activated_at", "$$NOW"] };
 
-export const LIVING = ["staged", "active", "retired"] as const satisfies VersionState[];
-
 /**
  * Claims a version for a rotation, inside its transaction, so that whatever changes the version's state at the same moment
- * conflicts. @returns false when it is in none of these states, or its canary is not the one that was proved.
+ * conflicts. @returns false when it is in none of these states, or its canary is not the one that was verified.
  */
 export async function claimVersion(
   store: Store,
@@ -164,7 +162,7 @@ export async function markBackupVerified(
 /**
  * Counts wraps before they are made. A crash loses the unused rest of a block: the count is never too low.
  * @returns how many of them there was room for, at least one.
- * @throws KekError `wraps_exhausted` at 2^32 under one version, `version_unknown`.
+ * @throws KekError `wrap_limit_reached` at 2^32 under one version, `version_unknown`.
  */
 export async function reserveWraps(store: Store, version: number, count: number): Promise<number> {
   const limit = Long.fromNumber(MAX_WRAPS);
@@ -177,7 +175,7 @@ export async function reserveWraps(store: Store, version: number, count: number)
   if ((await versions(store).countDocuments({ _id: version })) === 0)
     throw new KekError("version_unknown", `KEK version ${version} is not known any more`, "certautopilot kek status");
   throw new KekError(
-    "wraps_exhausted",
+    "wrap_limit_reached",
     `KEK version ${version} has made 2^32 wraps: NIST SP 800-38D (8.3) allows no more under one key`,
     "give every process a key of a new version N, then run: certautopilot kek rotate --to-version=N",
   );

@@ -2,8 +2,8 @@ import { type Document, MongoServerError } from "mongodb";
 import { DocumentSequence } from "mongodb/lib/cmap/commands.js";
 import { idBsonOf, idTextOf } from "../envelope/raw_record.ts";
 import { KekError } from "../errors/errors.ts";
-import { DOCUMENT_VALIDATION_FAILURE } from "./failures.ts";
 import { byMajority } from "./majority.ts";
+import { DOCUMENT_VALIDATION_FAILURE } from "./mongodb_errors.ts";
 import type { Store } from "./store.ts";
 
 /** Whole records as raw BSON, read and written byte for byte: a decoded value does not always encode to the same bytes. */
@@ -117,6 +117,6 @@ function refusedRecord(collection: string, record: Uint8Array, { code, keyPatter
   return new KekError(
     "write_rejected",
     `MongoDB refuses the record ${idTextOf(idBsonOf(record))} of ${collection}: ${why}`,
-    "see the indexes and rules that this collection was given here; then run the same command again: it goes on from here",
+    "see the indexes and rules that this collection was given here; then run the same command again: it continues from here",
   );
 }

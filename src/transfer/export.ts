@@ -2,16 +2,17 @@ import { randomBytes, randomUUID } from "node:crypto";
 import type { Config, FieldName } from "../config/config.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
+import type { InstallDoc } from "../protocol/documents.ts";
+import { memberName } from "../protocol/member.ts";
 import type { Provider } from "../providers/provider.ts";
 import { type Auditor, note } from "../store/audit_log.ts";
-import type { InstallDoc } from "../store/documents.ts";
 import { fieldId, readFields } from "../store/fields.ts";
-import { memberName, readRoster } from "../store/heartbeats.ts";
+import { readRoster } from "../store/heartbeats.ts";
 import { type Store, serverNow } from "../store/store.ts";
 import { aboutCount, allRecords, indexesOfTheirOwn } from "../store/whole_records.ts";
 import { type Contents, encodeHeader, encodeTrailer, type Header, recordEncoder } from "./archive_format.ts";
 import { betweenBatches } from "./between_batches.ts";
-import { type Changes, FirstLook } from "./changes.ts";
+import { type Changes, CollectionSnapshot } from "./collection_snapshot.ts";
 import { ContentsDigest } from "./contents_digest.ts";
 import { InstallOpener } from "./install_opener.ts";
 import { type BadRecord, wipe } from "./open_record.ts";
@@ -82,7 +83,7 @@ class ExportRun {
   readonly #header: Header;
   readonly #opener: InstallOpener;
   readonly #digest: ContentsDigest;
-  readonly #firstLooks = new Map<string, FirstLook>();
+  readonly #firstLooks = new Map<string, CollectionSnapshot>();
   readonly #bad: BadRecord[] = [];
   #failed = 0;
   #done = 0;
@@ -182,7 +183,7 @@ class ExportRun {
     for (const collection of this.#header.collections) {
       const encode = recordEncoder(collection);
       const paths = pathsOf(this.#header, collection);
-      const firstLook = new FirstLook(paths, this.#origin.install.provider);
+      const firstLook = new CollectionSnapshot(paths, this.#origin.install.provider);
       this.#firstLooks.set(collection, firstLook);
       for await (const records of allRecords(this.#origin.store, collection)) {
         betweenBatches(this.#options.signal);

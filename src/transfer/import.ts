@@ -3,28 +3,28 @@ import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, rfc3339 } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
 import { becomeMember, type Membership } from "../fleet/join.ts";
+import type { ImportDoc } from "../protocol/documents.ts";
 import type { AskPin } from "../providers/registry.ts";
 import { howToBegin } from "../providers/registry.ts";
 import type { Auditor } from "../store/audit_log.ts";
-import { takeCensus } from "../store/census.ts";
-import type { ImportDoc } from "../store/documents.ts";
 import { readFields, registerField } from "../store/fields.ts";
 import { beginImport, completeImport, readImport } from "../store/imports.ts";
 import { readInstall } from "../store/install.ts";
 import type { Store } from "../store/store.ts";
+import { countVersions } from "../store/version_counts.ts";
 import { isEmpty } from "../store/whole_records.ts";
 import type { Contents, Header, Trailer } from "./archive_format.ts";
 import { type Archive, archiveKey, openArchive } from "./archive_reader.ts";
 import { betweenBatches } from "./between_batches.ts";
 import { ContentsDigest, differences } from "./contents_digest.ts";
-import { proveContents } from "./import_proof.ts";
+import { verifyContents } from "./import_verification.ts";
 import { secretsOf } from "./plain_record.ts";
 import { RecordSealer } from "./record_sealer.ts";
 import { figuresOf, pathsOf, type TransferReporter } from "./reporter.ts";
 import type { FileKey, Unseal } from "./sealed_stream.ts";
 
 /**
- * `import`: an archive's records into a fresh install, their secrets sealed anew by a process of its fleet, then read back and
+ * `import`: an archive's records into a fresh install, their secrets sealed again by a process of its fleet, then read back and
  * compared. What an interrupted run has done is found in the records themselves.
  */
 
@@ -140,8 +140,8 @@ async function checkFresh(store: Store, config: Config, header: Header): Promise
     if (earlier.archive_id === header.archive_id && earlier.state === "running") return;
     throw inTheWay(earlier, header);
   }
-  const census = await takeCensus(store, await readFields(store));
-  const held = census.reduce((sum, { count }) => sum + count, 0);
+  const versionCounts = await countVersions(store, await readFields(store));
+  const held = versionCounts.reduce((sum, { count }) => sum + count, 0);
   if (held > 0) throw notFresh(`database "${name}" holds ${held === 1 ? "1 secret" : `${held} secrets`} already`);
   for (const collection of header.collections) {
     if (!(await isEmpty(store, collection))) throw notFresh(`collection ${collection} holds records already`);
@@ -166,10 +166,10 @@ async function bringAndProve(
     const other = await beginImport(store, auditor, identity, { ...identity, file: options.file });
     if (other !== undefined) throw inTheWay(other, header);
     const there_before = await bringAll(member, archive, options, reporter, recordsIn(trailer));
-    const contents = await proveContents(member, header, options.signal, reporter);
+    const contents = await verifyContents(member, header, options.signal, reporter);
     const differing = differences(contents, trailer);
     if (differing.length > 0) throw notTheSame(differing);
-    crashPoint("import.proved");
+    crashPoint("import.verified");
     await completeImport(store, auditor, header.archive_id, { ...identity, ...figuresOf(contents) });
     const { install_id } = member.install;
     return { ...identity, install_id, contents, there_before, left_out: trailer.left_out };
@@ -220,7 +220,7 @@ function inTheWay(earlier: ImportDoc, { archive_id }: Header): KekError {
     return new KekError(
       "refused",
       "the import of another archive was begun in this database",
-      "go on with that one, or drop this database, install anew and import this one",
+      "go on with that one, or drop this database, install again and import this one",
     );
   }
   return new KekError(

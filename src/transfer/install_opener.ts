@@ -3,14 +3,14 @@ import { dekAad, type Place } from "../envelope/aad.ts";
 import { readEnvelope } from "../envelope/envelope.ts";
 import { openField } from "../envelope/field_cipher.ts";
 import { exactId, idBsonOf } from "../envelope/raw_record.ts";
-import { isTheRecordsFault } from "../envelope/record_fault.ts";
-import { loadProved } from "../fleet/keystore.ts";
-import { LateKeys } from "../fleet/late_keys.ts";
-import { inOrder } from "../library/many.ts";
+import { isRecordError } from "../envelope/record_fault.ts";
+import { loadVerified } from "../fleet/key_loader.ts";
+import { OnDemandKeys } from "../fleet/on_demand_keys.ts";
+import { inOrder } from "../library/batch.ts";
+import type { InstallDoc } from "../protocol/documents.ts";
 import type { Provider } from "../providers/provider.ts";
-import { takeCensus } from "../store/census.ts";
-import type { InstallDoc } from "../store/documents.ts";
 import type { Store } from "../store/store.ts";
+import { countVersions } from "../store/version_counts.ts";
 import { readVersions } from "../store/versions.ts";
 import { recordsById } from "../store/whole_records.ts";
 import { type BadRecord, badRecord, type OpenedRecord, openRecord, wipe } from "./open_record.ts";
@@ -24,13 +24,13 @@ export class InstallOpener {
   readonly #store: Store;
   readonly #provider: Provider;
   readonly #installId: string;
-  readonly #keys: LateKeys;
+  readonly #keys: OnDemandKeys;
 
   private constructor(store: Store, provider: Provider, installId: string) {
     this.#store = store;
     this.#provider = provider;
     this.#installId = installId;
-    this.#keys = new LateKeys(store, provider, installId);
+    this.#keys = new OnDemandKeys(store, provider, installId);
   }
 
   /**
@@ -41,11 +41,11 @@ export class InstallOpener {
     { store, provider, install }: { store: Store; provider: Provider; install: InstallDoc },
     fields: FieldName[],
   ): Promise<InstallOpener> {
-    const census = await takeCensus(store, fields);
+    const versionCounts = await countVersions(store, fields);
     const used = (await readVersions(store)).filter(
-      ({ _id, state }) => state !== "destroyed" && census.some(({ version }) => version === String(_id)),
+      ({ _id, state }) => state !== "destroyed" && versionCounts.some(({ version }) => version === String(_id)),
     );
-    for (const doc of used) await loadProved(provider, install.install_id, doc);
+    for (const doc of used) await loadVerified(provider, install.install_id, doc);
     return new InstallOpener(store, provider, install.install_id);
   }
 
@@ -80,7 +80,7 @@ export class InstallOpener {
     try {
       return { raw, opened: await openRecord(raw, collection, paths, (stored, place) => this.#unseal(stored, place)) };
     } catch (thrown) {
-      if (isTheRecordsFault(thrown)) return { raw, bad: badRecord(collection, raw, thrown) };
+      if (isRecordError(thrown)) return { raw, bad: badRecord(collection, raw, thrown) };
       throw thrown;
     }
   }

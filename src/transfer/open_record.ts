@@ -19,7 +19,7 @@ export type Open = (stored: unknown, place: Place) => Promise<Buffer>;
 
 /**
  * @param paths of the collection's fields that hold envelopes.
- * @throws KekError `envelope_invalid`, `envelope_does_not_open` when it is this record's fault; anything else is not.
+ * @throws KekError `envelope_invalid`, `decryption_failed` when it is this record's fault; anything else is not.
  */
 export async function openRecord(
   raw: Uint8Array,
@@ -28,7 +28,7 @@ export async function openRecord(
   open: Open,
 ): Promise<OpenedRecord> {
   const idBson = idBsonOf(raw);
-  // What MongoDB cannot be asked for byte for byte could not be sealed anew either.
+  // What MongoDB cannot be asked for byte for byte could not be sealed again either.
   exactId(idBson);
   const fields = fieldsIn(raw, paths).filter((field) => !isVoid(field));
   const opened = await Promise.allSettled(

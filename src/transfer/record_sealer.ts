@@ -3,7 +3,7 @@ import { toDocument, withValues } from "../envelope/raw_fields.ts";
 import { exactId, idBsonOf, idTextOf } from "../envelope/raw_record.ts";
 import { KekError } from "../errors/errors.ts";
 import type { Membership } from "../fleet/join.ts";
-import { inOrder } from "../library/many.ts";
+import { inOrder } from "../library/batch.ts";
 import { insertMissing, MAX_RECORD_BYTES, recordsById } from "../store/whole_records.ts";
 import { openRecord, wipe } from "./open_record.ts";
 import { secretsOf } from "./plain_record.ts";
@@ -87,7 +87,7 @@ export class RecordSealer {
     return new KekError(
       "refused",
       `the record ${idTextOf(idBsonOf(raw))} of ${this.#collection} is there already, and is not the archive's`,
-      "something writes to this install: stop it, drop this database, install anew and import again",
+      "something writes to this install: stop it, drop this database, install again and import again",
     );
   }
 

@@ -22,7 +22,7 @@ export const MARKS = {
   exit: "number",
   /** What is typed at its questions, with commas. */
   types: "words",
-  /** It goes on until Ctrl-C, which comes after so many seconds. */
+  /** It continues until Ctrl-C, which comes after so many seconds. */
   "ctrl-c": "seconds",
   /** Another test runs it, and holds the page to it. */
   "run by": "file",

@@ -87,7 +87,7 @@ export const SCENES: Record<string, Scene> = {
   },
   "a backup is taken, the fleet rotates to version 6 and MongoDB is set back": async (stage) => {
     await stage.sh("app-1", `${KILL_MONGOD}; cp -a /srv/mongodb /srv/backup; systemctl start mongod`);
-    // Nobody is silent for good here, and who only missed a beat while MongoDB was away has not looked for the key yet.
+    // Nobody is silent for good here, and who only missed a heartbeat while MongoDB was unavailable has not looked for the key yet.
     await giveVersion(stage, 6, []);
     await stage.sh("app-1", "certautopilot kek rotate --to-version=6");
     for (const host of FLEET) await stage.sh(host, "systemctl stop certautopilot");
@@ -104,7 +104,7 @@ export const SCENES: Record<string, Scene> = {
   "app-1 has another audit secret": async (stage) => {
     await stage.sh("app-1", `sed -i 's/^${AUDIT}=.*/${AUDIT}=${"0".repeat(64)}/' ${SECRETS}`);
   },
-  "the audit secret is made anew on every host, and the fleet is stopped": async (stage) => {
+  "the audit secret is made again on every host, and the fleet is stopped": async (stage) => {
     for (const host of FLEET) {
       await stage.sh(
         host,

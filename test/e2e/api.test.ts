@@ -94,7 +94,7 @@ test("a batch keeps its order, and an item that fails does not fail the others",
   items[7] = { ...place(7), envelope: { ...sealed.body.items[7].envelope, provider: "pkcs11" } };
   const opened = await api.post("decrypt", { items });
   const failed = new Map([
-    [3, [422, "envelope_does_not_open"]],
+    [3, [422, "decryption_failed"]],
     [5, [409, "version_not_loaded"]],
     [7, [422, "envelope_invalid"]],
   ] as const);

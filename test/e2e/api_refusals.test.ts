@@ -125,8 +125,8 @@ test("each refusal is a problem document that tells nothing", async () => {
   const { collection, id, field } = item;
   const sealed = (await api.post("encrypt", item)).body.envelope;
   const open = (envelope: unknown, over = {}) => ({ collection, id, field, envelope, ...over });
-  await refused(422, "envelope_does_not_open", open(sealed, { id: 2 }), {}, "decrypt");
-  await refused(422, "envelope_does_not_open", open(sealed, { id: { $numberLong: "1" } }), {}, "decrypt");
+  await refused(422, "decryption_failed", open(sealed, { id: 2 }), {}, "decrypt");
+  await refused(422, "decryption_failed", open(sealed, { id: { $numberLong: "1" } }), {}, "decrypt");
   await refused(422, "envelope_invalid", open({ ...sealed, provider: "pkcs11" }), {}, "decrypt");
   await refused(422, "envelope_invalid", open({ ...sealed, nonce: sealed.wrapped_dek }), {}, "decrypt");
   await refused(422, "request_invalid", open({ ...sealed, more: 1 }), {}, "decrypt");
@@ -172,7 +172,7 @@ test("a field that MongoDB makes no index for is refused, and registered nowhere
   await stop(serving);
 });
 
-test("encrypt while fenced off is a problem, and decrypt goes on", async () => {
+test("encrypt while fenced off is a problem, and decrypt continues", async () => {
   const install = await testInstall();
   const { token, variables } = apiToken(directory);
   const serving = await install.serve("api-1", [1], 1, variables);

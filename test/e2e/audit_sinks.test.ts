@@ -29,7 +29,7 @@ test("every event of a rotation reaches file, standard streams and syslog once, 
   const syslog = (url: string) => ({ CERTAUTOPILOT_AUDIT_SYSLOG: url });
   const file = join(scratch, "audit.jsonl");
 
-  // The first process locks the install; the other has nothing to tell, under Deno, until a fence is mended.
+  // The first process locks the install; the other has nothing to tell, under Deno, until a fence is repaired.
   const serving = { ...syslog(`tcp://127.0.0.1:${tcp.port}`), CERTAUTOPILOT_AUDIT_FILE: "-" };
   const first = await install.serve("first", [1, 2], 1, serving);
   await stop(first);

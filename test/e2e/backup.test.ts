@@ -19,7 +19,7 @@ function copy(name: string, keks: Record<number, string>): string {
 const some = (install: TestInstall, ...versions: number[]) =>
   Object.fromEntries(versions.map((version) => [version, install.keks[version] as string]));
 
-test("a copy that lacks a key, has other bytes or is open to others proves nothing; a whole one lets rotate go", async () => {
+test("a copy that lacks a key, has other bytes or is open to others verifies nothing; a whole one lets rotate go", async () => {
   const install = await seededInstall(5, CALM);
   const fleet = await serveAll(install, "a");
   const backup = (file: string) => kek(install, "verify", `--backup=${file}`);
@@ -56,13 +56,13 @@ test("a copy that lacks a key, has other bytes or is open to others proves nothi
     2,
     expect.stringContaining("is the secrets file that this program runs with"),
   ]);
-  // Of a key that no process has made known nothing is proved, and that is said.
+  // Of a key that no process has made known nothing is verified, and that is said.
   const more = await backup(copy("more", some(install, 1, 2, 4)));
   expect([more.code, more.json.versions, more.json.unknown]).toEqual([0, [1, 2], [4]]);
   expect(more.stderr).toContain("not verified: KEK version 4 of");
   expect((await rotate("--to-version=2")).code).toBe(0);
 
-  // A version that was left may be missing from the copy; one that is there is proved, for the way back.
+  // A version that was left may be missing from the copy; one that is there is verified, for the reverse rotation.
   await install.db.collection("kek_versions").updateMany({}, { $unset: { backup_verified_at: "" } });
   expect((await backup(copy("only-2", some(install, 2)))).json.versions).toEqual([2]);
   expect((await rotate("--to-version=1", "--from-version=2")).code).toBe(3);

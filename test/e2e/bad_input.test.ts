@@ -92,9 +92,14 @@ const CONFIGURATIONS: [string, () => Variables, string, RegExp][] = [
   ["a KEK of 63 digits in the secrets file", secretsFile(() => `${KEK}3=${OTHER_KEY.slice(1)}`), "key_invalid", /V3 /],
   ["a KEK of version 0", () => ({ [`${KEK}0`]: OTHER_KEY }), "config_invalid", /KEK_V0 /],
   ["two keys for one version", secretsFile(() => `${KEK}2=${OTHER_KEY}\n`), "key_invalid", /KEK_V2 .*different.* 2/],
-  ["twice the beat above the lease", times("800", "1500", "3000"), "config_invalid", /twice the beat < lease/],
+  [
+    "twice the heartbeat above the lease",
+    times("800", "1500", "3000"),
+    "config_invalid",
+    /twice the heartbeat < lease/,
+  ],
   ["a lease as long as the eviction", times("200", "3000", "3000"), "config_invalid", /lease < eviction/],
-  ["a beat of no number", times("often", "1500", "3000"), "config_invalid", /FLEET_BEAT_MS/],
+  ["a heartbeat of no number", times("often", "1500", "3000"), "config_invalid", /FLEET_BEAT_MS/],
   ["broken YAML", yaml(`database: [${OTHER_KEY}\n`), "config_invalid", /config\.yaml/],
   ["YAML that is no mapping", yaml(`${OTHER_KEY}\n`), "config_invalid", /config\.yaml/],
   ["an unknown key in config.yaml", yaml(`encryption:\n  kek: ${OTHER_KEY}\n`), "config_invalid", /encryption\.kek /],
@@ -171,7 +176,7 @@ test.concurrent("a host that no name server knows is MongoDB away, exit 9", asyn
 async function isAway(text: string, host: string, argv: string[]): Promise<void> {
   const ran = await run(argv, { ...operator, ...uri(text) });
   expectSilentAbout(ran, [...SECRETS, ...Object.values(install.keks)]);
-  const refusal: Refusal = { exit: 9, code: "mongodb_away", error: new RegExp(host), hint: /DATABASE_URI/ };
+  const refusal: Refusal = { exit: 9, code: "mongodb_unavailable", error: new RegExp(host), hint: /DATABASE_URI/ };
   expectRefusal(ran, refusal, argv.includes("--json"));
 }
 
@@ -185,7 +190,11 @@ test.concurrent("a standalone mongod is refused, exit 9, and stays untouched", a
     const ran = await run(argv, { ...operator, ...uri(`mongodb://${host}/`) });
     expectRefusal(ran, refusal, false);
   }
-  expectRefusal(await named, { exit: 9, code: "mongodb_away", error: new RegExp(host), hint: /replicaSet/ }, false);
+  expectRefusal(
+    await named,
+    { exit: 9, code: "mongodb_unavailable", error: new RegExp(host), hint: /replicaSet/ },
+    false,
+  );
   const client = await new MongoClient(`mongodb://${host}/?directConnection=true`).connect();
   const { databases } = await client.db("admin").admin().listDatabases();
   expect(databases.map(({ name }) => name)).toEqual(["admin", "config", "local"]);

@@ -50,7 +50,7 @@ async function breakRecords(install: TestInstall, ids: number[]): Promise<Map<nu
   return intact;
 }
 
-test("broken wraps: each named and skipped, exit 6, nothing settles; mended, the same command completes", async () => {
+test("broken wraps: each named and skipped, exit 6, nothing settles; repaired, the same command completes", async () => {
   const install = await seededInstall(60, CALM);
   const intact = await breakRecords(install, BROKEN);
   const before = await secretsOf(install)
@@ -102,7 +102,7 @@ test("broken wraps: each named and skipped, exit 6, nothing settles; mended, the
   expect(status.rotation).toMatchObject({ coordinator: null, phase: 2 });
   expect(status.rotation.failed).toHaveLength(8);
 
-  // Half of them mended: the rest is named anew.
+  // Half of them repaired: the rest is named again.
   for (const id of BROKEN.slice(0, 4)) {
     await secretsOf(install).replaceOne({ _id: id }, { value: intact.get(id) as Document });
   }
@@ -113,9 +113,9 @@ test("broken wraps: each named and skipped, exit 6, nothing settles; mended, the
   for (const id of BROKEN.slice(4)) {
     await secretsOf(install).replaceOne({ _id: id }, { value: intact.get(id) as Document });
   }
-  const mended = await rotating(install, "--to-version=2").exited;
-  expect(mended.code).toBe(0);
-  expect(mended.json).toMatchObject({ rotation: 1, state: "completed", rewrapped: 4 });
+  const repaired = await rotating(install, "--to-version=2").exited;
+  expect(repaired.code).toBe(0);
+  expect(repaired.json).toMatchObject({ rotation: 1, state: "completed", rewrapped: 4 });
   expect((await newestRotation(install))["failed"]).toEqual([]);
   await proveAll(install, [2], 60);
   await stop(...fleet);

@@ -18,7 +18,7 @@ import {
   wrapsAt,
 } from "../harness/schedule.ts";
 
-/** Cancelling a rotation, and the two ways on from there: resume, and reverse. */
+/** Cancelling a rotation, and the two next steps from there: resume, and reverse. */
 
 /** One secret more, as a process of the fleet writes it now. @returns the version that it was written under. */
 async function writeOne(install: TestInstall, id: number): Promise<number> {
@@ -47,7 +47,7 @@ test("nothing to cancel is exit 3, before and after a rotation", async () => {
   await stop(...fleet);
 });
 
-test("cancelled from another shell in phase 1: steady again, exit 5, and it can be started anew", async () => {
+test("cancelled from another shell in phase 1: steady again, exit 5, and it can be started again", async () => {
   const install = await seededInstall(40, CALM);
   const [a, b] = await serveAll(install, "a", "b");
   b.kill("SIGSTOP");
@@ -154,7 +154,7 @@ test("cancelling works when the coordinator is dead", async () => {
   const fleet = await serveAll(install, "a", "b");
   const rotate = rotating(install, "--to-version=2", ...SLOWLY);
   await movedTo(install, 2, 30);
-  // Its lanes, which compute, come after whatever else this host has to do; its main thread, which keeps the lease, does not.
+  // Its workers, which compute, come after whatever else this host has to do; its main thread, which keeps the lease, does not.
   const [main, ...others] = nicesOf(rotate.pid);
   expect(main).toBe(getPriority());
   expect(Math.max(...others)).toBe(Math.max(10, getPriority()));
@@ -172,7 +172,7 @@ test("cancelling works when the coordinator is dead", async () => {
   await stop(...fleet);
 });
 
-test("phase 3 refuses to cancel, names the way back, and completes", async () => {
+test("phase 3 refuses to cancel, names the reverse rotation, and completes", async () => {
   const install = await seededInstall(40, { ...CALM, drainMs: 2500 });
   const fleet = await serveAll(install, "a");
   const rotate = rotating(install, "--to-version=2");
@@ -184,7 +184,7 @@ test("phase 3 refuses to cancel, names the way back, and completes", async () =>
     "phase 3",
     "certautopilot kek rotate --to-version=1 --from-version=2",
   );
-  // Ctrl-C is told the same, and the rotation goes on.
+  // Ctrl-C is told the same, and the rotation continues.
   rotate.kill("SIGINT");
   await rotate.says("in phase 3 and cannot be cancelled");
   fleet[0].kill("SIGCONT");

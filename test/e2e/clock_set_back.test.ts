@@ -1,6 +1,7 @@
 import { expect, test } from "bun:test";
+import type { Member } from "../../src/protocol/member.ts";
 import { evictIdle } from "../../src/store/evictions.ts";
-import { beat, type Member, readRoster } from "../../src/store/heartbeats.ts";
+import { readRoster, refreshHeartbeat } from "../../src/store/heartbeats.ts";
 import { closeStore, inSession, openStore } from "../../src/store/store.ts";
 import { run, stop, type TestInstall, until } from "../harness/program.ts";
 import {
@@ -162,7 +163,7 @@ test("a living process whose last heartbeat lies in the future is not evicted: i
   serving.kill("SIGCONT");
   const ran = await rotate.exited;
   expect([ran.code, ran.json?.error.code]).toEqual([3, "refused"]);
-  expect(ran.stderr).toMatch(/^error: lives .* is not evicted: its last beat was \d\.\d s ago/m);
+  expect(ran.stderr).toMatch(/^error: lives .* is not evicted: its last heartbeat was \d\.\d s ago/m);
   expect([await evicted(install), (await heartbeat(install, "lives")) !== null]).toEqual([[], true]);
   await stop(...fleet);
 });
@@ -198,9 +199,9 @@ test("a member that was watched is evicted on the very heartbeat that was seen, 
   expect(await evictIdle(store, auditor, { ...watched, watched_ms: 5000 }, TIMES.evictionMs)).toBe(false);
   const { loaded, available, problems, key_trouble, current_version, write_version } = watched;
   const fields = { loaded, available, problems, key_trouble, current_version, write_version } as Parameters<
-    typeof beat
+    typeof refreshHeartbeat
   >[3];
-  await inSession(store, (session) => beat(store, session, id, fields));
+  await inSession(store, (session) => refreshHeartbeat(store, session, id, fields));
   expect(await evictIdle(store, auditor, watched, TIMES.evictionMs)).toBe(false);
   const again = { ...(await seen()), watched_ms: 7000 };
   expect(await evictIdle(store, auditor, again, TIMES.evictionMs)).toBe(true);

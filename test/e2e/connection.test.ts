@@ -68,10 +68,10 @@ test("a member that recovers or has no primary is named for what it is", async (
   await untilHello(onPrimary, (hello) => hello["secondary"] === true);
   const none = await run(VERIFY, at(`mongodb://${primary}/?replicaSet=rs0`));
   const members = new RegExp(`has no primary: .*${primary} is a secondary`);
-  expectRefusal(none, { exit: 9, code: "mongodb_away", error: members, hint: /DATABASE_URI/ }, false);
+  expectRefusal(none, { exit: 9, code: "mongodb_unavailable", error: members, hint: /DATABASE_URI/ }, false);
   const other = await run(VERIFY, at(`mongodb://${primary}/?replicaSet=other`));
   const called = /none of them is a member of a replica set that is called "other"/;
-  expectRefusal(other, { exit: 9, code: "mongodb_away", error: called, hint: /replicaSet/ }, false);
+  expectRefusal(other, { exit: 9, code: "mongodb_unavailable", error: called, hint: /replicaSet/ }, false);
 });
 
 test("a member that was removed from its set is told apart from one that cannot be reached", async () => {

@@ -30,7 +30,7 @@ const TO_THE_END: [Armed, Armed][] = [
   ["fence.recording", "fence.recorded"],
   ["fence.recorded", "fence.recording"],
   ["fence.collection", "fence.recording"],
-  ["fence.collection:2", "census.again"],
+  ["fence.collection:2", "count.again"],
   ["complete.closed", "complete.retired"],
   ["audit.appended", "audit.committed"],
   ["audit.appended:7", "audit.mirrored"],

@@ -39,7 +39,7 @@ const LIFTED: Record<string, Step[]> = {
 /** Cancelled in phase 2, with the fence up, and back. */
 const CANCELLED: Record<string, Step[]> = {
   "while it is written, and before the fence is lifted": [
-    { words: THERE, dies: "census.again" },
+    { words: THERE, dies: "count.again" },
     { words: CANCEL, dies: "cancel.written" },
     { words: CANCEL, dies: "cancel.done" },
     { words: CANCEL, exits: NOTHING_TO_CANCEL },
@@ -47,13 +47,13 @@ const CANCELLED: Record<string, Step[]> = {
     { words: BACK },
   ],
   "with the lifting recorded and nothing lifted": [
-    { words: THERE, dies: "census.again" },
+    { words: THERE, dies: "count.again" },
     { words: CANCEL, dies: "fence.recorded" },
     { words: BACK, dies: "rotation.inserted" },
     { words: BACK },
   ],
   "with the fence lifted from one collection of two": [
-    { words: THERE, dies: "census.again" },
+    { words: THERE, dies: "count.again" },
     { words: CANCEL, dies: "fence.collection" },
     { words: BACK, dies: "rotation.acquired" },
     { words: BACK, dies: "batch.written" },
@@ -64,12 +64,12 @@ const CANCELLED: Record<string, Step[]> = {
 /** And on to version 2 after all. */
 const ON_AFTER_ALL: Record<string, Step[]> = {
   "cancelled with the fence lifted from one collection of two": [
-    { words: THERE, dies: "census.again" },
+    { words: THERE, dies: "count.again" },
     { words: CANCEL, dies: "fence.collection" },
     { words: THERE, dies: "fence.collection" },
     { words: THERE },
   ],
-  "a way back cancelled in its first phase, while the rotation it came from opens again": [
+  "a reverse rotation cancelled in its first phase, while the rotation it came from opens again": [
     { words: THERE, dies: "batch.written:2" },
     { words: BACK, dies: "rotation.acquired" },
     { words: CANCEL, dies: "cancel.reopened" },
@@ -103,11 +103,11 @@ function ending(version: number, first?: (install: CrashInstall) => Promise<void
   };
 }
 
-test("killed while the fence is lifted for a way back", async () => {
+test("killed while the fence is lifted for a reverse rotation", async () => {
   expect(await inLanes(LIFTED, ending(1))).toEqual({});
 });
 
-test("cancel killed, and then the way back", async () => {
+test("cancel killed, and then the reverse rotation", async () => {
   expect(await inLanes(CANCELLED, ending(1))).toEqual({});
 });
 

@@ -65,10 +65,10 @@ test("export: no archive or a whole one, whose like is made by the same command;
 const IMPORTS: [Armed, Armed][] = [
   ["import.registered", "import.begun"],
   ["import.inserted", "import.inserted:2"],
-  ["import.proved", "import.completed"],
+  ["import.verified", "import.completed"],
 ];
 
-test("import: the same command goes on; nothing is brought twice, and all of it is proved", async () => {
+test("import: the same command continues; nothing is brought twice, and all of it is verified", async () => {
   const { install, exporting, importing } = await archived();
   const file = join(SCRATCH, "whole.age");
   expect((await run(exporting(file), install.variables([1], 1))).code).toBe(0);
@@ -80,7 +80,7 @@ test("import: the same command goes on; nothing is brought twice, and all of it 
     await take({ words: importing(file), dies: again }, variables);
     const done = await take({ words: importing(file) }, variables);
     expect(done.json).toMatchObject({ imported: true, records: COUNT, secrets: COUNT });
-    if (at === "import.proved") expect(done.json.there_before).toBe(COUNT);
+    if (at === "import.verified") expect(done.json.there_before).toBe(COUNT);
     await take({ words: importing(file), exits: 3 }, variables);
     expect(await events(fresh, "secrets.imported")).toHaveLength(1);
     const reader = await library(fresh, [1], 1, "reader", TIMES);

@@ -52,7 +52,7 @@ test("an envelope that moves behind the reader, or into a record that was read, 
         .then(() => archive.deleteOne({ _id: "moving" as never }));
     },
   };
-  const found = await scanDatabase(context, { version: 1, anew: true }, reporter);
+  const found = await scanDatabase(context, { version: 1, restart: true }, reporter);
   await moved;
   expect(moved).toBeDefined();
   expect(found.written).toMatchObject([{ collection: "aaa", path: "copy.of", version: "1", count: 1 }]);
@@ -80,13 +80,13 @@ test("a search that is resumed sees what was written while it rested", async () 
       while (performance.now() < until);
     },
   };
-  const ended = await scanDatabase(context, { version: 1, anew: true }, slowly).catch((thrown) => thrown);
+  const ended = await scanDatabase(context, { version: 1, restart: true }, slowly).catch((thrown) => thrown);
   clearInterval(looking);
   expect(ended).toBe(interrupted);
   // Into a record that was read, while nobody looks.
   await install.db.collection<Document>("aaa").updateOne({ _id: 0 as never }, { $set: { late: value } });
   const quiet = { note: (message: string) => notes.push(message), progress: () => undefined };
-  const again = await scanDatabase(context, { version: 1, anew: false }, quiet);
+  const again = await scanDatabase(context, { version: 1, restart: false }, quiet);
   expect([again.resumed, notes]).toEqual([expect.any(String), [expect.stringContaining("resuming the search of")]]);
   expect(again.written).toMatchObject([{ collection: "aaa", path: "late", version: "1", count: 1 }]);
   expect(await verifications.countDocuments({ _id: "scan" as never })).toBe(0);
@@ -106,7 +106,7 @@ test("names with dots, members that are there twice, scopes of code, and secrets
     ]);
   const { places } = await scanDatabase(
     context,
-    { anew: true, samples: true },
+    { restart: true, samples: true },
     { note: () => undefined, progress: () => undefined },
   );
   const odd = places.filter(({ collection }) => collection === "odd");
@@ -136,7 +136,7 @@ test("positions of another primary are not used: RecordIds are a member's own", 
         .catch(() => undefined);
     },
   };
-  const found = await scanDatabase(context, { version: 1, anew: true }, reporter);
+  const found = await scanDatabase(context, { version: 1, restart: true }, reporter);
   await down;
   expect(found.places).toMatchObject([{ collection: "secrets", path: "value", count: 3 }]);
   expect(found.records).toBeGreaterThanOrEqual(163);
@@ -160,7 +160,7 @@ test("a collection that is replaced again and again is told, and ends in a refus
   })();
   const outcome = await scanDatabase(
     context,
-    { version: 1, anew: true },
+    { version: 1, restart: true },
     { note: (message) => notes.push(message), progress: () => undefined },
   ).then(
     () => "read",

@@ -13,7 +13,7 @@ function scratch(): string {
   return mkdtempSync(join(tmpdir(), "certautopilot-demo-test-"));
 }
 
-test("the demo rotates live traffic, proves it, and cleans up", async () => {
+test("the demo rotates live traffic, verifies it, and cleans up", async () => {
   const directory = scratch();
   // CI=true, as where it is a smoke test: the lines are the same.
   const demo = await run(["demo", "--records=2000", "--json"], { ...MONGOD, TMPDIR: directory, CI: "true" });

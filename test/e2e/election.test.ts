@@ -7,7 +7,7 @@ import { CALM, proveAll, rotating, seededInstall, serveAll } from "../harness/sc
 
 const RECORDS = 20_000;
 
-test("the primary steps down while every lane has a batch at MongoDB, and again: the rotation goes on by itself", async () => {
+test("the primary steps down while every worker has a batch at MongoDB, and again: the rotation continues automatically", async () => {
   const install = await seededInstall(RECORDS, CALM, await ownReplicaSet());
   const fleet = await serveAll(install, "a");
   const secrets = install.db.collection("secrets");

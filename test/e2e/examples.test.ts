@@ -163,7 +163,7 @@ test("traffic through both examples while the KEK moves from 1 to 2, and a write
   for (const collection of ["vault", "vault_python"])
     expect(Object.keys(await versionsOf(install, collection, "token"))).toEqual(["2"]);
   const verified = await kek(install, "verify", "--records");
-  expect(verified.json).toMatchObject({ ready: true, failed: 0, stray_records: [] });
+  expect(verified.json).toMatchObject({ ready: true, failed: 0, stale_records: [] });
   for (const service of services) {
     expect(await service.stop()).toBe(0);
     expect(service.said().split("\n").slice(1)).toEqual([""]);

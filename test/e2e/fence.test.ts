@@ -118,13 +118,13 @@ test("a fence removed or weakened by hand is put back by a running process, and 
   expect((await rotating(install, "--to-version=2").exited).code).toBe(0);
   const fence = await validatorOf(install);
   expect(JSON.stringify(fence)).toContain("value.kek_version");
-  const isBack = async (mended: number) => {
+  const isBack = async (repaired: number) => {
     const [entry] = await install.db.listCollections({ name: "secrets" }).toArray();
     const { validator, validationAction } = (entry as unknown as { options: Record<string, unknown> }).options;
     return (
       JSON.stringify(validator) === JSON.stringify(fence) &&
       (validationAction ?? "error") === "error" &&
-      (await events(install, "fence.mended")).length === mended
+      (await events(install, "fence.mended")).length === repaired
     );
   };
   await install.db.command({ collMod: "secrets", validator: {} });
@@ -138,12 +138,12 @@ test("a fence removed or weakened by hand is put back by a running process, and 
   await stop(...fleet);
 });
 
-test("--fence=off says that the census is taken twice, sets no fence, and completes", async () => {
+test("--fence=off says that the records are counted twice, sets no fence, and completes", async () => {
   const install = await seededInstall(20);
   const fleet = await serveAll(install, "a");
   const ran = await rotating(install, "--to-version=2", "--fence=off").exited;
   expect(ran.code).toBe(0);
-  expect(ran.stderr).toMatch(/no fence: waiting 2\.5 s before the second census/);
+  expect(ran.stderr).toMatch(/no fence: waiting 2\.5 s before the second count/);
   expect(ran.json).toMatchObject({ fenced: false, rewrapped: 20, state: "completed" });
   const [two, three] = await install.db
     .collection("audit_log")

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
-import { FenceGuard } from "../../src/fleet/fence_guard.ts";
-import { unfencedCollections } from "../../src/fleet/fence_keeper.ts";
+import { WriteFenceGuard } from "../../src/fleet/write_fence_guard.ts";
+import { unfencedCollections } from "../../src/fleet/write_fence_setter.ts";
 import { readFields } from "../../src/store/fields.ts";
 import { readState } from "../../src/store/state.ts";
 import { closeStore, openStore } from "../../src/store/store.ts";
@@ -37,7 +37,7 @@ test("who may not set the fence says so, leaves it to others, and begins nothing
   await admin.command({ createUser: "writer", pwd: password, roles: [role("readWrite")] });
   expect((await rotating(install, "--to-version=2").exited).code).toBe(0);
 
-  // A process that may not mend it does not say that it has.
+  // A process that may not repair it does not say that it has.
   const [weak, strong] = await Promise.all(
     ["writer", "app"].map((user) =>
       openStore({ uri: guarded.uri(user, password), name: install.name }, { appName: "test" }),
@@ -49,7 +49,7 @@ test("who may not set the fence says so, leaves it to others, and begins nothing
   const log = { info: () => undefined, warn: (message: string) => warned.push(message) } as never;
   const { fence } = await newestRotation(install);
   await install.db.command({ collMod: "secrets", validator: {} });
-  const weakling = new FenceGuard(weak, auditor, log, 0);
+  const weakling = new WriteFenceGuard(weak, auditor, log, 0);
   for (let look = 0; look < 4; look += 1) await weakling.look(await readState(weak));
   expect(warned).toEqual(["secrets is not fenced: MongoDB does not permit collMod to this process"]);
   expect(await events(install, "fence.mended")).toEqual([]);
@@ -60,13 +60,13 @@ test("who may not set the fence says so, leaves it to others, and begins nothing
     expect.stringContaining("secrets is not fenced against KEK version 1"),
   ]);
 
-  const guard = new FenceGuard(strong, auditor, log, 0);
+  const guard = new WriteFenceGuard(strong, auditor, log, 0);
   for (let look = 0; look < 2; look += 1) await guard.look(await readState(strong));
   expect(await unfencedCollections(strong, await readFields(strong), 1)).toEqual([]);
   expect(await events(install, "fence.mended")).toHaveLength(1);
   await Promise.all([closeStore(weak), closeStore(strong)]);
 
-  // A way back stops before anything would be rejected, and goes on when it may.
+  // A reverse rotation stops before anything would be rejected, and continues when it may.
   await admin.command({ revokeRolesFromUser: "app", roles: ["root"] });
   await admin.command({ grantRolesToUser: "app", roles: [role("readWrite")] });
   const back = ["--to-version=1", "--from-version=2"];
@@ -132,7 +132,7 @@ test("readWrite alone does everything but set the fence: forward, back, cancel, 
   expect(await newestRotation(install)).toMatchObject(unfenced([1]));
 
   const removed = await asWriter([2], "remove", "--version=1", "--yes").exited;
-  expect(removed.stderr).toContain("the census is taken twice, 5 s apart");
+  expect(removed.stderr).toContain("the records are counted twice, 5 s apart");
   expect(removed).toMatchObject({ code: 0, json: { outcome: "destroyed" } });
   expect(await versionStates(install)).toEqual({ "1": "destroyed", "2": "active" });
   await proveAll(install, [2], 60);
@@ -164,7 +164,7 @@ test("a user that lost the right rotates on without a new fence; the old one sta
   const before = await frozenState(install);
   const warned: string[] = [];
   const log = { info: () => undefined, warn: (message: string) => warned.push(message) } as never;
-  const guard = new FenceGuard(store, { secret: "audit-secret-of-the-tests", actor: "test", sinks: [] }, log, 0);
+  const guard = new WriteFenceGuard(store, { secret: "audit-secret-of-the-tests", actor: "test", sinks: [] }, log, 0);
   for (let look = 0; look < 4; look += 1) await guard.look(await readState(store));
   expect(warned).toEqual([]);
   expect(await frozenState(install)).toBe(before);

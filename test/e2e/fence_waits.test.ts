@@ -6,7 +6,7 @@ import { heartbeat, kek, seededInstall } from "../harness/schedule.ts";
 
 /** Setting a validator waits for every transaction on its collection: what else a process does must not wait with it. */
 
-test("a process goes on beating while the validator that it sets waits for somebody's transaction", async () => {
+test("a process continues beating while the validator that it sets waits for somebody's transaction", async () => {
   const install = await seededInstall(5);
   await library(install, [1, 2], 2, "guard");
   expect((await kek(install, "rotate", "--to-version=2")).code).toBe(0);
@@ -28,7 +28,7 @@ test("a process goes on beating while the validator that it sets waits for someb
     return (await client.db("admin").command(filter))["inprog"].length > 0;
   });
   const before = (await heartbeat(install, "guard"))?.["updated_at"];
-  await until("a beat", async () => (await heartbeat(install, "guard"))?.["updated_at"] > before, 10_000);
+  await until("a heartbeat", async () => (await heartbeat(install, "guard"))?.["updated_at"] > before, 10_000);
   // Nor does anybody else who writes to the collection wait for the end of that transaction.
   const other = await new MongoClient(install.uri).connect();
   for (let write = 0; write < 10; write += 1) {

@@ -38,7 +38,7 @@ test("paths through arrays, by position or because a record has one", async () =
   expect(indexes).toEqual(["_id_", "device.value.kek_version_1__id_1"]);
 });
 
-test("a field that is registered already goes on being encrypted, and verify names it", async () => {
+test("a field that is registered already continues being encrypted, and verify names it", async () => {
   await db
     .collection<Document>("kek_fields")
     .insertOne({ _id: "users:old.0.value" as never, collection: "users", path: "old.0.value" });

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { Binary, type Document } from "mongodb";
-import { type Kek, KekError, openKek } from "../../src/index.ts";
+import { type FieldEncryption, KekError, openFieldEncryption } from "../../src/index.ts";
 import { type Forgery, whileForged } from "../harness/forgery.ts";
 import { library, libraryConfig } from "../harness/library.ts";
 import { run, stop, type TestInstall, testInstall, until } from "../harness/program.ts";
@@ -61,7 +61,7 @@ const MET: [string, Forgery, RegExp][] = [
   ["a retired version, and none active", version({ state: "retired" }), /kek_versions: no version is active/],
 ];
 
-test("a living process that meets a forged document fences itself, says why, and goes on when it is right again", async () => {
+test("a living process that meets a forged document fences itself, says why, and continues when it is right again", async () => {
   const install = await testInstall();
   const serving = await install.serve("api-1", [1, 2], 1);
   const kek = await library(install, [1, 2], 1);
@@ -78,7 +78,7 @@ test("a living process that meets a forged document fences itself, says why, and
   const before = await state();
   for (const [what, forgery, words] of MET) {
     await whileForged(install, forgery, async () => {
-      await until(`${what}: not ready`, async () => (await ready()).status === 503 && kek.trouble !== undefined);
+      await until(`${what}: not ready`, async () => (await ready()).status === 503 && kek.problem !== undefined);
       const told = (await (await ready()).json()) as { reason: string };
       expect([what, told.reason]).toEqual([what, expect.stringMatching(words)]);
       const fenced = await refusal(() => kek.encrypt("never", place));
@@ -86,7 +86,7 @@ test("a living process that meets a forged document fences itself, says why, and
       // What it holds, it still opens: no forged state takes a key away.
       expect((await kek.decrypt(kept, place)).toString()).toBe("kept");
     });
-    await until(`${what}: ready again`, async () => (await ready()).status === 200 && kek.trouble === undefined);
+    await until(`${what}: ready again`, async () => (await ready()).status === 200 && kek.problem === undefined);
     expect((await kek.decrypt(await kek.encrypt("again", place), place)).toString()).toBe("again");
     expect([what, await state()]).toEqual([what, before]);
   }
@@ -97,7 +97,7 @@ test("a living process that meets a forged document fences itself, says why, and
 });
 
 /** A second install whose KEKs have the very same bytes. */
-async function twin({ keks }: TestInstall): Promise<{ other: TestInstall; kek: Kek }> {
+async function twin({ keks }: TestInstall): Promise<{ other: TestInstall; kek: FieldEncryption }> {
   const other = await testInstall();
   Object.assign(other.keks, keks);
   return { other, kek: await library(other, [1, 2], 1, "twin") };
@@ -127,12 +127,12 @@ test("wraps, payloads and whole envelopes swapped between records, fields, colle
     // A whole earlier envelope of the same field is genuine there: no AAD tells when.
     if (!what.startsWith("an earlier")) swaps.push(theirs);
     for (const swapped of swaps) {
-      expect([what, (await refusal(() => kek.decrypt(swapped, place))).code]).toEqual([what, "envelope_does_not_open"]);
+      expect([what, (await refusal(() => kek.decrypt(swapped, place))).code]).toEqual([what, "decryption_failed"]);
     }
   }
   for (const changed of [{ kek_version: 2 }, { kek_version: 9 }, { provider: "pkcs11" }]) {
     const { code } = await refusal(() => kek.decrypt({ ...mine, ...changed }, place));
-    expect(["envelope_does_not_open", "envelope_invalid", "version_not_loaded"]).toContain(code);
+    expect(["decryption_failed", "envelope_invalid", "version_not_loaded"]).toContain(code);
   }
   const fake = { _bsontype: "Binary", sub_type: 0, position: 60 };
   expect((await refusal(() => kek.decrypt({ ...mine, wrapped_dek: fake }, place))).code).toBe("envelope_invalid");
@@ -183,11 +183,11 @@ test("a rotation names swapped wraps and moves none of them; swapped payloads ar
     await secrets.replaceOne({ _id }, { value });
   expect((await rotating(install, "--to-version=2").exited).code).toBe(0);
   await stop(...fleet);
-  const reader = await openKek(libraryConfig(install, [2], 2, "reader"));
+  const reader = await openFieldEncryption(libraryConfig(install, [2], 2, "reader"));
   try {
     for (const { _id, value } of await secrets.find().toArray()) {
       const open = () => reader.decrypt(value, { collection: "secrets", id: _id, field: "value" });
-      if (_id === 8) expect((await refusal(open)).code).toBe("envelope_does_not_open");
+      if (_id === 8) expect((await refusal(open)).code).toBe("decryption_failed");
       else expect((await open()).toString()).toBe(`secret ${_id}`);
     }
   } finally {

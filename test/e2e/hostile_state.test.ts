@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { Binary, Int32, Long } from "mongodb";
-import { openKek } from "../../src/index.ts";
+import { openFieldEncryption } from "../../src/index.ts";
 import { codeOf } from "../harness/codes.ts";
 import { type Forgery, whileForged } from "../harness/forgery.ts";
 import { library, libraryConfig, seed, versionsOf } from "../harness/library.ts";
@@ -82,7 +82,7 @@ const invalid = (error: RegExp): Refusal => ({
   error,
   hint: /nothing is decided by it/,
 });
-const newer = (error: RegExp): Refusal => ({ exit: 3, code: "document_newer", error, hint: /update this program/ });
+const newer = (error: RegExp): Refusal => ({ exit: 3, code: "unsupported_format", error, hint: /update this program/ });
 
 const CASES: [string, Forgery, Refusal, Command[]][] = [
   [
@@ -161,7 +161,7 @@ const CASES: [string, Forgery, Refusal, Command[]][] = [
     ROSTER,
   ],
   [
-    "a beat at a time that is text",
+    "a heartbeat at a time that is text",
     added("process_heartbeats", { ...HEARTBEAT, updated_at: "now" }),
     invalid(/process_heartbeats: .*updated_at is not a time/),
     ROSTER,
@@ -239,7 +239,7 @@ test.each(
       expectSilentAbout(each, Object.values(install.keks));
     }
     if (!met.includes("serve")) return;
-    expect(await codeOf(() => openKek(libraryConfig(install, [1, 2, 3], 2, "late")))).toBe(refusal.code);
+    expect(await codeOf(() => openFieldEncryption(libraryConfig(install, [1, 2, 3], 2, "late")))).toBe(refusal.code);
   });
 });
 
@@ -270,7 +270,7 @@ test("members that nobody knows yet, numbers of any width and a role of a later 
   });
 });
 
-test("what was forged has left no trace: the rotation goes on and completes", async () => {
+test("what was forged has left no trace: the rotation continues and completes", async () => {
   const ran = await run([...COMMANDS.rotate, "--json"], variables);
   expect({ code: ran.code, stderr: ran.stderr }).toMatchObject({ code: 0 });
   expect(ran.json).toMatchObject({ rotation: 1, state: "completed" });

@@ -71,7 +71,7 @@ async function sweep(trial: Trial, make = () => hsmInstall(SHORT), fresh = makeF
   };
   const last = () => Math.max(...seen.keys());
   for (let n = 1; seen.size === 0 || seen.get(last()) !== undefined; n += STRIDE * LANES) {
-    await tryAll(Array.from({ length: LANES }, (_, lane) => n + lane * STRIDE));
+    await tryAll(Array.from({ length: LANES }, (_, worker) => n + worker * STRIDE));
   }
   const tried = [...seen.keys()].sort((a, b) => a - b);
   const between = tried.flatMap((n, index) => {

@@ -229,7 +229,7 @@ test("what other processes leave of a token's sessions is enough, or is named", 
   const none = await install.kek(ROTATE, 2);
   expect([none.code, none.json.error.code, none.json.error.hint]).toEqual([
     8,
-    "hsm_away",
+    "hsm_unavailable",
     expect.stringContaining("--hsm-sessions"),
   ]);
   expect(await install.db.collection("kek_rotations").countDocuments()).toBe(0);

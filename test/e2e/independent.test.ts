@@ -74,7 +74,7 @@ test("1,000 records each way, before and after a rotation, and while processes f
   const verified = await run(["kek", "verify", "--records", "--json"], onlyV2);
   expect(verified.json).toMatchObject({ ready: true, records: 3000, opened: 3000, failed: 0 });
   expect(await countRight(ours, install)).toBe(1000);
-  const census = (await run(["kek", "status", "--json"], operator)).json.census;
-  expect(census).toContainEqual({ field: "foreign:nested.secret", version: "2", count: 2000 });
+  const version_counts = (await run(["kek", "status", "--json"], operator)).json.version_counts;
+  expect(version_counts).toContainEqual({ field: "foreign:nested.secret", version: "2", count: 2000 });
   await stop(...fleet);
 });

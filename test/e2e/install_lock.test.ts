@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { KekError, openKek } from "../../src/index.ts";
+import { KekError, openFieldEncryption } from "../../src/index.ts";
 import { libraryConfig } from "../harness/library.ts";
 import { kekHex, run, stop, type TestInstall, testInstall, type Variables } from "../harness/program.ts";
 import { changesNothing, dump, expectRefusal, expectSilentAbout, type Refusal, refuses } from "../harness/refusal.ts";
@@ -46,7 +46,7 @@ async function expectLocked(install: TestInstall, message: string, provider: "en
       for (const ran of [plain, json]) expectSilentAbout(ran, secrets);
     }
     const config = libraryConfig(install, [1, 2], 2);
-    const opened = openKek({ ...config, encryption: { ...config.encryption, provider } });
+    const opened = openFieldEncryption({ ...config, encryption: { ...config.encryption, provider } });
     const thrown = await opened.then((kek) => kek.close()).catch((error: unknown) => error);
     expect(thrown).toBeInstanceOf(KekError);
     expect(thrown).toMatchObject({ code: "provider_mismatch", message, exit: "lock" });

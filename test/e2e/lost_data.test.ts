@@ -50,8 +50,8 @@ test("an index that lacks records is not counted by, and one that stands in the 
     expect([answer.code, told(answer)]).toEqual([3, expect.stringContaining(remedy)]);
   }
   const status = await kek(install, "status");
-  expect(status.json.census).toEqual([{ field: "secrets:value", version: "1", count: 30 }]);
-  expect(JSON.stringify(status.json.verdict.reasons)).toContain("is hidden");
+  expect(status.json.version_counts).toEqual([{ field: "secrets:value", version: "1", count: 30 }]);
+  expect(JSON.stringify(status.json.health.findings)).toContain("is hidden");
   expect(status.stdout).not.toContain("NaN");
 
   await install.db.command({ collMod: "secrets", index: { name: INDEX, hidden: false } });
@@ -78,7 +78,9 @@ test("indexes of our name with another definition, and collections with a collat
       3,
       expect.stringContaining(`the index ${INDEX} of secrets ${why}`),
     ]);
-    expect((await kek(install, "status")).json.census).toEqual([{ field: "secrets:value", version: "1", count: 12 }]);
+    expect((await kek(install, "status")).json.version_counts).toEqual([
+      { field: "secrets:value", version: "1", count: 12 },
+    ]);
   }
   await secrets.dropIndex(INDEX);
   // The same under another name is as good.
@@ -89,7 +91,7 @@ test("indexes of our name with another definition, and collections with a collat
   expect(await versionsOf(install, "words")).toEqual({ "2": 8 });
 });
 
-test("an index that is hidden in phase 2 is waited for, with its name and the command that mends it", async () => {
+test("an index that is hidden in phase 2 is waited for, with its name and the command that repairs it", async () => {
   const install = await seededInstall(40);
   const rotation = rotating(install, "--to-version=2", ...SLOWLY);
   await rotation.says("phase 2: re-wrap");

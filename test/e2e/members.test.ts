@@ -53,7 +53,7 @@ test("processes started and killed with -9 in each phase: it completes, each dea
   await stop(stays, ...started);
 });
 
-test("a process paused past its eviction joins anew, and is not ready before it has acknowledged", async () => {
+test("a process paused past its eviction joins again, and is not ready before it has acknowledged", async () => {
   const install = await seededInstall(50, { leaseMs: 4000, evictionMs: 8000 });
   const [awake, sleeper] = await serveAll(install, "awake", "sleeper");
   const before = await heartbeat(install, "sleeper");
@@ -86,7 +86,7 @@ test("a process paused past its eviction joins anew, and is not ready before it 
   expect(after?._id).not.toEqual(before?._id);
   const { _id: rotation, epoch } = await newestRotation(install);
   expect(after).toMatchObject({ loaded: [2], write_version: 2, acked: { rotation, epoch, phase: 0 } });
-  expect(sleeper.stderr).toContain("joins anew");
+  expect(sleeper.stderr).toContain("joins again");
   await proveAll(install, [2], 50);
   await stop(awake, sleeper);
 });

@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { startPrivateMongod } from "../../src/demo/private_mongod.ts";
-import { type Observed, openKek } from "../../src/index.ts";
+import { type Observed, openFieldEncryption } from "../../src/index.ts";
 import { OPERATION_METRIC } from "../../src/server/metrics/exposition.ts";
 import { INSTALL_METRICS, STATUS_UP } from "../../src/server/metrics/install_metrics.ts";
 import { PROCESS_METRICS } from "../../src/server/metrics/process_metrics.ts";
@@ -44,7 +44,9 @@ async function scrapeUntil(what: string, serving: Running, holds: (told: Scrape)
 test("a fleet through a rotation: before, during, after", async () => {
   const install = await testInstall();
   const seen: Observed[] = [];
-  const kek = await openKek(libraryConfig(install, [1, 2], 1, "seeder"), { observe: (one) => seen.push(one) });
+  const kek = await openFieldEncryption(libraryConfig(install, [1, 2], 1, "seeder"), {
+    observe: (one) => seen.push(one),
+  });
   await seed(kek, install, 600);
   await expect(kek.decrypt({ format: 1 }, { collection: "secrets", id: 1, field: "value" })).rejects.toThrow();
   await kek.close();
@@ -70,8 +72,8 @@ test("a fleet through a rotation: before, during, after", async () => {
   const silent = await scrapeUntil("one is silent", api, (told) =>
     told.values("certautopilot_fleet_silent_processes", { name: "api-2" }).includes(1),
   );
-  expect(one(silent, "fleet_last_beat_age_seconds", { name: "api-2" })).toBeGreaterThan(1.5);
-  expect(one(silent, "verdict", { level: "trouble" })).toBe(1);
+  expect(one(silent, "fleet_last_heartbeat_age_seconds", { name: "api-2" })).toBeGreaterThan(1.5);
+  expect(one(silent, "health", { level: "trouble" })).toBe(1);
   deno.kill("SIGCONT");
   await scrapeUntil("it is back", api, (told) => !told.values("certautopilot_fleet_silent_processes").includes(1));
 
@@ -92,7 +94,7 @@ test("a fleet through a rotation: before, during, after", async () => {
   expect(one(during, "write_version")).toBe(2);
 
   expect((await rotating.exited).code).toBe(0);
-  const after = await scrapeUntil("the census is new", api, (told) =>
+  const after = await scrapeUntil("the version counts is new", api, (told) =>
     told.values("certautopilot_version_records", { version: "2" }).includes(600),
   );
   expect(one(after, "last_rotation_info", { from: "1", to: "2", outcome: "completed" })).toBe(1);
@@ -144,7 +146,7 @@ test("an HSM that is taken away and put back", async () => {
   expect(before.value("certautopilot_hsm_uses_total")).toBeGreaterThan(0);
   expect(before.values("certautopilot_operation_duration_seconds_count", { provider: "pkcs11" })).toEqual([0, 0, 0, 0]);
   shim.set({ away: 1 });
-  const away = await scrapeUntil("the token is away", api, (told) => told.value("certautopilot_hsm_up") === 0);
+  const away = await scrapeUntil("the token is unavailable", api, (told) => told.value("certautopilot_hsm_up") === 0);
   expect(away.value("certautopilot_hsm_faults_total", { kind: "away" })).toBeGreaterThan(0);
   await scrapeUntil("it is not ready", api, (told) => told.value("certautopilot_ready") === 0);
   shim.set({ away: 0 });

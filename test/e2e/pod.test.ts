@@ -88,7 +88,7 @@ testAsRoot("pods load new keys without a restart, and rotate by schedule and by 
   expect(byJob.code, byJob.stderr).toBe(0);
   expect(await versionsOf(install)).toEqual({ "3": 300 });
   expect(await eventsAfter(beforeJob)).toEqual(bySchedule);
-  // A Job that is made anew is refused, and not tried again.
+  // A Job that is made again is refused, and not tried again.
   expect((await run(job, { uri, name: "job" }).exited).code).toBe(3);
 
   // The mounted Secret is not the pod's to change: it says what is left to do.

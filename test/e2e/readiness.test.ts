@@ -65,7 +65,7 @@ test("a silent process is named by verify and refused by rotate, and is ready ag
     asleep?.kill("SIGSTOP");
     await Bun.sleep(3300);
     await expectUnready(install, [
-      { name: "asleep", words: /silent: its last beat was \d/, hint: /start it .*--evict=/ },
+      { name: "asleep", words: /silent: its last heartbeat was \d/, hint: /start it .*--evict=/ },
     ]);
     asleep?.kill("SIGCONT");
     await until("it is ready again", async () => (await kek(install, "verify", "--target=2")).code === 0);
@@ -91,7 +91,7 @@ async function withDead(work: (other: TestInstall, id: string) => Promise<void>,
 
 test("a dead process keeps a rotation from starting until it is evicted by name", async () => {
   await withDead(async (other, id) => {
-    const words = /silent: its last beat was 10 min ago/;
+    const words = /silent: its last heartbeat was 10 min ago/;
     await expectUnready(other, [{ name: "dead", words, hint: new RegExp(`--evict=${id}`) }]);
     const rotated = await kek(other, "rotate", "--to-version=2", "--evict=dead");
     expect(rotated).toMatchObject({ code: 0, json: { state: "completed" } });
@@ -168,7 +168,7 @@ test("two commands that evict the same process: who comes second finds it gone, 
     expect(await evicted(other)).toEqual(["dead"]);
     // One that has woken up since it was seen is named with its new age.
     const woken = roster.filter(({ instance_name }) => instance_name === "lives");
-    expect((await evictNamed(context, woken))?.message).toMatch(/lives .* is not evicted: its last beat was \d/);
+    expect((await evictNamed(context, woken))?.message).toMatch(/lives .* is not evicted: its last heartbeat was \d/);
     await closeStore(store);
   });
 });

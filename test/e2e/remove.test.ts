@@ -69,12 +69,12 @@ test("refused: a retired version with an envelope left, or held by a process; re
   const [a, b] = await serveAll(install, "a", "b");
   expect((await rotating(install, "--to-version=2").exited).code).toBe(0);
   // Past the fence, as a restore of old data might come.
-  const stray = { _id: 40 as never, value };
-  await install.db.collection("secrets").insertOne(stray, { bypassDocumentValidation: true });
+  const stale = { _id: 40 as never, value };
+  await install.db.collection("secrets").insertOne(stale, { bypassDocumentValidation: true });
   refused(await kek(install, "remove", "--version=1"), "1 envelopes of secrets:value are at KEK version 1");
   await install.db.collection("secrets").deleteOne({ _id: 40 as never });
 
-  // `a` loads v1 for a way back, and is stopped before it can give it up again.
+  // `a` loads v1 for a reverse rotation, and is stopped before it can give it up again.
   b.kill("SIGSTOP");
   const back = rotating(install, "--to-version=1", "--from-version=2");
   await until("a holds v1", async () => (await heartbeat(install, "a"))?.["acked"]?.phase === 1);
@@ -149,7 +149,7 @@ test("a staged version is forgotten; where a process still holds it, that is sai
   // Other bytes under the number, now that it is free: they count.
   install.keks[3] = "ab".repeat(32);
   const holder = await install.serve("holder", [1, 2, 3], 1);
-  await until("v3 is staged anew", async () => (await versionStates(install))["3"] === "staged");
+  await until("v3 is staged again", async () => (await versionStates(install))["3"] === "staged");
   await until("holder holds v3", async () => (await heartbeat(install, "holder"))?.["loaded"]?.includes(3));
   const held = await kek(install, "remove", "--version=3");
   expect(held.code).toBe(0);

@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import type { Document } from "mongodb";
 import { KekError } from "../../src/errors/errors.ts";
-import type { Kek } from "../../src/index.ts";
+import type { FieldEncryption } from "../../src/index.ts";
 import { library, seed, versionsOf } from "../harness/library.ts";
 import { stop, type TestInstall, until } from "../harness/program.ts";
 import { events, newestRotation, proveAll, rotating, seededInstall, serveAll } from "../harness/schedule.ts";
@@ -29,7 +29,12 @@ async function restore(install: TestInstall, copy: Map<string, Document[]>): Pro
 
 const RAW = { promoteValues: false } as never;
 
-async function write(service: Kek, install: TestInstall, id: number, collection = "secrets"): Promise<unknown> {
+async function write(
+  service: FieldEncryption,
+  install: TestInstall,
+  id: number,
+  collection = "secrets",
+): Promise<unknown> {
   const records = install.db.collection<{ _id: number; value: unknown }>(collection);
   return await service
     .write(async () => {

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { openKek } from "../../src/index.ts";
+import { openFieldEncryption } from "../../src/index.ts";
 import { library, libraryConfig, versionsOf } from "../harness/library.ts";
 import { run, stop, until } from "../harness/program.ts";
 import {
@@ -17,7 +17,7 @@ import {
   wrapsAt,
 } from "../harness/schedule.ts";
 
-/** The way back, from a rotation that is under way, cancelled, or complete. */
+/** The reverse rotation, from a rotation that is under way, cancelled, or complete. */
 
 const BACK = ["--to-version=1", "--from-version=2"];
 
@@ -85,7 +85,7 @@ test("reversed after the coordinator died in phase 2, without a cancel", async (
   await stop(...fleet);
 });
 
-test("a way back cancelled in its phase 1 leaves both versions readable, and both ways open", async () => {
+test("a reverse rotation cancelled in its phase 1 leaves both versions readable, and both ways open", async () => {
   const install = await seededInstall(300, CALM);
   const [a, b] = await serveAll(install, "a", "b");
   const rotate = rotating(install, "--to-version=2", ...SLOWLY);
@@ -138,11 +138,11 @@ test("reversed from complete, while processes that declare v2 go on", async () =
   await stop(...fleet);
 });
 
-test("live traffic through a cancel and the way back: no read and no write fails", async () => {
+test("live traffic through a cancel and the reverse rotation: no read and no write fails", async () => {
   const COUNT = 200;
   const install = await seededInstall(COUNT, CALM);
   const fleet = await serveAll(install, "a");
-  const service = await openKek({ ...libraryConfig(install, [1, 2], 2, "service"), fleet: CALM });
+  const service = await openFieldEncryption({ ...libraryConfig(install, [1, 2], 2, "service"), fleet: CALM });
   const secrets = install.db.collection<{ _id: number; value: unknown }>("secrets");
   const failures: unknown[] = [];
   const written = new Set<number>();

@@ -3,7 +3,7 @@ import { countRight, library, seed, versionsOf } from "../harness/library.ts";
 import { run, stop, testInstall } from "../harness/program.ts";
 
 /** The main job through the compiled binary: three processes, v1 → v2, back, and forward to v3. */
-test("a fleet rotates, goes back, and goes on", async () => {
+test("a fleet rotates, goes back, and continues", async () => {
   const install = await testInstall();
   const first = await library(install, [1, 2, 3], 1, "seeder");
   await seed(first, install, 1200);
@@ -33,7 +33,7 @@ test("a fleet rotates, goes back, and goes on", async () => {
   const versions = await install.db.collection("kek_versions").find().sort({ _id: 1 }).toArray();
   expect(versions.map((doc) => doc["state"])).toEqual(["retired", "active", "staged"]);
 
-  // The way back, although every process declares 2: --from-version says that it is meant.
+  // The reverse rotation, although every process declares 2: --from-version says that it is meant.
   const back = await run(["kek", "rotate", "--to-version=1", "--from-version=2", "--json"], operator);
   expect(back.code).toBe(0);
   expect(await versionsOf(install)).toEqual({ "1": 1200 });

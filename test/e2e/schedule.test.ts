@@ -31,7 +31,7 @@ const scheduled = async (
 const events = async (install: TestInstall, name: string) =>
   await install.db.collection("audit_log").countDocuments({ event: name });
 
-test("a schedule rotates when another version is declared, goes on after a crash, and leaves the rest to people", async () => {
+test("a schedule rotates when another version is declared, continues after a crash, and leaves the rest to people", async () => {
   const install = await testInstall();
   const none = await scheduled(install, [1], 1);
   expect(none.code, "no install at all").toBe(3);
@@ -61,7 +61,7 @@ test("a schedule rotates when another version is declared, goes on after a crash
   const fleet = await Promise.all(["a", "b"].map((name) => install.serve(name, [1, 2], 2)));
   // Nothing is verified here: with the option for it the schedule refuses, and otherwise starts (see the pods' test).
   const unverified = await scheduled(install, [1, 2], 2, ["--require-backup"]);
-  expect([unverified.code, unverified.stderr]).toEqual([3, expect.stringContaining("no backup has been proved")]);
+  expect([unverified.code, unverified.stderr]).toEqual([3, expect.stringContaining("no backup has been verified")]);
   const slow = start(
     ["kek", "rotate", "--to-version=2", "--no-backup-check", "--max-rate=200", "--yes"],
     install.variables([1, 2], 2),
@@ -70,7 +70,7 @@ test("a schedule rotates when another version is declared, goes on after a crash
   const beside = await scheduled(install, [1, 2], 2);
   expect([beside.code, beside.stdout]).toEqual([
     0,
-    "nothing to do: a rotation to KEK version 2 is running, and goes on by itself\n",
+    "nothing to do: a rotation to KEK version 2 is running, and continues automatically\n",
   ]);
   expect((await run(["kek", "rotate", "--cancel"], install.variables([1, 2], 2))).code).toBe(0);
   expect((await slow.exited).code).toBe(5);

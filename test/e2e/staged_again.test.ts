@@ -5,9 +5,9 @@ import { EnvProvider } from "../../src/providers/env.ts";
 import { countRight, library, seed, versionsOf } from "../harness/library.ts";
 import { kekHex, run, stop, testInstall, until } from "../harness/program.ts";
 
-/** A number that is forgotten and made anew: whoever holds it proves it again, or does not say that it holds it. */
+/** A number that is forgotten and made again: whoever holds it verifies it again, or does not say that it holds it. */
 
-test("a staged version that is removed while processes hold it is made anew, and rotates", async () => {
+test("a staged version that is removed while processes hold it is made again, and rotates", async () => {
   const install = await testInstall();
   const seeder = await library(install, [1], 1, "seeder");
   await seed(seeder, install, 50);
@@ -20,7 +20,7 @@ test("a staged version that is removed while processes hold it is made anew, and
   const removed = await run(["kek", "remove", "--version=2", "--json"], operator);
   expect(removed.json).toMatchObject({ outcome: "forgotten" });
   expect(removed.json.remaining).toHaveLength(2);
-  await until("made anew", async () => (await canary()) !== undefined);
+  await until("made again", async () => (await canary()) !== undefined);
   expect(await canary()).not.toEqual(before);
 
   await until(
@@ -34,7 +34,7 @@ test("a staged version that is removed while processes hold it is made anew, and
   await stop(...fleet);
 });
 
-test("a process that holds other bytes than the version made anew says so, and nothing is written under it", async () => {
+test("a process that holds other bytes than the version made again says so, and nothing is written under it", async () => {
   const install = await testInstall();
   const seeder = await library(install, [1], 1, "seeder");
   await seed(seeder, install, 20);
@@ -43,7 +43,7 @@ test("a process that holds other bytes than the version made anew says so, and n
   const operator = install.variables([1, 2], 2);
   expect((await run(["kek", "verify", "--target=2", "--no-backup-check"], operator)).code).toBe(0);
 
-  // Somebody else has staged 2 anew, with other bytes, before this process looked again.
+  // Somebody else has staged 2 again, with other bytes, before this process looked again.
   const doc = await install.db.collection("kek_install").findOne({});
   const stranger = new EnvProvider({ keks: { 2: { setting: "stranger", hex: kekHex() } }, secretsFile: undefined });
   stranger.load(2);

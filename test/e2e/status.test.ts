@@ -8,7 +8,7 @@ import { movedTo, rotating } from "../harness/schedule.ts";
 import { onTerminal } from "../harness/terminal.ts";
 import { TcpProxy } from "../torture/tcp_proxy.ts";
 
-/** `kek status` through a rotation: as text, as JSON, live on a terminal, and while MongoDB is away. */
+/** `kek status` through a rotation: as text, as JSON, live on a terminal, and while MongoDB is unavailable. */
 
 const TIMES = { beatMs: 300, leaseMs: 20_000, evictionMs: 41_000, drainMs: 300 };
 const RECORDS = 400;
@@ -40,7 +40,7 @@ test("before, in each state of a rotation, and after: text and JSON agree, and a
 
   const before = await status(install);
   expect(before.view).toMatchObject({
-    verdict: { level: "due", reasons: [{ message: expect.stringMatching(/^2 of 2 processes declare KEK version 2/) }] },
+    health: { level: "due", findings: [{ message: expect.stringMatching(/^2 of 2 processes declare KEK version 2/) }] },
     phase: 0,
     rotation: null,
     versions: [
@@ -50,7 +50,7 @@ test("before, in each state of a rotation, and after: text and JSON agree, and a
     processes: [{ acknowledged: null, silent: false }, { acknowledged: null }],
     audit: { chain: { state: "whole" } },
   });
-  expect(before.text).toStartWith(`${before.view.verdict.headline}\nwarning: 2 of 2 processes declare`);
+  expect(before.text).toStartWith(`${before.view.health.headline}\nwarning: 2 of 2 processes declare`);
   expect(before.text).toMatch(/^1 \* +active +400 +\d+ \(0%\) +2\/2 +\d{4}-\d\d-\d\d +\d{4}-\d\d-\d\d$/m);
   expect(before.text).toContain(`install ${before.view.install.install_id}: provider "env"`);
 
@@ -61,7 +61,7 @@ test("before, in each state of a rotation, and after: text and JSON agree, and a
   await until("its pace is saved", async () => (await told())?.pace.length !== 0);
   await until("a tenth is told of", async () => Number((await told())?.fields[0]?.done) >= RECORDS / 10);
   const during = await status(install);
-  expect(during.view.verdict).toMatchObject({
+  expect(during.view.health).toMatchObject({
     level: "working",
     headline: expect.stringContaining("% of the records moved"),
   });
@@ -71,7 +71,7 @@ test("before, in each state of a rotation, and after: text and JSON agree, and a
     awaited: [],
     acknowledged: expect.arrayContaining([expect.stringMatching(/^a \(api/), expect.stringMatching(/^b \(api/)]),
     fields: [{ field: "secrets:value" }],
-    ways_on: [{ does: "stop", command: "certautopilot kek rotate --cancel" }],
+    next_steps: [{ does: "stop", command: "certautopilot kek rotate --cancel" }],
   });
   expect(during.view.rotation?.rate).toBeGreaterThan(0);
   expect(during.view.rotation?.eta_ms).toBeGreaterThan(0);
@@ -83,34 +83,34 @@ test("before, in each state of a rotation, and after: text and JSON agree, and a
   expect((await first.exited).code).toBe(5);
   const cancelled = await status(install);
   const left = cancelled.view.versions[0]?.records;
-  expect(cancelled.view.verdict).toMatchObject({
+  expect(cancelled.view.health).toMatchObject({
     level: "due",
     headline: `Rotation 1 → 2 is cancelled half way: ${left} records are still at version 1`,
   });
   expect(cancelled.text).toMatch(/^ {2}go on +certautopilot kek rotate --to-version=2$/m);
   expect(cancelled.text).toMatch(/^ {2}back +certautopilot kek rotate --to-version=1 --from-version=2$/m);
 
-  // It goes on in phase 2, and one process does not follow.
+  // It continues in phase 2, and one process does not follow.
   b.kill("SIGSTOP");
   const again = rotating(install, "--to-version=2");
   await again.says(/phase 2: waiting for 1: b \(/);
   const waiting = await status(install);
   expect(waiting.view.rotation).toMatchObject({ phase: 2, awaited: [expect.stringMatching(/^b \(api/)] });
-  expect(waiting.view.verdict).toMatchObject({
+  expect(waiting.view.health).toMatchObject({
     level: "working",
     headline: expect.stringContaining("and waits for b (api"),
   });
-  expect(waiting.text).toMatch(/^ {2}waits for +b \(api, .*\): last beat .* ago$/m);
+  expect(waiting.text).toMatch(/^ {2}waits for +b \(api, .*\): last heartbeat .* ago$/m);
   expect(waiting.text).toMatch(/^b +api .* awaited/m);
   b.kill("SIGCONT");
 
   expect((await again.exited).code).toBe(0);
   const after = await status(install);
   expect(after.view).toMatchObject({
-    verdict: { level: "well", headline: "Healthy: 2 processes serve and write under KEK version 2", reasons: [] },
+    health: { level: "well", headline: "Healthy: 2 processes serve and write under KEK version 2", findings: [] },
     rotation: null,
-    history: [{ rotation: 1, state: "completed", done: RECORDS, remaining: 0, awaited: [], ways_on: [] }],
-    census: [{ field: "secrets:value", version: "2", count: RECORDS }],
+    history: [{ rotation: 1, state: "completed", done: RECORDS, remaining: 0, awaited: [], next_steps: [] }],
+    version_counts: [{ field: "secrets:value", version: "2", count: RECORDS }],
   });
   expect(after.text).toMatch(/^1 +1 → 2 +completed +\S+Z +\d.* s +400 /m);
   expect(after.text).toMatch(/^\d+ +\S+ +rotation\.completed /m);
@@ -133,7 +133,7 @@ test("before, in each state of a rotation, and after: text and JSON agree, and a
   await stop(a, b);
 });
 
-test("away and back: it says so, keeps what it saw last, and goes on; a pipe gets a line for what is new", async () => {
+test("away and back: it says so, keeps what it saw last, and continues; a pipe gets a line for what is new", async () => {
   const install = await seeded(1);
   const port = Number(new URL(install.uri).port);
   const proxy = await TcpProxy.open(() => port);
@@ -149,16 +149,16 @@ test("away and back: it says so, keeps what it saw last, and goes on; a pipe get
     { ...variables, NO_COLOR: "1" },
     [
       ["no process is in the fleet", ""],
-      ["MongoDB is away", "\x03"],
+      ["MongoDB is unavailable", "\x03"],
     ],
     "120x60",
   );
   await Bun.sleep(6000);
   proxy.cut();
-  await Promise.all([lines.says("MongoDB is away"), documents.says("MongoDB is away")]);
+  await Promise.all([lines.says("MongoDB is unavailable"), documents.says("MongoDB is unavailable")]);
   const shown = await screen;
   expect({ code: shown.code, typed: shown.typed }).toEqual({ code: 0, typed: true });
-  expect(shown.shown).toMatch(/MongoDB is away \(.*\); below is how it was .* ago/);
+  expect(shown.shown).toMatch(/MongoDB is unavailable \(.*\); below is how it was .* ago/);
   for (const colour of [31, 32, 33]) expect(shown.shown).not.toContain(`\x1b[${colour}m`);
   // Nothing was new but that.
   expect(lines.stdout.trim().split("\n")).toHaveLength(1);
@@ -175,9 +175,9 @@ test("away and back: it says so, keeps what it saw last, and goes on; a pipe get
     .trim()
     .split("\n")
     .map((line) => JSON.parse(line) as StatusView);
-  expect(views[0]).toMatchObject({ verdict: { level: "trouble" }, processes: [] });
+  expect(views[0]).toMatchObject({ health: { level: "trouble" }, processes: [] });
   expect(views.at(-1)).toMatchObject({ processes: [{ name: "late" }] });
-  for (const view of views) expect(statusLine(view)).toContain(view.verdict.headline);
+  for (const view of views) expect(statusLine(view)).toContain(view.health.headline);
   await stop(served);
   proxy.close();
 });

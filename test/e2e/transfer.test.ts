@@ -50,7 +50,7 @@ test("env → SoftHSM → env: every plaintext and every other byte the same, th
   expect(await eventsAfter(old.db, seq)).toEqual(["secrets.export_started", "secrets.exported"]);
   expectSilentAbout(out, secrets);
 
-  // A fresh database, installed with the other provider; imported; proved.
+  // A fresh database, installed with the other provider; imported; verified.
   const hsm = await hsmInstall(CALM);
   await made(hsm, 1);
   const fresh = await hsm.serve("new", 1);

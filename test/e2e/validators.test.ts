@@ -76,7 +76,7 @@ test("own validators: merged with the fence, restored exactly by a rotation back
   // The collections' own rules mean what they meant.
   expect(await rejected()).toEqual(ownVerdicts);
 
-  // Lifted for the way back, and with --fence=off no new one takes its place.
+  // Lifted for the reverse rotation, and with --fence=off no new one takes its place.
   const back = await rotating(install, "--to-version=1", "--from-version=2", "--fence=off").exited;
   expect(back.code).toBe(0);
   expect(back.stderr).toContain("the fence against version 1 is lifted");
@@ -91,16 +91,16 @@ test("own validators: merged with the fence, restored exactly by a rotation back
 
   // With no fence up, validators are the operator's own business again. Before, a member may have been there first with what
   // the coordinator had recorded and not yet done.
-  const mended = await events(install, "fence.mended");
+  const repaired = await events(install, "fence.mended");
   await install.db.command({ collMod: "strict", validator: { owner: { $ne: "nobody" } } });
   const changed = await settings(install);
   await new Promise((resolve) => setTimeout(resolve, 3000));
   expect(await settings(install)).toEqual(changed);
-  expect(await events(install, "fence.mended")).toEqual(mended);
+  expect(await events(install, "fence.mended")).toEqual(repaired);
   await stop(...fleet);
 });
 
-test("moderate rules that documents break already are left alone: said by name, and the census is taken twice", async () => {
+test("moderate rules that documents break already are left alone: said by name, and the records are counted twice", async () => {
   const install = await testInstall();
   const writer = await library(install, [1, 2], 1, "writer");
   await seed(writer, install, COUNT, "crooked");
@@ -138,7 +138,7 @@ test("a cancel lifts a fence that is up already, with a dead coordinator too, an
   const fleet = await serveAll(install, "a");
   // One collection cannot be fenced, so the coordinator waits between two censuses, with the other's fence up.
   const rotate = rotating(install, "--to-version=2");
-  await rotate.says("before the second census");
+  await rotate.says("before the second count");
   rotate.kill("SIGKILL");
   await rotate.exited;
   expect(await rejects(install, "strict", stale)).toBe(true);

@@ -176,7 +176,7 @@ test("verify and status have one set of findings: urgent ones are problems, thos
   const install = await seededInstall(5);
   const both = async () => {
     const [verified, status] = await Promise.all([kek(install, "verify"), kek(install, "status")]);
-    const reasons = status.json.verdict.reasons as { message: string; urgent: boolean }[];
+    const reasons = status.json.health.reasons as { message: string; urgent: boolean }[];
     return {
       verified,
       reasons,
@@ -185,7 +185,7 @@ test("verify and status have one set of findings: urgent ones are problems, thos
   };
   const alike = async (code: number, urgent: RegExp | undefined, due?: RegExp) => {
     const { verified, told } = await both();
-    const ageless = (text: string) => text.replaceAll(/last beat was [\d.]+ \w+ ago/g, "…");
+    const ageless = (text: string) => text.replaceAll(/last heartbeat was [\d.]+ \w+ ago/g, "…");
     const said = (list: { message: string }[]) => list.map(({ message }) => ageless(message)).sort();
     expect(said(verified.json.problems)).toEqual(told(true).map(ageless).sort());
     expect(said(verified.json.warnings)).toEqual(told(false).map(ageless).sort());

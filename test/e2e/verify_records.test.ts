@@ -52,7 +52,7 @@ test("each bad record is named by collection, id, field and reason; the others o
     opened: 40 - BREAKAGES.length,
     failed: BREAKAGES.length,
   });
-  expect(ran.json).toMatchObject({ strays: [], resumed: null });
+  expect(ran.json).toMatchObject({ stale_envelopes: [], resumed: null });
   const bad: { collection: string; path: string; id: string; reason: string }[] = ran.json.bad;
   for (const [i, [, reason]] of BREAKAGES.entries()) {
     const found = bad.filter(({ id }) => id === `{"$numberInt":"${3 * i}"}`);
@@ -92,7 +92,7 @@ async function killedMidway(install: TestInstall): Promise<void> {
   expect((await running.exited).code).toBe(null);
 }
 
-test("one that is killed is gone on with, finds every record once, and lists 1000 of many; other keys: it begins anew", async () => {
+test("one that is killed is gone on with, finds every record once, and lists 1000 of many; other keys: it begins again", async () => {
   const install = await seededInstall(1, CALM);
   await copies(install);
   await killedMidway(install);
@@ -107,10 +107,10 @@ test("one that is killed is gone on with, finds every record once, and lists 100
 
   await killedMidway(install);
   await (await library(install, [1, 2, 3], 2, "holder-of-3")).close();
-  const anew = start(["kek", "verify", "--records"], install.variables([1, 2], 2));
-  await anew.says(/is not gone on with: .*versions have changed/);
-  anew.kill("SIGKILL");
-  await anew.exited;
+  const restart = start(["kek", "verify", "--records"], install.variables([1, 2], 2));
+  await restart.says(/is not gone on with: .*versions have changed/);
+  restart.kill("SIGKILL");
+  await restart.exited;
 }, 90_000);
 
 test("a position among _ids of every type leaves out what lies before it and nothing else", async () => {

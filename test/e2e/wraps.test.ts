@@ -86,7 +86,7 @@ test("a rotation killed midway twice has counted every wrap: those of the dead c
   await stop(...fleet);
 });
 
-test("encrypt makes the wraps that are left under a version, then is refused by name, and goes on under the next", async () => {
+test("encrypt makes the wraps that are left under a version, then is refused by name, and continues under the next", async () => {
   const install = await testInstall();
   const writer = await library(install, [1, 2], 1, "writer");
   await seed(writer, install, 5);
@@ -97,11 +97,11 @@ test("encrypt makes the wraps that are left under a version, then is refused by 
   expect(outcomes.filter((each) => each.status === "fulfilled")).toHaveLength(3);
   for (const each of outcomes) {
     if (each.status === "fulfilled") continue;
-    expect(each.reason.code).toBe("wraps_exhausted");
+    expect(each.reason.code).toBe("wrap_limit_reached");
     expect(each.reason.message).toContain("800-38D");
   }
   expect(await wrapsOf(install, 1)).toBe(LIMIT);
-  await expect(late.encrypt("x", SECRET)).rejects.toMatchObject({ code: "wraps_exhausted" });
+  await expect(late.encrypt("x", SECRET)).rejects.toMatchObject({ code: "wrap_limit_reached" });
 
   const status = await kek(install, "status");
   expect(status.json.versions[0]).toMatchObject({ version: 1, wraps: LIMIT, wraps_percent: 100 });
@@ -135,12 +135,15 @@ test("rotate refuses a target without room, and one that runs out midway is name
   await setWraps(install, 2, LIMIT - 10);
   serving.kill("SIGCONT");
   const ended = await running.exited;
-  expect({ code: ended.code, error: ended.json.error }).toMatchObject({ code: 6, error: { code: "wraps_exhausted" } });
+  expect({ code: ended.code, error: ended.json.error }).toMatchObject({
+    code: 6,
+    error: { code: "wrap_limit_reached" },
+  });
   expect(ended.stderr).toMatch(/^error: KEK version 2 .*the rotation 1 → 2 is unfinished/m);
   expect(ended.stderr).toMatch(/^hint: go back: certautopilot kek rotate --to-version=1 --from-version=2/m);
   expect(await versionsOf(install)).toEqual({ "1": 30, "2": 10 });
 
-  // The same command is told so before it starts; the way back is open.
+  // The same command is told so before it starts; the reverse rotation is open.
   const resumed = await rotating(install, "--to-version=2").exited;
   expect(resumed.code).toBe(3);
   expect(resumed.stderr).toContain("--to-version=1 --from-version=2");
@@ -178,7 +181,7 @@ test("reservations near the limit grant what is left, together never more, and n
   expect(granted.filter((each) => each.status === "rejected")).toHaveLength(2);
   // Another program may have counted beyond.
   await setWraps(install, 1, LIMIT + 5);
-  await expect(reserveWraps(store, 1, 1)).rejects.toMatchObject({ code: "wraps_exhausted" });
+  await expect(reserveWraps(store, 1, 1)).rejects.toMatchObject({ code: "wrap_limit_reached" });
   expect(await wrapsOf(install, 1)).toBe(LIMIT + 5);
   await expect(reserveWraps(store, 77, 1)).rejects.toMatchObject({ code: "version_unknown" });
 });

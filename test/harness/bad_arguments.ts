@@ -28,7 +28,7 @@ export const BAD_ARGUMENTS: [string[], RegExp][] = [
   [rotate("--to-version=2", "--require-backup", "--no-backup-check"), /--require-backup and --no-backup-check/],
   [["kek", "verify", "--target=0"], /--target=0 is not a whole number from 1/],
   [["kek", "verify", "--target=2", "--records"], /--target, --records/],
-  [["kek", "verify", "--anew"], /--anew goes with --records/],
+  [["kek", "verify", "--restart"], /--restart goes with --records/],
   [["kek", "remove"], /--version is missing/],
   [["serve", "--role=boss"], /--role=boss/],
   [["export"], /--out is missing/],

@@ -1,6 +1,6 @@
 import { KekError } from "../../src/errors/errors.ts";
 
-/** The KekError that something ends with; undefined when it succeeds. Anything else that is thrown goes on. */
+/** The KekError that something ends with; undefined when it succeeds. Anything else that is thrown continues. */
 export async function refusalOf(work: () => unknown): Promise<KekError | undefined> {
   try {
     await work();

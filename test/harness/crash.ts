@@ -1,7 +1,7 @@
 import type { CrashPoint } from "../../src/errors/crash_point.ts";
 import { type Ran, start, type Variables } from "./program.ts";
 
-/** Commands that die at a crash point (src/errors/crash_point.ts), and the plain ones that mend what is left. */
+/** Commands that die at a crash point (src/errors/crash_point.ts), and the plain ones that repair what is left. */
 
 /** A point, or the n-th time that it is passed. */
 export type Armed = CrashPoint | `${CrashPoint}:${number}`;
@@ -21,7 +21,7 @@ export async function take(step: Step, variables: Variables, tries = 4): Promise
   const { words, dies, exits = 0 } = step;
   const armed: Variables = dies === undefined ? {} : { CERTAUTOPILOT_TEST_CRASH_AT: dies };
   const running = start(words, { ...variables, ...armed });
-  // A service that passes no such point goes on for ever.
+  // A service that passes no such point continues for ever.
   const timer = setTimeout(() => running.kill("SIGTERM"), LIMIT_MS);
   const ran = await running.exited;
   clearTimeout(timer);
@@ -43,7 +43,7 @@ export async function inLanes<T>(
 ): Promise<Record<string, string>> {
   const wrong: Record<string, string> = {};
   const left = Object.entries(cases);
-  const lane = async () => {
+  const worker = async () => {
     for (let next = left.shift(); next !== undefined; next = left.shift()) {
       const [name, each] = next;
       await work(each, name).catch((thrown: Error) => {
@@ -51,6 +51,6 @@ export async function inLanes<T>(
       });
     }
   };
-  await Promise.all(Array.from({ length: width }, lane));
+  await Promise.all(Array.from({ length: width }, worker));
   return wrong;
 }

@@ -2,7 +2,7 @@ import { expect } from "bun:test";
 import { readFileSync } from "node:fs";
 import { EJSON } from "bson";
 import type { Document } from "mongodb";
-import type { Kek } from "../../src/index.ts";
+import type { FieldEncryption } from "../../src/index.ts";
 import { type Step, take } from "./crash.ts";
 import { countRight, library, seed } from "./library.ts";
 import { FAST, run, type TestInstall, testInstall, until, type Variables } from "./program.ts";
@@ -20,7 +20,7 @@ export const TIMES = { ...FAST, leaseMs: 4000, evictionMs: 8000 };
 
 export interface CrashInstall extends TestInstall {
   /** A member of the fleet in this process; it holds versions 1 and 2. */
-  member: Kek;
+  member: FieldEncryption;
   operator: Variables;
 }
 

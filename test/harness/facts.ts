@@ -1,9 +1,9 @@
 import { Binary } from "mongodb";
 import type { FleetTimes } from "../../src/config/config.ts";
+import type { Phase, RotationDoc, VersionDoc } from "../../src/protocol/documents.ts";
+import type { Member } from "../../src/protocol/member.ts";
 import type { StatusFacts } from "../../src/status/facts.ts";
-import type { Phase, RotationDoc, VersionDoc } from "../../src/store/documents.ts";
 import { NO_FIELDS } from "../../src/store/field_facts.ts";
-import type { Member } from "../../src/store/heartbeats.ts";
 
 /** StatusFacts about an install, made up: healthy unless told otherwise. */
 
@@ -102,7 +102,7 @@ export function facts(over: Partial<StatusFacts> = {}): StatusFacts {
     },
     state: { versions: [version(1, "active"), version(2, "staged")], rotation: undefined },
     roster: [steady(1), steady(2), steady(3)],
-    census: { rows: [{ field: "secrets:value", version: "1", count: 100 }], at: NOW },
+    versionCounts: { rows: [{ field: "secrets:value", version: "1", count: 100 }], at: NOW },
     fields: NO_FIELDS,
     history: [],
     audit: { entries: [], chain: { state: "whole", checked: 0, fault: null } },

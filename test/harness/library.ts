@@ -1,5 +1,5 @@
 import { afterAll } from "bun:test";
-import { type Config, type Kek, openKek } from "../../src/index.ts";
+import { type Config, type FieldEncryption, openFieldEncryption } from "../../src/index.ts";
 import { FAST, type TestInstall } from "./program.ts";
 
 export { countRight, seed, versionsOf } from "./records.ts";
@@ -41,8 +41,8 @@ export async function library(
   current: number,
   name?: string,
   times = FAST,
-): Promise<Kek> {
-  const kek = await openKek(libraryConfig(install, versions, current, name, times));
+): Promise<FieldEncryption> {
+  const kek = await openFieldEncryption(libraryConfig(install, versions, current, name, times));
   afterAll(() => kek.close());
   return kek;
 }

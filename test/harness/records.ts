@@ -1,5 +1,5 @@
 import type { Db } from "mongodb";
-import type { Kek } from "../../src/index.ts";
+import type { FieldEncryption } from "../../src/index.ts";
 
 /** The records that tests seed: record i of a collection holds the text `secret i`. Usable outside a test as well. */
 
@@ -9,7 +9,7 @@ interface Holder {
 
 /** Writes secrets from one number up to another. */
 export async function seed(
-  kek: Kek,
+  kek: FieldEncryption,
   { db }: Holder,
   count: number,
   collection = "secrets",
@@ -30,7 +30,12 @@ export async function seed(
 }
 
 /** How many of the seeded records open with the right plaintext. */
-export async function countRight(kek: Kek, { db }: Holder, collection = "secrets", field = "value"): Promise<number> {
+export async function countRight(
+  kek: FieldEncryption,
+  { db }: Holder,
+  collection = "secrets",
+  field = "value",
+): Promise<number> {
   let right = 0;
   for await (const record of db.collection<{ _id: number; [key: string]: unknown }>(collection).find({})) {
     const plaintext = await kek.decrypt(record[field], { collection, id: record._id, field });

@@ -47,7 +47,7 @@ export async function lastSeq(db: Db): Promise<number> {
 }
 
 /**
- * Runs something and proves that nothing in the database is another than before, but for these audit events.
+ * Runs something and verifies that nothing in the database is another than before, but for these audit events.
  * Only for a database that no live process beats in.
  */
 export async function changesNothing<T>(db: Db, work: () => Promise<T>, events: string[] = []): Promise<T> {

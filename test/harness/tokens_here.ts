@@ -4,7 +4,7 @@ import { execFileSync, spawnSync } from "node:child_process";
 import { copyFileSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Pkcs11Config } from "../../src/config/config.ts";
-import { makeCanary, proofOf } from "../../src/providers/canary.ts";
+import { canaryCheck, makeCanary } from "../../src/providers/canary.ts";
 import type { Proof, Provider } from "../../src/providers/provider.ts";
 import { makeProvider, openToken, type ProviderConfig, type Token } from "../../src/providers/registry.ts";
 import { scratchDirectory } from "./scratch.ts";
@@ -116,7 +116,7 @@ async function load(token: Token, version: number): Promise<void> {
 
 /** What the key of a loaded version opens. */
 export async function proofBy(provider: Provider, version: number): Promise<Proof> {
-  return proofOf(await makeCanary(provider, INSTALL, version), INSTALL, provider.name, version);
+  return canaryCheck(await makeCanary(provider, INSTALL, version), INSTALL, provider.name, version);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

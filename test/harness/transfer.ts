@@ -17,7 +17,7 @@ import {
 } from "bson";
 import type { Db } from "mongodb";
 import { exactId, idBsonOf } from "../../src/envelope/raw_record.ts";
-import type { Kek } from "../../src/index.ts";
+import type { FieldEncryption } from "../../src/index.ts";
 import { insertMissing } from "../../src/store/whole_records.ts";
 import type { TestInstall } from "./program.ts";
 
@@ -73,7 +73,7 @@ const OTHERS = {
 const DEPRECATED = Buffer.from("06756e646566696e656400096265796f6e6400ffffffffffffff7f", "hex");
 
 /** One record an _id, with two fields that may hold secrets: `token`, and `key.pem` in a subdocument. */
-export async function seedOdd(kek: Kek, { db }: TestInstall): Promise<void> {
+export async function seedOdd(kek: FieldEncryption, { db }: TestInstall): Promise<void> {
   const records = await Promise.all(
     IDS.map(async (id, number) => {
       const seal = async (plaintext: Uint8Array | string, field: string) =>
@@ -95,7 +95,12 @@ export async function seedOdd(kek: Kek, { db }: TestInstall): Promise<void> {
 }
 
 /** Every record of a collection as it would be with its secrets in plaintext, in the order of their _ids, each as a hash. */
-export async function plainHashes(kek: Kek, db: Db, collection: string, paths: string[]): Promise<string[]> {
+export async function plainHashes(
+  kek: FieldEncryption,
+  db: Db,
+  collection: string,
+  paths: string[],
+): Promise<string[]> {
   const { openRecord } = await import("../../src/transfer/open_record.ts");
   const records = (await db
     .collection(collection)

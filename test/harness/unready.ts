@@ -100,7 +100,7 @@ function told(problems: Problem[]): Problem[] {
 
 /** Two looks a moment apart see other ages. */
 function ageless({ message, hint }: Problem): Problem {
-  return { message: message.replace(/last beat was [\d.]+ \w+ ago/, "last beat was … ago"), hint };
+  return { message: message.replace(/last heartbeat was [\d.]+ \w+ ago/, "last heartbeat was … ago"), hint };
 }
 
 function expectNamed(problems: Problem[], unready: Unready[]): void {

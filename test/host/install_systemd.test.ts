@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { HOST_ROOT } from "../harness/host.ts";
 import { type InstallHost, startInstallHost } from "../harness/install_host.ts";
 
-/** The life of one host with systemd: install, update and its way back, uninstall. The program is built as a release file is. */
+/** The life of one host with systemd: install, update and its reverse rotation, uninstall. The program is built as a release file is. */
 describe.skipIf(HOST_ROOT === undefined)("a host with systemd", () => {
   const work = mkdtempSync(join(tmpdir(), "certautopilot-release-"));
   let host: InstallHost;

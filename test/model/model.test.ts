@@ -24,7 +24,7 @@ const RUNS: Record<string, string[]> = {
     "READ_BEFORE_HEARTBEAT",
     "NO_SELF_FENCING",
     "NO_DRAIN",
-    "NO_SECOND_CENSUS",
+    "NO_SECOND_COUNT",
     "NO_LEASE_CHECK",
     "EVICTION_SHORTER_THAN_LEASE",
     "CANCEL_LEAVES_FENCE_LIFTED",

@@ -81,7 +81,7 @@ test("200 processes and 50 rotations: under 300 KB in under 100 ms; 100 viewers 
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** The fastest and the median of several requests, each of a view that is read anew. Whatever else runs here only adds to them. */
+/** The fastest and the median of several requests, each of a view that is read again. Whatever else runs here only adds to them. */
 async function timed(address: string): Promise<{ fastest: number; median: number; bytes: number; text: string }> {
   const took: number[] = [];
   let text = "";

@@ -35,7 +35,7 @@ test(
     await reads(viewed, "#link", "live");
     await reads(viewed, "#fleet", "billing");
     expect(await page.locator("#fleet tbody tr").count()).toBe(4);
-    await reads(viewed, "#census", "v1 900 (100%)");
+    await reads(viewed, "#version-counts", "v1 900 (100%)");
     await reads(viewed, "#history", "No rotation has ended yet.");
     await inspect(viewed, "1-before");
 
@@ -43,7 +43,7 @@ test(
     api2.kill("SIGSTOP");
     const first = rotate("--to-version=2", "--max-rate=25");
     await first.says("phase 1");
-    await reads(viewed, "#verdict h2", /Rotation 1 → 2 is in phase 1 of 3 \(announce\) and waits for api-2/i);
+    await reads(viewed, "#health h2", /Rotation 1 → 2 is in phase 1 of 3 \(announce\) and waits for api-2/i);
     await reads(viewed, "#rotation .awaited", "api-2");
     await reads(viewed, "#rotation [aria-current=step]", "1 Announce");
     await reads(viewed, "#fleet tr", /api-2.*awaited/);
@@ -55,7 +55,7 @@ test(
     await reads(viewed, "#rotation [aria-current=step]", "2 Re-wrap");
     await reads(viewed, "#rotation .facts", /records\/s/);
     await page.locator("#rotation .pace polyline").waitFor({ timeout: 20_000 });
-    await reads(viewed, "#verdict h2", /phase 2 of 3 \(re-wrap\): \d+% of the records moved/);
+    await reads(viewed, "#health h2", /phase 2 of 3 \(re-wrap\): \d+% of the records moved/);
     await reads(viewed, "#rotation", "Waits for nobody");
     await inspect(viewed, "3-phase-2");
 
@@ -70,15 +70,15 @@ test(
     // Cancelled half way: what to do now is on the page, to be copied.
     expect((await run(["kek", "rotate", "--cancel"], operator)).code).toBe(0);
     await first.exited;
-    await reads(viewed, "#verdict .level", "To do soon");
+    await reads(viewed, "#health .level", "To do soon");
     await reads(viewed, "#rotation", "Cancelled half way");
-    await reads(viewed, "#rotation .ways", "certautopilot kek rotate --to-version=1 --from-version=2");
+    await reads(viewed, "#rotation .next-steps", "certautopilot kek rotate --to-version=1 --from-version=2");
     await inspect(viewed, "4-cancelled");
 
     // Taken back, the history says so; then the fleet rotates for good.
     expect((await run(["kek", "rotate", "--to-version=1", "--from-version=2"], operator)).code).toBe(0);
     await reads(viewed, "#history tbody tr", /v1 → v2.*reverted/);
-    await reads(viewed, "#history tbody tr", /v2 → v1.*completed.*the way back of 1/);
+    await reads(viewed, "#history tbody tr", /v2 → v1.*completed.*the reverse rotation of 1/);
     await reads(viewed, "#glance", "v1");
 
     // Phase 3 waits for a process that was stopped after it had acknowledged phase 2.
@@ -86,13 +86,13 @@ test(
     // Nothing moves before that.
     await movedTo(install, 2, 1);
     worker.kill("SIGSTOP");
-    await reads(viewed, "#verdict h2", /phase 3 of 3 \(settle\) and waits for worker-1/);
+    await reads(viewed, "#health h2", /phase 3 of 3 \(settle\) and waits for worker-1/);
     await reads(viewed, "#rotation", "up: MongoDB rejects v1");
     await inspect(viewed, "5-phase-3");
     worker.kill("SIGCONT");
     expect((await second.exited).code).toBe(0);
-    await reads(viewed, "#verdict .level", "Healthy");
-    await reads(viewed, "#verdict h2", "Healthy: 4 processes serve and write under KEK version 2");
+    await reads(viewed, "#health .level", "Healthy");
+    await reads(viewed, "#health h2", "Healthy: 4 processes serve and write under KEK version 2");
     await reads(viewed, "#history tbody tr", /v1 → v2.*completed/);
     await reads(viewed, "#versions tbody tr", /v2.*active/);
     await reads(viewed, "#audit", "chain whole");
@@ -105,18 +105,18 @@ test(
     await page.locator("#drift summary").click();
     await reads(viewed, "#fleet .problems", "wrong-key");
     await reads(viewed, "#fleet .problems", /declares-3.*declares current version 3, and the install is at 2/);
-    await reads(viewed, "#verdict .level", "Needs attention");
+    await reads(viewed, "#health .level", "Needs attention");
     await reads(viewed, "#versions tbody tr", /v3.*wrong key/);
     await inspect(viewed, "7-mismatch");
     await stop(wrong, other);
     worker.kill("SIGKILL");
-    await reads(viewed, "#verdict", /worker-1 .*is silent: its last beat was/);
+    await reads(viewed, "#health", /worker-1 .*is silent: its last heartbeat was/);
     await reads(viewed, "#fleet tr", /worker-1.*silent/);
     await inspect(viewed, "8-missing");
 
-    // Without JavaScript the same is there, and is loaded anew.
+    // Without JavaScript the same is there, and is loaded again.
     const plain = await open(addressOf(api1), { javaScriptEnabled: false });
-    await reads(plain, "#verdict .level", "Needs attention");
+    await reads(plain, "#health .level", "Needs attention");
     expect(await plain.page.content()).toContain('<meta http-equiv="refresh" content="10">');
     await plain.page.screenshot({ path: "test-output/page/9-no-javascript.png", fullPage: true });
     expect(plain.complaints).toEqual([]);

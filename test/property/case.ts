@@ -150,7 +150,7 @@ class Running {
     for (let again = 0; ; again += 1) {
       const ran = await this.#checked(all, crashAt, live);
       if (ran.code === 0 || again === 5) return;
-      // As its hint says: a busy machine has cost it its lease, and the same command goes on from there.
+      // As its hint says: a busy machine has cost it its lease, and the same command continues from there.
       if (/lease ran out|another coordinator/.test(ran.stderr)) continue;
       // Every other operator does what a refusal asks for, and runs the command again.
       if (this.#world.story.seed % 2 === 0 || !(await this.#followed(ran))) return;

@@ -6,7 +6,7 @@ import { join } from "node:path";
 
 const ROOT = join(import.meta.dir, "../..");
 
-/** Half a beat of a busy machine must not cost a lease: shorter ones make commands give up, and nothing faster. */
+/** Half a heartbeat of a busy machine must not cost a lease: shorter ones make commands give up, and nothing faster. */
 const TIMES = { BEAT: 200, LEASE: 1000, EVICTION: 1500, DRAIN: 50 };
 const LIMIT_MS = 120_000;
 

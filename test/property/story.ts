@@ -213,7 +213,7 @@ const ROTATE_POINTS = [
   "batch.written:4",
   "fence.recorded",
   "fence.collection",
-  "census.again",
+  "count.again",
   "complete.done",
 ] as const;
 const REMOVE_POINTS = ["remove.unreachable", "remove.marked"] as const;
@@ -243,7 +243,7 @@ function steps(random: Random): Step[] {
 
 /** One rotation, in one command or in several. */
 function rotation(random: Random, made: Step[], to: number, from: number): void {
-  // A way back must be meant.
+  // A reverse rotation must be meant.
   const named = to < from ? [`--from-version=${from}`] : [];
   const how = random.weigh([
     ["whole", 6],

@@ -1,10 +1,10 @@
 import { expect, test } from "bun:test";
 import { Binary } from "mongodb";
 import { ensureCollections } from "../../src/fleet/install_start.ts";
+import type { RotationDoc } from "../../src/protocol/documents.ts";
 import { cancel, liftFenceOfCancelled } from "../../src/rotation/cancel.ts";
 import type { Context } from "../../src/rotation/context.ts";
 import type { Auditor } from "../../src/store/audit_log.ts";
-import type { RotationDoc } from "../../src/store/documents.ts";
 import { takeOver } from "../../src/store/rotation_lease.ts";
 import { advancePhase, cancelRotation, completeRotation, startRotation } from "../../src/store/rotation_steps.ts";
 import { newestRotation } from "../../src/store/rotations.ts";
@@ -57,7 +57,7 @@ async function fenced(store: Store, versions: number[]): Promise<void> {
     .updateOne({ _id: newest._id as never }, { $set: { fence: { versions, collections: [] } } });
 }
 
-test("a way back is cancelled in phase 1 while its target is fenced, and not once the fence is lifted", async () => {
+test("a reverse rotation is cancelled in phase 1 while its target is fenced, and not once the fence is lifted", async () => {
   const store = await install();
   const context = { store, auditor: AUDITOR } as Context;
   const first = await advance(store, await advance(store, await start(store, 1, 2), 2), 3);
@@ -110,7 +110,7 @@ test("a repair that is cancelled where no write fence can be set waits for the w
     .insertOne({ _id: "secrets:value", collection: "secrets", path: "value" });
 
   const wanted = { from: 1, to: 2, owner: "me", leaseMs: 60_000, graceMs: 0, replaces: undefined, fields: [] };
-  there(await startRotation(store, AUDITOR, { ...wanted, mends: true }));
+  there(await startRotation(store, AUDITOR, { ...wanted, repairs: true }));
   await fenced(store, []);
   const told: string[] = [];
   const began = performance.now();

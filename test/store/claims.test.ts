@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
+import type { Claim } from "../../src/protocol/documents.ts";
 import { dropClaim, readClaim, takeClaim } from "../../src/store/claims.ts";
-import type { Claim } from "../../src/store/documents.ts";
 import { closeStore, openStore } from "../../src/store/store.ts";
 import { refusalOf } from "../harness/codes.ts";
 import { freshDatabase } from "../harness/mongo.ts";

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { Foreground, othersRead } from "../../src/rotation/foreground.ts";
+import { ForegroundTraffic, othersRead } from "../../src/rotation/foreground.ts";
 import { countReads } from "../../src/store/operations.ts";
 import { closeStore, openStore } from "../../src/store/store.ts";
 import { freshDatabase } from "../harness/mongo.ts";
@@ -17,7 +17,7 @@ test("services count as at work until it is known that they are not, and again o
   const { uri, name, db } = await freshDatabase();
   for (const collection of ["one", "other"]) await db.collection(collection).insertOne({ a: 1 });
   const store = await openStore({ uri, name }, { appName: "test" });
-  const foreground = new Foreground(store);
+  const foreground = new ForegroundTraffic(store);
   const reads = async (collection: string, count: number) =>
     await Promise.all(Array.from({ length: count }, () => db.collection(collection).findOne({})));
   const look = async (collection: string) => {
@@ -51,7 +51,7 @@ test("whoever may read may count; without the right, services are taken to be at
   for (const user of ["app", "stranger"]) {
     const store = await openStore({ uri: uri(user, password), name }, { appName: "test" });
     counted.push((await countReads(store, "one"))?.size);
-    const foreground = new Foreground(store);
+    const foreground = new ForegroundTraffic(store);
     await foreground.look("one");
     await rest();
     await foreground.look("one");

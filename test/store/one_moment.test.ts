@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { isSnapshotGone } from "../../src/store/failures.ts";
+import { isSnapshotGone } from "../../src/store/mongodb_errors.ts";
 import {
   atOneMoment,
   closeStore,

@@ -4,10 +4,10 @@ import { Binary, Decimal128, Double, Int32, Long } from "mongodb";
 import { KekError } from "../../src/errors/errors.ts";
 import type { Provider } from "../../src/providers/provider.ts";
 import { rewrapBatch } from "../../src/rotation/rewrap_batch.ts";
-import { countAt } from "../../src/store/census.ts";
 import { LeaseEnd } from "../../src/store/lease_end.ts";
 import { applyRewraps, wrapsAt } from "../../src/store/records.ts";
 import { closeStore, openStore, serverNow } from "../../src/store/store.ts";
+import { countAt } from "../../src/store/version_counts.ts";
 import { makeIndex } from "../../src/store/version_index.ts";
 import { freshDatabase } from "../harness/mongo.ts";
 import { ownReplicaSet } from "../harness/other_mongod.ts";
@@ -42,12 +42,12 @@ test("a batch that the token leaves unfinished counts what it moved", async () =
     let done = 0;
     const rewrap = async (wrap: Uint8Array) => {
       done += 1;
-      if (done > most) throw new KekError("hsm_away", "it does not answer", "see that it is up");
+      if (done > most) throw new KekError("hsm_unavailable", "it does not answer", "see that it is up");
       return Buffer.alloc(60, 100 + (wrap[0] ?? 0));
     };
     return { name: "pkcs11", rewrap } as unknown as Provider;
   };
-  const fault = { code: "hsm_away" as const, message: "it does not answer" };
+  const fault = { code: "hsm_unavailable" as const, message: "it does not answer" };
   expect(await rewrapBatch(store, doing(0), "install", job, HELD)).toEqual({ done: 0, skipped: 0, failed: [], fault });
   expect(await rewrapBatch(store, doing(4), "install", job, HELD)).toEqual({ done: 4, skipped: 0, failed: [], fault });
   expect(await versionsOf({ db })).toEqual({ "1": 6, "2": 4 });
@@ -108,7 +108,7 @@ test("a record that MongoDB finds under another version than the one that is rea
   await closeStore(store);
 });
 
-test("what a lane sends after the lease is over moves nothing, however late its thread or its token is", async () => {
+test("what a worker sends after the lease is over moves nothing, however late its thread or its token is", async () => {
   const { uri, name, db } = await freshDatabase();
   const store = await openStore({ uri, name }, { appName: "test" });
   await makeIndex(store, FIELD);
@@ -123,15 +123,15 @@ test("what a lane sends after the lease is over moves nothing, however late its 
   };
   const token = { name: "pkcs11", rewrap: slowly } as unknown as Provider;
   const lease = new LeaseEnd();
-  const lane = new LeaseEnd(lease.shared);
+  const worker = new LeaseEnd(lease.shared);
   const nothing = { done: 0, skipped: 10, failed: [], fault: undefined };
   // Before the first renewal, and when the lease ended while the token was at work.
-  expect(await rewrapBatch(store, token, "install", jobOf(bytes), lane)).toEqual(nothing);
+  expect(await rewrapBatch(store, token, "install", jobOf(bytes), worker)).toEqual(nothing);
   lease.set(new Date((await serverNow(store)).getTime() + 300));
-  expect(await rewrapBatch(store, token, "install", jobOf(bytes), lane)).toEqual(nothing);
+  expect(await rewrapBatch(store, token, "install", jobOf(bytes), worker)).toEqual(nothing);
   expect(await secrets.find().sort({ _id: 1 }).toArray()).toEqual(before);
-  // Renewed meanwhile, which the lane sees when it comes to send.
-  const rewrapping = rewrapBatch(store, token, "install", jobOf(bytes), lane);
+  // Renewed meanwhile, which the worker sees when it comes to send.
+  const rewrapping = rewrapBatch(store, token, "install", jobOf(bytes), worker);
   lease.set(new Date((await serverNow(store)).getTime() + 60_000));
   expect(await rewrapping).toEqual({ ...nothing, done: 10, skipped: 0 });
   expect(await versionsOf({ db })).toEqual({ "2": 10 });

@@ -66,7 +66,7 @@ test("a phase changes by compare-and-set: lease token, epoch, state and order", 
   await closeStore(store);
 });
 
-test("a way back that may not begin leaves the unfinished rotation as it was", async () => {
+test("a reverse rotation that may not begin leaves the unfinished rotation as it was", async () => {
   const store = await install({ 1: "active", 2: "staged" });
   const doc = await start(store, 1, 2);
   const two = await advancePhase(store, AUDITOR, held(doc as NonNullable<typeof doc>), 2);

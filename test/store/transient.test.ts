@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { serialize } from "bson";
 import { MongoClient } from "mongodb";
-import { isTransient } from "../../src/store/failures.ts";
+import { isTransient } from "../../src/store/mongodb_errors.ts";
 import { applyRewraps } from "../../src/store/records.ts";
 import { closeStore, openStore } from "../../src/store/store.ts";
 import { setValidator } from "../../src/store/validators.ts";
@@ -40,7 +40,7 @@ test("a primary that steps down or shuts down is waited out, and so is a majorit
   await failing(["update"], late);
   const unconfirmed = await rewrap();
   expect(unconfirmed).toMatchObject({
-    code: "mongodb_away",
+    code: "mongodb_unavailable",
     message: "MongoDB did not confirm a batch by a majority: waiting for replication timed out",
   });
   expect(isTransient(unconfirmed)).toBe(true);
@@ -48,7 +48,7 @@ test("a primary that steps down or shuts down is waited out, and so is a majorit
   const told: string[] = [];
   const set = () =>
     setValidator(store, "secrets", {}, { may: async () => true, tell: (message) => void told.push(message) });
-  expect(await thrownBy(set())).toMatchObject({ code: "mongodb_away" });
+  expect(await thrownBy(set())).toMatchObject({ code: "mongodb_unavailable" });
   // By its own limit, waiting for the majority or for the lock: it is asked for again.
   const ranOut = { code: 50, errmsg: "operation exceeded time limit" };
   for (const data of [{ writeConcernError: ranOut }, { errorCode: ranOut.code }]) {

@@ -10,7 +10,7 @@ import { TIMES } from "./schedule.ts";
 
 /** After the storm: everything is well, the rotation is brought to its end, and the oracle looks for what was lost. */
 
-export interface Verdict {
+export interface Outcome {
   findings: string[];
   /** What happened when, for whoever has to find out why. */
   timeline: string[];
@@ -21,7 +21,7 @@ export interface Verdict {
 }
 
 /** Left alone, an operator who runs the same command again gets it done; then everything is counted. */
-export async function verdictOn(scene: Scene): Promise<Verdict> {
+export async function outcomeOf(scene: Scene): Promise<Outcome> {
   for (const part of scene.fleet.living(scene.fleet.coordinators)) {
     part.child.kill("SIGCONT");
     await Promise.race([part.exited, Bun.sleep(ALL_WELL_MS)]);
@@ -158,13 +158,13 @@ async function openAll(scene: Scene): Promise<Opened[] | undefined> {
   if (active.length !== 1) scene.findings.push(`${active.length} versions are active`);
   const version = Number(active[0]?._id ?? 1);
   const keys = scene.token === undefined ? scene.keys([version]) : {};
-  const prover = scene.fleet.service("prove", { CERTAUTOPILOT_SECRETS_FILE: "", ...keys });
-  const { code } = await prover.exited;
+  const loader = scene.fleet.service("verify", { CERTAUTOPILOT_SECRETS_FILE: "", ...keys });
+  const { code } = await loader.exited;
   if (code !== 0) {
-    scene.findings.push(`the records could not be opened: ${prover.stderr().slice(-500)}`);
+    scene.findings.push(`the records could not be opened: ${loader.stderr().slice(-500)}`);
     return undefined;
   }
-  return prover
+  return loader
     .stdout()
     .split("\n")
     .filter(Boolean)

@@ -47,7 +47,7 @@ export class Fleet {
   }
 
   /** @param mode see service.ts. */
-  service(mode: "seed" | "traffic" | "prove", more: Variables): Part {
+  service(mode: "seed" | "traffic" | "verify", more: Variables): Part {
     this.#joined += 1;
     const name = `${mode}-${this.#joined}`;
     const variables = {

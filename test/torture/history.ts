@@ -87,7 +87,7 @@ export class History {
         if (event) this.#take(event);
       } catch (thrown) {
         if (performance.now() - lastEvent > 60_000) throw thrown;
-        // The primary is away, or another one: it continues behind the last event that was taken.
+        // The primary is unavailable, or another one: it continues behind the last event that was taken.
         await Bun.sleep(200);
         await this.#stream?.close().catch(() => undefined);
         preference = preference === "primary" ? "secondary" : "primary";

@@ -54,12 +54,12 @@ export const MUTANTS: Mutant[] = [
     finding: /is not in the history|was lost|is lost|went back/,
   },
   {
-    name: "no fence and no second census",
-    guard: "MongoDB rejects envelopes of the version that was left, and the census is taken again behind the fence",
+    name: "no fence and no second count",
+    guard: "MongoDB rejects envelopes of the version that was left, and the records are counted again behind the fence",
     patches: [
       {
         file: "src/rotation/coordinator.ts",
-        from: '        this.#fenced = this.#options.fence === "auto" && (await this.#fence.raise(from, to));\n',
+        from: '        this.#fenced = this.#options.fence === "auto" && (await this.#fence.set(from, to));\n',
         to: "        break;\n",
       },
     ],
@@ -72,14 +72,14 @@ export const MUTANTS: Mutant[] = [
     patches: [
       {
         file: "src/fleet/member.ts",
-        from: "    let stance = await this.#load(session, state);\n",
-        to: `    const early = stanceOf(state.versions, state.rotation);
-    if (early !== undefined && this.#heart.acked !== undefined) {
+        from: "    let policy = await this.#load(session, state);\n",
+        to: `    const early = keyPolicyOf(state.versions, state.rotation);
+    if (early !== undefined && this.#heartbeat.acked !== undefined) {
       const { rotation, epoch, phase } = early;
-      await this.#heart.tell(session, { rotation, epoch, phase });
+      await this.#heartbeat.acknowledge(session, { rotation, epoch, phase });
       await new Promise((resolve) => setTimeout(resolve, 1200));
     }
-    let stance = await this.#load(session, state);
+    let policy = await this.#load(session, state);
 `,
       },
     ],
@@ -157,7 +157,7 @@ export const MUTANTS: Mutant[] = [
     guard: "a process is evicted only when it has surely fenced itself",
     patches: [
       {
-        file: "src/fleet/readiness.ts",
+        file: "src/protocol/fleet_times.ts",
         from: "return Math.max(own.evictionMs, member.fleet?.eviction_ms ?? 0);",
         to: "return Math.min(600, own.evictionMs, member.fleet?.eviction_ms ?? 0);",
       },
@@ -177,16 +177,16 @@ export const MUTANTS: Mutant[] = [
     patches: [
       {
         file: "src/fleet/member.ts",
-        from: "    let stance = await this.#load(session, state);\n",
+        from: "    let policy = await this.#load(session, state);\n",
         to: `    if (performance.now() < 4000 && this.#declared() !== undefined && this.#options.role === "library") {
       await this.#load(session, state);
       const declared = this.#declared() as number;
-      await this.#prover.loadAll(keyring, state.versions, state.versions.map((version) => version._id));
+      await this.#loader.loadAll(keyring, state.versions, state.versions.map((version) => version._id));
       keyring.writeUnder(declared);
-      await this.#heart.tell(session, { rotation: null, epoch: 0, phase: 0 });
+      await this.#heartbeat.acknowledge(session, { rotation: null, epoch: 0, phase: 0 });
       return;
     }
-    let stance = await this.#load(session, state);
+    let policy = await this.#load(session, state);
 `,
       },
     ],
@@ -203,7 +203,7 @@ export const MUTANTS: Mutant[] = [
     guard: "a phase ends when every member has acknowledged it",
     patches: [
       {
-        file: "src/rotation/acknowledgements.ts",
+        file: "src/rotation/await_acknowledgements.ts",
         from: "      if (pending.length === 0) return;\n",
         to: "      return;\n",
       },

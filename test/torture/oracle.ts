@@ -84,7 +84,7 @@ export class Ledger {
       case "failed": {
         const what = `${line.what}: ${line.code}`;
         this.counts.failures.set(what, (this.counts.failures.get(what) ?? 0) + 1);
-        if (line.code === "envelope_does_not_open" || line.code === "envelope_invalid")
+        if (line.code === "decryption_failed" || line.code === "envelope_invalid")
           this.#findings.push(`a ${line.what} failed: ${line.code}: ${line.message}`);
       }
     }

@@ -125,7 +125,7 @@ function writable(state: State): number[] {
   const active = [...state.versions.values()].filter((version) => version["state"] === "active").map(({ _id }) => _id);
   if (open === undefined) return active;
   const { from, to, phase, reverses } = open;
-  // The way back of an unfinished rotation begins with records, and writers, at both.
+  // The reverse rotation of an unfinished rotation begins with records, and writers, at both.
   if (phase === 1) return reverses === undefined ? [from] : [from, to];
   return phase === 2 ? [from, to] : [to];
 }

@@ -1,15 +1,15 @@
 import { perform } from "./acts.ts";
-import { type Verdict, verdictOn } from "./aftermath.ts";
+import { type Outcome, outcomeOf } from "./aftermath.ts";
 import { ALL_WELL_MS, type Conditions, Scene } from "./scene.ts";
 import { inWords, type Schedule } from "./schedule.ts";
 
-/** One schedule, from an empty database to the oracle's verdict. */
-export async function runSchedule(schedule: Schedule, conditions: Conditions): Promise<Verdict> {
+/** One schedule, from an empty database to the oracle's health. */
+export async function runSchedule(schedule: Schedule, conditions: Conditions): Promise<Outcome> {
   const scene = new Scene(schedule, conditions);
   try {
     await scene.prepare();
     await torture(scene);
-    return await verdictOn(scene);
+    return await outcomeOf(scene);
   } finally {
     await scene.cleanUp();
   }

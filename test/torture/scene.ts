@@ -144,7 +144,7 @@ export class Scene {
   /** As an operator does who reads what it says: with the dead named. */
   async rotate(to: number, from?: number): Promise<void> {
     const words = [`--to-version=${to}`, ...(from === undefined ? [] : [`--from-version=${from}`])];
-    // As by a deployment: first the fleet is told which version is wanted, then it is gone to. A way back asks nobody.
+    // As by a deployment: first the fleet is told which version is wanted, then it is gone to. A reverse rotation asks nobody.
     if (from === undefined && !(await this.isDestroyed(to))) {
       this.declare(to);
       await Bun.sleep(3 * TIMES.beatMs);

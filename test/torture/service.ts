@@ -2,14 +2,14 @@ import { createHash, randomBytes } from "node:crypto";
 import { openSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { MongoClient } from "mongodb";
-import type { Kek } from "../../src/index.ts";
+import type { FieldEncryption } from "../../src/index.ts";
 import { Random } from "./random.ts";
 
 /**
  * A service under torture: it reads and writes secrets through the library and keeps a ledger of what it did, outside of
  * the database. A line is in the ledger before what it tells of: this process may be killed or paused between any two.
  *
- * Modes: `seed` writes each record once, `traffic` goes on until SIGTERM, `prove` opens every record and prints what is in it.
+ * Modes: `seed` writes each record once, `traffic` continues until SIGTERM, `verify` opens every record and prints what is in it.
  */
 
 export type LedgerLine =
@@ -28,7 +28,7 @@ const records = Number(TORTURE_RECORDS);
 const [part, parts] = (TORTURE_SHARE ?? "0/1").split("/").map(Number) as [number, number];
 const random = new Random(Number(TORTURE_SEED));
 const ledger = openSync(TORTURE_LEDGER ?? "/dev/null", "a", 0o600);
-const { loadConfig, openKek } = (await import(
+const { loadConfig, openFieldEncryption } = (await import(
   join(TORTURE_TREE ?? "", "src/index.ts")
 )) as typeof import("../../src/index.ts");
 const config = loadConfig();
@@ -62,7 +62,7 @@ process.on("SIGTERM", () => {
   stopped = true;
   // Whoever has to find out why it does not end.
   setTimeout(
-    () => process.stderr.write(`still at work: ${[...doing.values()].join(", ")}; ${kek.trouble}\n`),
+    () => process.stderr.write(`still at work: ${[...doing.values()].join(", ")}; ${kek.problem}\n`),
     10_000,
   ).unref();
 });
@@ -70,7 +70,7 @@ process.on("SIGTERM", () => {
 const kek = await joined();
 process.stderr.write("joined\n");
 if (TORTURE_MODE === "seed") await seed(kek);
-else if (TORTURE_MODE === "prove") await prove(kek);
+else if (TORTURE_MODE === "verify") await verify(kek);
 else await Promise.all([write(kek), write(kek), replace(), replace(), read(kek), read(kek)]);
 await during("closing the key", kek.close());
 await during("closing the client", client.close());
@@ -79,10 +79,10 @@ process.exit(0);
 // ---------------------------------------------------------------------------------------------------------------------
 
 /** Whatever keeps it from joining may pass: it tries again, as a supervisor would. */
-async function joined(): Promise<Kek> {
+async function joined(): Promise<FieldEncryption> {
   for (;;) {
     try {
-      return await openKek(config);
+      return await openFieldEncryption(config);
     } catch (thrown) {
       failed("join", thrown);
       if (stopped || TORTURE_MODE !== "traffic") throw thrown;
@@ -101,7 +101,7 @@ async function during<T>(what: string, work: Promise<T>): Promise<T> {
   }
 }
 
-async function seed(kek: Kek): Promise<void> {
+async function seed(kek: FieldEncryption): Promise<void> {
   for (let id = 0; id < records; id += 1) {
     const text = `${id}/0/${randomBytes(12).toString("hex")}`;
     note({ do: "intent", id, revision: 0, digest: digest(text) });
@@ -110,7 +110,7 @@ async function seed(kek: Kek): Promise<void> {
   }
 }
 
-async function prove(kek: Kek): Promise<void> {
+async function verify(kek: FieldEncryption): Promise<void> {
   for await (const { _id: id, revision, value } of secrets.find().sort({ _id: 1 })) {
     const line: Record<string, unknown> = { id, revision, version: value.kek_version };
     try {
@@ -123,7 +123,7 @@ async function prove(kek: Kek): Promise<void> {
 }
 
 /** New values for its own records. Some are encrypted long before they are stored, as in a service that does much in between. */
-async function write(kek: Kek): Promise<void> {
+async function write(kek: FieldEncryption): Promise<void> {
   while (!stopped) {
     const id = own();
     const holdMs = random.chance(0.15) ? random.between(50, 3000) : 0;
@@ -167,7 +167,7 @@ async function replace(): Promise<void> {
   }
 }
 
-async function read(kek: Kek): Promise<void> {
+async function read(kek: FieldEncryption): Promise<void> {
   while (!stopped) {
     const id = random.between(0, records - 1);
     let from = random.chance(0.3) ? fromSecondary : secrets;

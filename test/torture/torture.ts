@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { mongodBinary } from "../harness/mongod_here.ts";
-import type { Verdict } from "./aftermath.ts";
+import type { Outcome } from "./aftermath.ts";
 import { ReplicaSet } from "./replica_set.ts";
 import { runSchedule } from "./run.ts";
 import { makeSchedule, type ProviderName } from "./schedule.ts";
@@ -32,17 +32,17 @@ const total = { writes: 0, reads: 0, rotations: 0, broken: [] as number[], acts:
 try {
   for (let seed = first; seed < first + schedules; seed += 1) {
     const schedule = makeSchedule(seed, provider);
-    const verdict = await runSchedule(schedule, { set, directory });
-    count(verdict, seed);
+    const outcome = await runSchedule(schedule, { set, directory });
+    count(outcome, seed);
     const spent = ((performance.now() - began) / 1000).toFixed(0);
-    const word = verdict.findings.length === 0 ? "ok" : "BROKEN";
+    const word = outcome.findings.length === 0 ? "ok" : "BROKEN";
     console.log(
-      `${word}: seed ${seed} (${schedule.provider}, ${schedule.acts.length} acts): ${verdict.rotations} rotations, ` +
-        `${verdict.writes} writes, ${verdict.reads} reads; ${seed - first + 1} of ${schedules}, ${spent} s`,
+      `${word}: seed ${seed} (${schedule.provider}, ${schedule.acts.length} acts): ${outcome.rotations} rotations, ` +
+        `${outcome.writes} writes, ${outcome.reads} reads; ${seed - first + 1} of ${schedules}, ${spent} s`,
     );
-    if (verdict.findings.length > 0 || values.verbose) {
-      for (const finding of verdict.findings) console.log(`  FOUND ${finding}`);
-      for (const line of verdict.timeline) console.log(`  ${line}`);
+    if (outcome.findings.length > 0 || values.verbose) {
+      for (const finding of outcome.findings) console.log(`  FOUND ${finding}`);
+      for (const line of outcome.timeline) console.log(`  ${line}`);
       console.log(`  again: ./scripts/torture --schedules=1 --seed=${seed}`);
     }
   }
@@ -55,12 +55,12 @@ process.exit(total.broken.length === 0 ? 0 : 1);
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-function count(verdict: Verdict, seed: number): void {
-  total.writes += verdict.writes;
-  total.reads += verdict.reads;
-  total.rotations += verdict.rotations;
-  for (const act of verdict.acts) total.acts.set(act, (total.acts.get(act) ?? 0) + 1);
-  if (verdict.findings.length > 0) total.broken.push(seed);
+function count(outcome: Outcome, seed: number): void {
+  total.writes += outcome.writes;
+  total.reads += outcome.reads;
+  total.rotations += outcome.rotations;
+  for (const act of outcome.acts) total.acts.set(act, (total.acts.get(act) ?? 0) + 1);
+  if (outcome.findings.length > 0) total.broken.push(seed);
 }
 
 function summary(): void {

@@ -1,4 +1,10 @@
-import { type EncryptedCollection, type Kek, KekError, loadConfig, openKek } from "certautopilot";
+import {
+  type EncryptedCollection,
+  type FieldEncryption,
+  KekError,
+  loadConfig,
+  openFieldEncryption,
+} from "certautopilot";
 import { MongoClient, ObjectId } from "mongodb";
 
 /** A user's program, compiled and not run: with this checkout's driver by `tsc`, with another by test/unit/library_types.test.ts. */
@@ -13,7 +19,7 @@ interface User {
 }
 
 export async function service(): Promise<void> {
-  await using kek: Kek = await openKek(loadConfig(), { role: "library" });
+  await using kek: FieldEncryption = await openFieldEncryption(loadConfig(), { role: "library" });
   const client = await new MongoClient("mongodb://127.0.0.1/").connect();
   const collection = client.db("vault").collection<User>("users");
   const users: EncryptedCollection<User> = kek.collection<User>(collection, {
@@ -53,7 +59,7 @@ export async function service(): Promise<void> {
 }
 
 /** What the compiler refuses. */
-export async function wrong(kek: Kek, users: EncryptedCollection<User>, _id: ObjectId): Promise<void> {
+export async function wrong(kek: FieldEncryption, users: EncryptedCollection<User>, _id: ObjectId): Promise<void> {
   const collection = new MongoClient("mongodb://127.0.0.1/").db("vault").collection<User>("users");
   // @ts-expect-error there is no such field
   kek.collection<User>(collection, { fields: { tokn: "text" } });

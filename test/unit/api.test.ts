@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { Binary, type Document, EJSON, serialize } from "bson";
 import fc from "fast-check";
 import * as v from "valibot";
-import { InHand, MAX_BODY_BYTES, MAX_BYTES_IN_HAND, MAX_REQUESTS, readJson } from "../../src/server/api/body.ts";
+import { MAX_BODY_BYTES, MAX_PENDING_BYTES, MAX_REQUESTS, RequestBudget, readJson } from "../../src/server/api/body.ts";
 import { BASE64_PATTERN, base64, recordId } from "../../src/server/api/extended_json.ts";
 import { Refusal } from "../../src/server/api/problem.ts";
 
@@ -18,7 +18,7 @@ const codeOf = async (work: Promise<unknown>) => {
 };
 
 test("so many requests and bytes are in hand, and one more is told to come again", async () => {
-  const inHand = new InHand();
+  const inHand = new RequestBudget();
   let release = () => {};
   const held = new Promise<void>((resolve) => {
     release = resolve;
@@ -28,7 +28,7 @@ test("so many requests and bytes are in hand, and one more is told to come again
   release();
   await Promise.all(full);
   // Bytes of those that are refused, or done, are given back.
-  const whole = MAX_BYTES_IN_HAND / MAX_BODY_BYTES;
+  const whole = MAX_PENDING_BYTES / MAX_BODY_BYTES;
   for (let round = 0; round < 2; round += 1) {
     const codes = await Promise.all(
       Array.from({ length: whole + 1 }, () =>
@@ -46,7 +46,7 @@ test("so many requests and bytes are in hand, and one more is told to come again
 });
 
 test("500 requests at once are all served when none waits a second for its place", async () => {
-  const inHand = new InHand();
+  const inHand = new RequestBudget();
   const each = () => inHand.admit(async () => await Bun.sleep(50)).then(() => "done");
   const all = await Promise.all(Array.from({ length: 500 }, () => each().catch(() => "busy")));
   expect(all.filter((outcome) => outcome !== "done")).toEqual([]);
@@ -129,8 +129,8 @@ test("what JSON's parser makes alike and a driver does not is refused, and so is
     expect(await codeOf(read(`{"id":${number}}`))).toBe("request_invalid");
     expect(await codeOf(read(`[1, ${number}]`))).toBe("request_invalid");
   }
-  for (const fit of ['{"id":-5,"at":0}', '{"id":"a:5.0,-0"}', '{"id":{"$numberDouble":"5.0"}}']) {
-    expect(await read(fit)).toEqual(JSON.parse(fit));
+  for (const mayEncrypt of ['{"id":-5,"at":0}', '{"id":"a:5.0,-0"}', '{"id":{"$numberDouble":"5.0"}}']) {
+    expect(await read(mayEncrypt)).toEqual(JSON.parse(mayEncrypt));
   }
   for (const sprawling of [
     `[${"1,".repeat(60_000)}1]`,

@@ -15,7 +15,7 @@ describe.skipIf(process.getuid?.() !== 0)(
     mkdirSync(directory, { mode: 0o750 });
     chownSync(directory, SERVICE.uid, SERVICE.gid);
 
-    test("is that user's, who goes on with it", () => {
+    test("is that user's, who continues with it", () => {
       const path = join(directory, "audit.jsonl");
       new JsonLinesFile(path);
       const { uid, gid, mode } = statSync(path);

@@ -27,7 +27,7 @@ test("what is no answer of the module keeps its first line, and counts as away",
   for (const odd of [new Error(""), {}, "text", 7]) expect(TokenFault.from(odd, "C_Sign").code).toBe(0);
 });
 
-test("a fault that was told once is not told anew", () => {
+test("a fault that was told once is not told again", () => {
   const fault = new TokenFault(0x30, "C_Decrypt");
   expect(TokenFault.from(fault, "C_Encrypt")).toBe(fault);
 });

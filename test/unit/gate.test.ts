@@ -55,7 +55,7 @@ test("exclusively lets go when the work throws, and inside does too", () => {
   expect(gate.inside(() => 6)).toBe(6);
 });
 
-test("nobody is inside while the module is initialized anew, and all go on afterwards", async () => {
+test("nobody is inside while the module is initialized again, and all go on afterwards", async () => {
   const { gate, start, all, get, set, until } = scene();
   gate.join(() => true);
   start("inside", 3);
@@ -95,7 +95,7 @@ test("a thread that stays inside is not waited for beyond patience: nothing is i
   await all();
 });
 
-test("the module is initialized anew once for all that ask, and not in a storm", () => {
+test("the module is initialized again once for all that ask, and not in a storm", () => {
   const { gate } = scene();
   let times = 0;
   const renew = (epoch: number) =>
@@ -125,7 +125,7 @@ test("a module that another part of the process initialized is neither renewed n
   expect(touched).toBe(false);
 });
 
-test("the last thread to part finalizes, and a later one begins anew", () => {
+test("the last thread to part finalizes, and a later one begins again", () => {
   const { gate } = scene();
   let finalized = 0;
   const part = () =>

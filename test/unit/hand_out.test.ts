@@ -1,26 +1,26 @@
 import { expect, test } from "bun:test";
-import { HandOut } from "../../src/rotation/hand_out.ts";
+import { WorkerQueue } from "../../src/rotation/hand_out.ts";
 
 /** Who gets the next batch. */
 
 /** Takes one, and tells whether it was free at once. */
-async function takes(handOut: HandOut<string>): Promise<{ lane: string | undefined; taking: Promise<string> }> {
-  let lane: string | undefined;
+async function takes(handOut: WorkerQueue<string>): Promise<{ worker: string | undefined; taking: Promise<string> }> {
+  let worker: string | undefined;
   const taking = handOut.take().then((taken) => {
-    lane = taken;
+    worker = taken;
     return taken;
   });
   await new Promise((resolve) => setTimeout(resolve, 0));
-  return { lane, taking };
+  return { worker, taking };
 }
 
 test("each takes a few batches at a time; who waits gets the first that is given back", async () => {
-  const handOut = new HandOut(["a", "b"], 2);
+  const handOut = new WorkerQueue(["a", "b"], 2);
   const taken = [];
-  for (let batch = 0; batch < 4; batch += 1) taken.push((await takes(handOut)).lane);
+  for (let batch = 0; batch < 4; batch += 1) taken.push((await takes(handOut)).worker);
   expect(taken.sort()).toEqual(["a", "a", "b", "b"]);
   const [next, after] = [await takes(handOut), await takes(handOut)];
-  expect([next.lane, after.lane]).toEqual([undefined, undefined]);
+  expect([next.worker, after.worker]).toEqual([undefined, undefined]);
   handOut.give("b");
   expect(await next.taking).toBe("b");
   handOut.give("a");
@@ -28,14 +28,14 @@ test("each takes a few batches at a time; who waits gets the first that is given
 });
 
 test("no more at work than is allowed: what is beyond it ends first, and more go on once they may", async () => {
-  const handOut = new HandOut(["a", "b"], 2);
+  const handOut = new WorkerQueue(["a", "b"], 2);
   for (let batch = 0; batch < 3; batch += 1) await handOut.take();
   handOut.atMost(1);
   const next = await takes(handOut);
-  for (const lane of ["a", "b"]) handOut.give(lane);
+  for (const worker of ["a", "b"]) handOut.give(worker);
   await new Promise((resolve) => setTimeout(resolve, 0));
   const still = await takes(handOut);
-  expect([next.lane, still.lane]).toEqual([undefined, undefined]);
+  expect([next.worker, still.worker]).toEqual([undefined, undefined]);
   handOut.give("b");
   // The one that was at work last.
   expect(await next.taking).toBe("b");

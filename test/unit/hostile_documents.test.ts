@@ -2,9 +2,9 @@ import { expect, test } from "bun:test";
 import { Binary, deserialize, Long, MinKey, ObjectId, serialize } from "bson";
 import { canonicalJson, checkLink, GENESIS, link } from "../../src/audit/chain.ts";
 import { KekError } from "../../src/errors/errors.ts";
-import { type Stance, stanceOf, wentBack } from "../../src/fleet/stance.ts";
-import type { Phase, RotationState, VersionState } from "../../src/store/documents.ts";
-import { fieldFault } from "../../src/store/field_names.ts";
+import type { Phase, RotationState, VersionState } from "../../src/protocol/documents.ts";
+import { type KeyPolicy, keyPolicyOf, rollbackIn } from "../../src/protocol/key_policy.ts";
+import { contradiction } from "../../src/protocol/state_contradictions.ts";
 import {
   auditEntryOf,
   claimOf,
@@ -15,8 +15,8 @@ import {
   loginOf,
   rotationOf,
   versionOf,
-} from "../../src/store/shapes.ts";
-import { contradiction } from "../../src/store/state_rules.ts";
+} from "../../src/store/document_reader.ts";
+import { fieldFault } from "../../src/store/field_names.ts";
 
 /** What is stored beside the records, half-written, forged, or by a later release: named and refused, never guessed at. */
 
@@ -204,7 +204,7 @@ for (const [kind, { read, good, mayLack }] of Object.entries(KINDS)) {
           expect(read(doc)).toBe(doc as never);
         } catch (thrown) {
           if (!(thrown instanceof KekError)) throw thrown;
-          expect(["document_invalid", "document_newer"]).toContain(thrown.code);
+          expect(["document_invalid", "unsupported_format"]).toContain(thrown.code);
           expect(thrown.message).toStartWith(`${kind}: document `);
           // On one line, and with no power over a terminal.
           // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what must not be there
@@ -216,7 +216,7 @@ for (const [kind, { read, good, mayLack }] of Object.entries(KINDS)) {
 
   test(`${kind}: one of a later format is refused as such`, () => {
     const { code, message, hint } = refusalIn(kind, { ...good, format: 2 });
-    expect([code, message]).toEqual(["document_newer", expect.stringContaining("its format is 2")]);
+    expect([code, message]).toEqual(["unsupported_format", expect.stringContaining("its format is 2")]);
     expect(hint).toContain("update this program");
     expect(refusalIn(kind, { ...good, format: "2" }).code).toBe("document_invalid");
   });
@@ -264,7 +264,7 @@ test("a word or number from a later release is called that, and not junk", () =>
   for (const [kind, place, to] of newer) {
     const { code, message, hint } = refusalIn(kind, changed(KINDS[kind]?.good as Doc, place, to));
     expect([code, message]).toEqual([
-      "document_newer",
+      "unsupported_format",
       expect.stringContaining(`its ${place.join(".")} is ${JSON.stringify(to)}`),
     ]);
     expect(hint).toContain("certautopilot --version");
@@ -313,7 +313,7 @@ test("versions and rotations that cannot have come from each other are named", (
     [states([1, "active"], [2, "staged"]), rotation(1, 2, "running", 1)],
     [states([1, "active"], [2, "staged"]), rotation(1, 2, "cancelled", 2)],
     [states([1, "active"], [2, "staged"]), rotation(1, 2, "cancelled", 1)],
-    // The way back of an unfinished rotation leads to the version that is active all the time.
+    // The reverse rotation of an unfinished rotation leads to the version that is active all the time.
     [states([1, "active"], [2, "staged"]), rotation(2, 1, "running", 3)],
     // Back to a lower one: no version is lost by going backwards on purpose.
     [states([1, "active"], [2, "retired"]), rotation(2, 1, "completed", 3)],
@@ -336,14 +336,14 @@ test("versions and rotations that cannot have come from each other are named", (
 
 test("a process follows no state that is older than the one it has followed, or another one of the same epoch", () => {
   const at = (epoch: number, phase: Phase, to = 2) =>
-    stanceOf(states([1, "active"], [2, "staged"]), { ...rotation(1, to, "running", phase), epoch }) as Stance;
-  expect(wentBack(undefined, at(4, 1))).toBeUndefined();
-  expect(wentBack(at(4, 1), at(4, 1))).toBeUndefined();
-  expect(wentBack(at(4, 1), at(5, 2))).toBeUndefined();
-  expect(wentBack(at(5, 2), at(4, 1))).toContain("from 5 to 4");
-  expect(wentBack(at(5, 2), at(5, 1))).toContain("stayed 5");
-  expect(wentBack(at(5, 2), at(5, 2, 3))).toContain("stayed 5");
-  expect(wentBack(at(5, 2), stanceOf(states([1, "active"]), undefined) as Stance)).toContain("from 5 to 0");
+    keyPolicyOf(states([1, "active"], [2, "staged"]), { ...rotation(1, to, "running", phase), epoch }) as KeyPolicy;
+  expect(rollbackIn(undefined, at(4, 1))).toBeUndefined();
+  expect(rollbackIn(at(4, 1), at(4, 1))).toBeUndefined();
+  expect(rollbackIn(at(4, 1), at(5, 2))).toBeUndefined();
+  expect(rollbackIn(at(5, 2), at(4, 1))).toContain("from 5 to 4");
+  expect(rollbackIn(at(5, 2), at(5, 1))).toContain("stayed 5");
+  expect(rollbackIn(at(5, 2), at(5, 2, 3))).toContain("stayed 5");
+  expect(rollbackIn(at(5, 2), keyPolicyOf(states([1, "active"]), undefined) as KeyPolicy)).toContain("from 5 to 0");
 });
 
 test("an audit entry with times outside of what JavaScript knows breaks the chain, and nothing else", () => {

@@ -14,7 +14,7 @@ const INSTALL = "2f4c1f0e-1111-4222-8333-444455556666";
 const KEK = Buffer.alloc(32, 7);
 const PLAINTEXT = Buffer.from("the secret of record 5");
 const PLACE = placeOf("users", 5, "totp.seed");
-const UNREADABLE = ["envelope_invalid", "envelope_does_not_open"];
+const UNREADABLE = ["envelope_invalid", "decryption_failed"];
 
 /** Numbers that look random and are the same in every run. */
 function seeded(seed: number): (below: number) => number {
@@ -50,7 +50,7 @@ function openRecord(raw: Uint8Array): Buffer {
     dek = unwrapWithKey(KEK, envelope.wrappedDek, aad);
   } catch {
     // What the providers make of it: test/unit/providers.test.ts.
-    throw new KekError("envelope_does_not_open", "the wrap does not open", "-");
+    throw new KekError("decryption_failed", "the wrap does not open", "-");
   }
   return openField(dek, envelope, INSTALL, place);
 }
@@ -137,7 +137,7 @@ test("each bit of provider, version, wrap, nonce and ciphertext counts: flipped,
       const bytes = Buffer.from(good[name].buffer);
       bytes[bit >> 3] = (bytes[bit >> 3] as number) ^ (1 << (bit & 7));
       const raw = serialize({ _id: 5, totp: { seed: { ...good, [name]: new Binary(bytes, 0) } } });
-      expect([name, bit, outcome(() => openRecord(raw))]).toEqual([name, bit, "envelope_does_not_open"]);
+      expect([name, bit, outcome(() => openRecord(raw))]).toEqual([name, bit, "decryption_failed"]);
     }
   }
   for (let bit = 0; bit < 31; bit += 1) {
@@ -283,13 +283,13 @@ test("wrap, payload and whole envelope each open at their own record, field, col
     const { wrapped_dek, nonce, ciphertext, kek_version } = theirs;
     // Version 4 is under the same KEK here: only the number in the AAD tells the wraps apart.
     const whole = kek_version === 3 || (kek_version as Int32).value === 3;
-    if (whole) expect(opens(theirs)).toBe("envelope_does_not_open");
-    expect(opens({ ...mine, wrapped_dek })).toBe("envelope_does_not_open");
-    if (whole) expect(opens({ ...mine, nonce, ciphertext })).toBe("envelope_does_not_open");
-    expect(opens({ ...mine, nonce })).toBe("envelope_does_not_open");
-    expect(opens({ ...mine, ciphertext })).toBe("envelope_does_not_open");
+    if (whole) expect(opens(theirs)).toBe("decryption_failed");
+    expect(opens({ ...mine, wrapped_dek })).toBe("decryption_failed");
+    if (whole) expect(opens({ ...mine, nonce, ciphertext })).toBe("decryption_failed");
+    expect(opens({ ...mine, nonce })).toBe("decryption_failed");
+    expect(opens({ ...mine, ciphertext })).toBe("decryption_failed");
   }
-  expect(opens({ ...mine, kek_version: new Int32(4) })).toBe("envelope_does_not_open");
+  expect(opens({ ...mine, kek_version: new Int32(4) })).toBe("decryption_failed");
   expect(opens({ ...mine, provider: "pkcs11" })).toBe("envelope_invalid");
   // Nor does a wrap pass for a payload, or a field's AAD for a wrap's.
   expect(Buffer.from(fieldAad(INSTALL, PLACE)).equals(Buffer.from(dekAad(INSTALL, "env", 3, PLACE)))).toBe(false);

@@ -8,23 +8,25 @@ const SRC = join(import.meta.dir, "../../src");
 
 /** Lower numbers may not import higher ones. */
 const LEVEL: Record<string, number> = {
-  errors: 0,
-  config: 1,
-  audit: 2,
-  envelope: 2,
-  providers: 3,
-  store: 4,
-  fleet: 5,
-  status: 6,
-  library: 6,
-  rotation: 7,
-  server: 7,
-  install: 7,
-  transfer: 7,
-  demo: 8,
-  "index.ts": 8,
-  cli: 9,
-  "main.ts": 10,
+  util: 0,
+  errors: 1,
+  config: 2,
+  protocol: 3,
+  audit: 4,
+  envelope: 4,
+  providers: 5,
+  store: 6,
+  fleet: 7,
+  status: 8,
+  library: 8,
+  rotation: 9,
+  server: 9,
+  install: 9,
+  transfer: 9,
+  demo: 10,
+  "index.ts": 10,
+  cli: 11,
+  "main.ts": 12,
 };
 
 interface Import {
@@ -112,24 +114,16 @@ test("what is behind a provider is the business of its folder", () => {
 
 test("pure rules do no input or output", () => {
   const pure = [
-    "fleet/stance.ts",
-    "fleet/readiness.ts",
-    "fleet/fence.ts",
-    "rotation/plan.ts",
-    "status/strays.ts",
-    "status/health.ts",
+    "status/fleet_findings.ts",
     "status/pace.ts",
-    "status/reasons.ts",
+    "status/findings.ts",
     "status/rotation_view.ts",
-    "status/verdict.ts",
-    "status/view.ts",
-    "status/ways_on.ts",
+    "status/health.ts",
+    "status/build_status_view.ts",
     "server/metrics/fleet_metrics.ts",
     "server/metrics/process_metrics.ts",
     "server/metrics/rotation_metrics.ts",
     "server/metrics/version_metrics.ts",
-    "fleet/wrap_limit.ts",
-    "rotation/preflight.ts",
     "audit/chain.ts",
     "config/config_file.ts",
     "install/journal.ts",
@@ -139,7 +133,7 @@ test("pure rules do no input or output", () => {
     "install/secrets.ts",
     "install/step.ts",
     "install/units.ts",
-    "install/wanted.ts",
+    "install/desired_state.ts",
     "audit/syslog_message.ts",
     "library/secret_fields.ts",
     "transfer/archive_format.ts",
@@ -147,8 +141,20 @@ test("pure rules do no input or output", () => {
   ];
   const withIo = imports().filter(
     ({ file, target }) =>
-      (pure.includes(file) || file.startsWith("envelope/")) &&
+      (pure.includes(file) || /^(envelope|protocol)\//.test(file)) &&
       /^(mongodb|node:(fs|net|http|child_process|worker_threads))/.test(target),
   );
   expect(withIo).toEqual([]);
+});
+
+test("the protocol imports nothing but errors, pure helpers and types", () => {
+  const files = readdirSync(join(SRC, "protocol"), { encoding: "utf8" });
+  const foreign = files.flatMap((file) => {
+    const text = readFileSync(join(SRC, "protocol", file), "utf8");
+    const values = [...text.matchAll(/^import (?!type\b)[^;]*? from "([^"]+)"/gm)].map((match) => match[1] as string);
+    return values
+      .filter((target) => !/^(\.\/|\.\.\/(errors|util)\/)/.test(target))
+      .map((target) => `${file} → ${target}`);
+  });
+  expect(foreign).toEqual([]);
 });

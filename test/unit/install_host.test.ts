@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import type { Found } from "../../src/install/found.ts";
+import type { CurrentState } from "../../src/install/current_state.ts";
 import { type Asked, checkHost } from "../../src/install/host_check.ts";
 import type { HostFacts, Place } from "../../src/install/host_facts.ts";
 import { LAYOUT } from "../../src/install/layout.ts";
@@ -39,9 +39,9 @@ const FOUND = {
   userIsOurs: false,
   installed: undefined,
   systemd: { version: 252, userNamespaces: true },
-} as Found;
+} as CurrentState;
 
-const blocking = (asked: Partial<Asked> = {}, facts: Partial<HostFacts> = {}, found: Partial<Found> = {}) =>
+const blocking = (asked: Partial<Asked> = {}, facts: Partial<HostFacts> = {}, found: Partial<CurrentState> = {}) =>
   checkHost({ ...ASKED, ...asked }, { ...FACTS, ...facts }, { ...FOUND, ...found });
 
 test("a host that has nothing against it", () => {

@@ -2,9 +2,10 @@ import { describe, expect, test } from "bun:test";
 import { editConfig } from "../../src/config/config_file.ts";
 import { parseSecrets } from "../../src/config/secrets_file.ts";
 import type { KekError } from "../../src/errors/errors.ts";
-import type { Entry, Found } from "../../src/install/found.ts";
+import type { CurrentState, Entry } from "../../src/install/current_state.ts";
+import { desiredStateOf } from "../../src/install/desired_state.ts";
+import { generateSecrets } from "../../src/install/generated_secrets.ts";
 import { LAYOUT } from "../../src/install/layout.ts";
-import { newMaterial } from "../../src/install/material.ts";
 import { planInstall, readyUrl } from "../../src/install/plan.ts";
 import { older, refuseDowngrade } from "../../src/install/release_version.ts";
 import type { InstallRequest } from "../../src/install/request.ts";
@@ -18,15 +19,14 @@ import {
   serviceUnit,
   stateDirectoryIn,
 } from "../../src/install/units.ts";
-import { settleWanted } from "../../src/install/wanted.ts";
 import { asked } from "../harness/install_asked.ts";
 
 /** The plan of an install, from what was asked and what is there: pure. */
 
-const material = newMaterial();
+const material = generateSecrets();
 const service = { uid: 990, gid: 991 };
 
-const FRESH: Found = {
+const FRESH: CurrentState = {
   user: undefined,
   group: "certautopilot",
   userIsOurs: false,
@@ -47,11 +47,11 @@ const FRESH: Found = {
   database: { seen: false },
 };
 
-const plan = (request: InstallRequest, found: Found) =>
-  planInstall(request, settleWanted(request, found, material), found, material);
+const plan = (request: InstallRequest, found: CurrentState) =>
+  planInstall(request, desiredStateOf(request, found, material), found, material);
 
 /** The host after a plan was done. */
-function after(steps: Step[], provider: "env" | "pkcs11" = "env"): Found {
+function after(steps: Step[], provider: "env" | "pkcs11" = "env"): CurrentState {
   const entries = new Map<string, Entry>();
   for (const step of steps) {
     if (step.do !== "directory" && step.do !== "file") continue;
@@ -157,7 +157,7 @@ describe("a fresh host", () => {
 
 describe("keys that are gone", () => {
   const installed = after(plan(asked(), FRESH));
-  const without = (...paths: string[]): Found => {
+  const without = (...paths: string[]): CurrentState => {
     const entries = new Map([...installed.entries].filter(([path]) => !paths.includes(path)));
     const secrets = paths.includes(LAYOUT.secrets) ? {} : installed.secrets;
     return {
@@ -219,7 +219,7 @@ describe("a host that is installed", () => {
     edit(LAYOUT.mongodAdmin, "MONGODB_ADMIN_URI=mongodb://admin:my%20own@127.0.0.1:27500/\n");
     const steps = plan(asked({ mongo: undefined }), { ...installed, entries });
     expect(titlesOf(steps)).toEqual([]);
-    const wanted = settleWanted(asked({ mongo: undefined }), { ...installed, entries }, material);
+    const wanted = desiredStateOf(asked({ mongo: undefined }), { ...installed, entries }, material);
     expect(wanted.mongo).toEqual({ kind: "local", port: 27_500, adminPassword: "my own" });
     edit(LAYOUT.mongodConfig, "net: {}\n");
     expect(() => plan(asked({ mongo: undefined }), { ...installed, entries })).toThrow("names no port");

@@ -81,7 +81,7 @@ function rotation(over: Partial<RotationView>): RotationView {
     awaited: ["api-2", "worker-1"],
     fenced: [],
     unfenced: [],
-    ways_on: [],
+    next_steps: [],
     reverses: null,
     ...over,
   };
@@ -90,13 +90,13 @@ function rotation(over: Partial<RotationView>): RotationView {
 function view(over: Partial<StatusView> = {}): StatusView {
   return {
     at: AT,
-    verdict: { level: "working", headline: "…", reasons: [] },
+    health: { level: "in_progress", headline: "…", findings: [] },
     install: { provider: "env", install_id: "the-install", locked_at: AT, locked_by: "service" },
     phase: 2,
     write_version: 2,
     versions: [version({}), version({ version: 2, state: "staged", records: 3, due_at: null, wraps: 5 })],
-    census: [],
-    census_at: AT,
+    version_counts: [],
+    version_counts_at: AT,
     rotation: rotation({}),
     history: [],
     processes: [],
@@ -165,7 +165,7 @@ test("processes of one name, role and host are counted together: their ids make 
   const drift = [{ ...problem, code: "declares_other" as const, process: "two" }];
   const scrape = await told({ processes: [...processes, member({ id: "four", problems: [problem, problem] })], drift });
   const api = (name: string, more = {}) => scrape.value(`certautopilot_fleet_${name}`, { name: "api-1", ...more });
-  expect([api("processes"), api("silent_processes"), api("last_beat_age_seconds")]).toEqual([3, 1, 90]);
+  expect([api("processes"), api("silent_processes"), api("last_heartbeat_age_seconds")]).toEqual([3, 1, 90]);
   expect([api("problems"), api("drift")]).toEqual([2, 1]);
   expect([api("loaded_processes", { version: "1" }), api("loaded_processes", { version: "2" })]).toEqual([3, 2]);
   expect(api("writing_processes", { version: "1" })).toBe(2);
@@ -173,15 +173,15 @@ test("processes of one name, role and host are counted together: their ids make 
   expect(scrape.text).not.toMatch(/"(one|two|three|four|11|12|13)"/);
 });
 
-test("the census: what is no version's number is one row", async () => {
-  const census = [
+test("the version counts: what is no version's number is one row", async () => {
+  const version_counts = [
     { field: "a:x", version: "1", count: 5 },
     { field: "a:x", version: '{"$numberLong":"1"}', count: 2 },
     { field: "a:x", version: '"1"', count: 3 },
     { field: 'b:"y"\\', version: "2", count: 1 },
   ];
-  const scrape = await told({ census });
-  const at = (label: string) => scrape.value("certautopilot_census_records", { field: "a:x", version: label });
+  const scrape = await told({ version_counts });
+  const at = (label: string) => scrape.value("certautopilot_version_counts", { field: "a:x", version: label });
   expect([at("1"), at("other")]).toEqual([5, 5]);
   expect(scrape.text).toContain('field="b:\\"y\\"\\\\",version="2"} 1');
 });

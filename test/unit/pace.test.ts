@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
+import type { PacePoint } from "../../src/protocol/documents.ts";
 import { rates, recentRate, thinned } from "../../src/status/pace.ts";
-import type { PacePoint } from "../../src/store/documents.ts";
 
 /** [second, records done] */
 const points = (...pairs: [number, number][]): PacePoint[] =>
@@ -46,7 +46,7 @@ describe("how fast it goes", () => {
       null,
     ],
     [
-      "counted anew",
+      "counted again",
       [
         [0, 500],
         [1, 480],
@@ -94,7 +94,7 @@ describe("thinned", () => {
     { minLength: 1, maxLength: 400 },
   );
 
-  test("stays small, in order, and keeps the newest dense, however long it goes on", () => {
+  test("stays small, in order, and keeps the newest dense, however long it continues", () => {
     fc.assert(
       fc.property(walk, (deltas) => {
         let [kept, time, done]: [PacePoint[], number, number] = [[], 1e12, 0];

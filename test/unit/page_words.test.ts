@@ -1,30 +1,30 @@
 import { expect, test } from "bun:test";
 import { fleetSection } from "../../src/server/page/fleet_section.ts";
-import { glanceSection } from "../../src/server/page/glance_section.ts";
-import { verdictSection } from "../../src/server/page/verdict_section.ts";
+import { healthSection } from "../../src/server/page/health_section.ts";
+import { summarySection } from "../../src/server/page/summary_section.ts";
+import { viewOf } from "../../src/status/build_status_view.ts";
 import type { StatusFacts } from "../../src/status/facts.ts";
-import { viewOf } from "../../src/status/view.ts";
 import { facts, steady } from "../harness/facts.ts";
 
-/** The page's sections say of one view what its verdict says. */
+/** The page's sections say of one view what its health says. */
 
 const text = async (markup: ReturnType<typeof fleetSection>) => (await markup).toString();
 
-async function sections(seen: StatusFacts): Promise<{ verdict: string; glance: string; fleet: string }> {
+async function sections(seen: StatusFacts): Promise<{ health: string; glance: string; fleet: string }> {
   const view = viewOf(seen);
   return {
-    verdict: await text(verdictSection({ view, fault: undefined })),
-    glance: await text(glanceSection(view)),
+    health: await text(healthSection({ view, fault: undefined })),
+    glance: await text(summarySection(view)),
     fleet: await text(fleetSection(view)),
   };
 }
 
-test("processes that declare the version to come are due, as the verdict has it, and not at fault", async () => {
-  const { verdict, glance, fleet } = await sections(
+test("processes that declare the version to come are due, as the health has it, and not at fault", async () => {
+  const { health, glance, fleet } = await sections(
     facts({ roster: [1, 2].map((number) => steady(number, { current_version: 2 })) }),
   );
-  expect(verdict).toContain('class="verdict due"');
-  expect(verdict).not.toContain("warning:");
+  expect(health).toContain('class="health action_due"');
+  expect(health).not.toContain("warning:");
   expect(glance).toContain("2 of 2");
   expect(fleet.match(/<span class="tag due">drift<\/span>/g)?.length).toBe(2);
   expect(fleet).not.toContain('class="off"');
@@ -32,7 +32,7 @@ test("processes that declare the version to come are due, as the verdict has it,
 });
 
 test("a silent process, one that writes another version, and one that only declares one", async () => {
-  const { verdict, glance, fleet } = await sections(
+  const { health, glance, fleet } = await sections(
     facts({
       roster: [
         steady(1, { age_ms: 45_000 }),
@@ -42,8 +42,8 @@ test("a silent process, one that writes another version, and one that only decla
       ],
     }),
   );
-  expect(verdict).toMatch(/<strong>problem:<\/strong> .*api-1 .* is silent/);
-  expect(verdict).toMatch(/<strong>warning:<\/strong> .*api-3 .* declares KEK version 2/);
+  expect(health).toMatch(/<strong>problem:<\/strong> .*api-1 .* is silent/);
+  expect(health).toMatch(/<strong>warning:<\/strong> .*api-3 .* declares KEK version 2/);
   expect(glance).toContain("2 of 4");
   expect(fleet).toContain('<span class="tag bad">silent</span>');
   expect(fleet).toContain('<span class="tag bad">drift</span>');

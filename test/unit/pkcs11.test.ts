@@ -79,7 +79,7 @@ describe("sessions", () => {
     expect(shim.get("sessionsPeak")).toBe(2);
   });
 
-  test("that are none at all end in hsm_away, which says how to have one", async () => {
+  test("that are none at all end in hsm_unavailable, which says how to have one", async () => {
     shim.set({ sessionLimit: 1 });
     const provider = await tokens.openWith("sessions", [1]);
     const proof = await proofBy(provider, 1);
@@ -88,7 +88,7 @@ describe("sessions", () => {
     await twin.load(1, proof);
     for (const call of [() => provider.unwrap(proof.wrap, proof.aad, 1), () => provider.check(1)]) {
       const refusal = await refusalOf(call);
-      expect(refusal?.code).toBe("hsm_away");
+      expect(refusal?.code).toBe("hsm_unavailable");
       expect(refusal?.message).toContain("no session left");
     }
     await twin.close();

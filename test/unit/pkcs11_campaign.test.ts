@@ -73,6 +73,6 @@ test(`${ROUNDS} rounds of trouble, seed ${SEED}`, async () => {
   expect({ late, wrong: client.wrong }).toEqual({ late: [], wrong: 0 });
   expect(client.right).toBeGreaterThan(ROUNDS * 10);
   const codes = new Set(client.failed.map(({ message }) => message.split(":")[0]));
-  expect([...codes].filter((code) => code !== "hsm_away" && code !== "hsm_unfit")).toEqual([]);
+  expect([...codes].filter((code) => code !== "hsm_unavailable" && code !== "hsm_unfit")).toEqual([]);
   expect([shim.get("wrongPins"), shim.get("overlaps")]).toEqual([0, 0]);
 }, 1_200_000);

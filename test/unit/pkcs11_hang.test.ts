@@ -17,7 +17,7 @@ test("a provider is closed while its call hangs in the token, and the others of 
   const outcome = JSON.parse(await new Response(child.stdout).text());
   expect(outcome).toEqual({
     closing: "done",
-    told: expect.stringMatching(/^(closed|hsm_away)$/),
+    told: expect.stringMatching(/^(closed|hsm_unavailable)$/),
     checked: "done",
     renewed: true,
   });

@@ -23,7 +23,7 @@ for (const code of BROKEN)
 test("a slot that cannot be read is named when no other has the label", async () => {
   shim.set({ freeSlot: CKR.DEVICE_ERROR });
   const refusal = await refusalOf(() => tokens.open("no such token"));
-  expect(refusal?.code).toBe("hsm_away");
+  expect(refusal?.code).toBe("hsm_unavailable");
   expect(refusal?.message).toMatch(/no token is labelled "no such token".*slot \d+ .*C_GetTokenInfo: CKR_DEVICE_ERROR/);
 });
 

@@ -52,7 +52,7 @@ describe("among calls that fail at random", () => {
     shim.set({ failPpm: 10_000 });
     const outcomes = await Promise.all(made.map(({ wrapped }) => codeOf(() => provider.rewrap(wrapped, FROM, TO))));
     expect(shim.get("failed")).toBeGreaterThan(5);
-    expect(outcomes).toEqual(made.map((_, index) => (bad(index) ? "envelope_does_not_open" : undefined)));
+    expect(outcomes).toEqual(made.map((_, index) => (bad(index) ? "decryption_failed" : undefined)));
   });
 
   test("versions are loaded, proved, listed and made", async () => {
@@ -100,12 +100,12 @@ describe("a token that gives other bytes and says CKR_OK", () => {
 
 describe("a token that is away", () => {
   for (const code of ["TOKEN_NOT_PRESENT", "GENERAL_ERROR", "CRYPTOKI_NOT_INITIALIZED"] as const) {
-    test(`with CKR_${code}: hsm_away in time, then at once, and it goes on when the token is back`, async () => {
+    test(`with CKR_${code}: hsm_unavailable in time, then at once, and it goes on when the token is back`, async () => {
       const provider = await tokens.openWith("trouble", [1, 2]);
       const made = await wraps(provider, 20);
       shim.set({ away: CKR[code] });
       const outcomes = await Promise.all(made.map(({ wrapped }) => codeOf(() => provider.rewrap(wrapped, FROM, TO))));
-      expect(new Set(outcomes)).toEqual(new Set(["hsm_away"]));
+      expect(new Set(outcomes)).toEqual(new Set(["hsm_unavailable"]));
       for (const call of [
         () => provider.wrap(randomBytes(32), AAD, 1),
         () => provider.check(1),
@@ -117,7 +117,7 @@ describe("a token that is away", () => {
             seen = await codeOf(call);
           }),
         ).toBeLessThan(1500);
-        expect(seen).toBe("hsm_away");
+        expect(seen).toBe("hsm_unavailable");
       }
       shim.set({ away: 0 });
       const again = async () => await Promise.all(made.map(({ wrapped }) => provider.unwrap(wrapped, AAD, 1)));
@@ -156,7 +156,7 @@ describe("a token that is away", () => {
     // Its one session is lent.
     await provider.recipes();
     shim.set({ away: CKR.TOKEN_NOT_PRESENT });
-    expect(await codeOf(() => provider.check(1))).toBe("hsm_away");
+    expect(await codeOf(() => provider.check(1))).toBe("hsm_unavailable");
   });
 });
 

@@ -1,6 +1,6 @@
 import { beforeAll, describe, expect, test } from "bun:test";
 import { randomBytes } from "node:crypto";
-import { makeCanary, proofOf } from "../../src/providers/canary.ts";
+import { canaryCheck, makeCanary } from "../../src/providers/canary.ts";
 import { EnvProvider } from "../../src/providers/env.ts";
 import type { Provider } from "../../src/providers/provider.ts";
 import { makeProvider } from "../../src/providers/registry.ts";
@@ -57,8 +57,8 @@ for (const [name, make] of PROVIDERS) {
       const wrapped = await provider.wrap(dek, AAD, 1);
       const fresh = await provider.rewrap(wrapped, { version: 1, aad: AAD }, { version: 2, aad: OTHER });
       expect(dek.equals(await provider.unwrap(fresh, OTHER, 2))).toBe(true);
-      expect(await codeOf(() => provider.unwrap(fresh, AAD, 2))).toBe("envelope_does_not_open");
-      expect(await codeOf(() => provider.unwrap(fresh, OTHER, 1))).toBe("envelope_does_not_open");
+      expect(await codeOf(() => provider.unwrap(fresh, AAD, 2))).toBe("decryption_failed");
+      expect(await codeOf(() => provider.unwrap(fresh, OTHER, 1))).toBe("decryption_failed");
       expect(dek.equals(await provider.unwrap(wrapped, AAD, 1))).toBe(true);
       await provider.forget(2);
       const again = () => provider.rewrap(wrapped, { version: 1, aad: AAD }, { version: 2, aad: OTHER });
@@ -66,7 +66,7 @@ for (const [name, make] of PROVIDERS) {
       await provider.close();
     });
 
-    test("refuses other bytes, other AAD, another version, another length, and goes on", async () => {
+    test("refuses other bytes, other AAD, another version, another length, and continues", async () => {
       const provider = await loaded();
       const wrapped = Buffer.from(await provider.wrap(randomBytes(32), AAD, 1));
       const flipped = Array.from({ length: 9 }, (_, index) => {
@@ -76,12 +76,12 @@ for (const [name, make] of PROVIDERS) {
       });
       const short = [wrapped.subarray(0, 59), wrapped.subarray(0, 28), wrapped.subarray(0, 0)];
       for (const changed of [...flipped, ...short, Buffer.concat([wrapped, Buffer.alloc(1)])]) {
-        expect(await codeOf(() => provider.unwrap(changed, AAD, 1))).toBe("envelope_does_not_open");
+        expect(await codeOf(() => provider.unwrap(changed, AAD, 1))).toBe("decryption_failed");
         const rewrap = () => provider.rewrap(changed, { version: 1, aad: AAD }, { version: 2, aad: AAD });
-        expect(await codeOf(rewrap)).toBe("envelope_does_not_open");
+        expect(await codeOf(rewrap)).toBe("decryption_failed");
       }
-      expect(await codeOf(() => provider.unwrap(wrapped, OTHER, 1))).toBe("envelope_does_not_open");
-      expect(await codeOf(() => provider.unwrap(wrapped, AAD, 2))).toBe("envelope_does_not_open");
+      expect(await codeOf(() => provider.unwrap(wrapped, OTHER, 1))).toBe("decryption_failed");
+      expect(await codeOf(() => provider.unwrap(wrapped, AAD, 2))).toBe("decryption_failed");
       expect((await provider.unwrap(wrapped, AAD, 1)).length).toBe(32);
       await provider.close();
     });
@@ -106,12 +106,12 @@ for (const [name, make] of PROVIDERS) {
     test("loads a version by its proof, and by no other", async () => {
       const provider = await loaded();
       const canary = await makeCanary(provider, INSTALL, 1);
-      const right = proofOf(canary, INSTALL, provider.name, 1);
+      const right = canaryCheck(canary, INSTALL, provider.name, 1);
       await provider.load(1, right);
       await provider.check(1);
       const strange = [
-        proofOf(canary, "another install", provider.name, 1),
-        proofOf(await makeCanary(provider, INSTALL, 2), INSTALL, provider.name, 1),
+        canaryCheck(canary, "another install", provider.name, 1),
+        canaryCheck(await makeCanary(provider, INSTALL, 2), INSTALL, provider.name, 1),
         { ...right, digest: Buffer.alloc(32) },
         { ...right, wrap: right.wrap.subarray(1) },
       ];

@@ -4,7 +4,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { KekError } from "../../src/errors/errors.ts";
 import { nothingActive } from "../../src/fleet/first_version.ts";
-import { lacks } from "../../src/fleet/keystore.ts";
+import { lacks } from "../../src/fleet/key_loader.ts";
 import { EnvProvider } from "../../src/providers/env.ts";
 import { buildRegistry, checkLock } from "../../src/providers/registry.ts";
 import { roundTrip } from "../../src/providers/round_trip.ts";

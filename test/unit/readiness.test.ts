@@ -1,8 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import { KekError } from "../../src/errors/errors.ts";
-import { fleetProblems, type ReadinessQuestion } from "../../src/fleet/readiness.ts";
-import { type PreflightFacts, preflight } from "../../src/rotation/preflight.ts";
-import type { VersionDoc } from "../../src/store/documents.ts";
+import type { VersionDoc } from "../../src/protocol/documents.ts";
+import { type PreflightFacts, preflight } from "../../src/protocol/preflight.ts";
+import { fleetProblems, type ReadinessQuestion } from "../../src/protocol/readiness.ts";
 import { member } from "../harness/facts.ts";
 
 const TIMES = { beatMs: 5000, leaseMs: 30_000, evictionMs: 60_000, drainMs: 5000 };
@@ -66,14 +66,14 @@ describe("readiness", () => {
 
 describe("preflight", () => {
   const facts = (over: Partial<PreflightFacts> = {}): PreflightFacts => ({
-    plan: { kind: "start", from: 1, to: 2, wayBack: false },
+    plan: { kind: "start", from: 1, to: 2, isReverse: false },
     provider: "env",
     versions: [
       { _id: 1, state: "active", wraps: 1000 } as VersionDoc,
       { _id: 2, state: "staged", wraps: 1000 } as VersionDoc,
     ],
     roster: [member()],
-    census: [{ field: "a:b", version: "1", count: 5 }],
+    versionCounts: [{ field: "a:b", version: "1", count: 5 }],
     fieldProblems: [],
     ownKeys: new Map(),
     declared: 2,
@@ -91,8 +91,8 @@ describe("preflight", () => {
   });
 
   test("names envelopes at a third version, a key this command lacks, a missing backup, another shell", () => {
-    expect(found({ census: [{ field: "a:b", version: "7", count: 1 }] })).toEqual(["stray"]);
-    expect(found({ census: [{ field: "a:b", version: "weird", count: 1 }] })).toEqual(["stray"]);
+    expect(found({ versionCounts: [{ field: "a:b", version: "7", count: 1 }] })).toEqual(["stale_envelope"]);
+    expect(found({ versionCounts: [{ field: "a:b", version: "weird", count: 1 }] })).toEqual(["stale_envelope"]);
     expect(found({ ownKeys: new Map([[2, new KekError("key_missing", "no key", "give it")]]) })).toEqual(["own_key"]);
     expect(found({ declared: 5 })).toEqual(["shell_declares"]);
     expect(found({ declared: 5, explicitFrom: true })).toEqual([]);
@@ -101,11 +101,11 @@ describe("preflight", () => {
   test("asks for a verified backup where it was required, or by default where a rotation to a new key in a file starts", () => {
     const rotation = {} as never;
     const plans: Record<string, PreflightFacts["plan"]> = {
-      start: { kind: "start", from: 1, to: 2, wayBack: false },
-      "start to a retired version": { kind: "start", from: 1, to: 2, wayBack: true },
+      start: { kind: "start", from: 1, to: 2, isReverse: false },
+      "start to a retired version": { kind: "start", from: 1, to: 2, isReverse: true },
       reverse: { kind: "reverse", from: 1, to: 2, replaces: rotation },
       resume: { kind: "resume", from: 1, to: 2, rotation },
-      mend: { kind: "mend", from: 1, to: 2 },
+      repair: { kind: "repair", from: 1, to: 2 },
     };
     const asked: string[] = [];
     for (const [name, plan] of Object.entries(plans))
@@ -136,17 +136,19 @@ describe("preflight", () => {
     const plan = { kind: "resume", from: 1, to: 2, rotation: {} as never } as const;
     expect(found({ plan, versions: target(LIMIT - 4) })).toEqual(["wraps"]);
     // With nothing left to move, a version without room is no hindrance to settling.
-    expect(found({ plan, versions: target(LIMIT), census: [{ field: "a:b", version: "2", count: 5 }] })).toEqual([]);
+    expect(found({ plan, versions: target(LIMIT), versionCounts: [{ field: "a:b", version: "2", count: 5 }] })).toEqual(
+      [],
+    );
   });
 
-  test("a way back that is asked for does not ask what processes declare", () => {
-    const plan = { kind: "start", from: 1, to: 2, wayBack: true } as const;
+  test("a reverse rotation that is asked for does not ask what processes declare", () => {
+    const plan = { kind: "start", from: 1, to: 2, isReverse: true } as const;
     const roster = [member({ current_version: 1 })];
     expect(found({ plan, roster, explicitFrom: true })).toEqual([]);
     expect(found({ plan, roster })).toEqual(["target"]);
   });
 
-  test("an open rotation goes on although a process has died, but not without this command's keys", () => {
+  test("an open rotation continues although a process has died, but not without this command's keys", () => {
     const plan = { kind: "resume", from: 1, to: 2, rotation: {} as never } as const;
     expect(found({ plan, roster: [member({ age_ms: 99_999_999 })] })).toEqual([]);
     expect(found({ plan, ownKeys: new Map([[1, new KekError("key_missing", "no key", "give it")]]) })).toEqual([

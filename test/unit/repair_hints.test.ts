@@ -4,7 +4,7 @@ import { complaintOf } from "../../src/cli/records_report.ts";
 import { readEnvelope } from "../../src/envelope/envelope.ts";
 import { saysPlaintext } from "../../src/envelope/not_envelope.ts";
 import type { KekError } from "../../src/errors/errors.ts";
-import { repairOf, strayProblems } from "../../src/status/strays.ts";
+import { repairOf, staleEnvelopeProblems } from "../../src/protocol/stale_envelopes.ts";
 
 /** Plaintext in a field is written again, never "restored": a backup has the same plaintext. A damaged envelope can be restored. */
 
@@ -36,10 +36,10 @@ test("what was never encrypted is told from an envelope that was damaged", () =>
 });
 
 test("kek verify --records says of which kind the records are", () => {
-  const reasons = { plain: faultOf("secret").message, damaged: faultOf({ kek_version: 1 }).message };
-  const report = (failed: number, ...kinds: (keyof typeof reasons)[]) => {
-    const bad = kinds.map((kind, i) => ({ collection: "c", path: "p", id: String(i), reason: reasons[kind] }));
-    const rest = { records: 9, opened: 9 - failed, strays: [], stray_records: [], resumed: null };
+  const findings = { plain: faultOf("secret").message, damaged: faultOf({ kek_version: 1 }).message };
+  const report = (failed: number, ...kinds: (keyof typeof findings)[]) => {
+    const bad = kinds.map((kind, i) => ({ collection: "c", path: "p", id: String(i), reason: findings[kind] }));
+    const rest = { records: 9, opened: 9 - failed, stale_envelopes: [], stale_records: [], resumed: null };
     const complaint = complaintOf({ ...rest, failed, bad });
     return [complaint?.message, complaint?.hint];
   };
@@ -62,7 +62,7 @@ test("kek verify --records says of which kind the records are", () => {
 
 test("values without a kek_version are no envelopes at a version; what has a wrong one is a damaged envelope", () => {
   const plain = { field: "users:pin", version: "none", count: 2 };
-  const [problem] = strayProblems([plain], [{ _id: 1, state: "active" }], 1, 1);
+  const [problem] = staleEnvelopeProblems([plain], [{ _id: 1, state: "active" }], 1, 1);
   expect(problem?.message).toBe("2 values of users:pin have no kek_version: plaintext, or a damaged envelope");
   expect(problem?.hint).toBe(repairOf(plain));
   expect(problem?.hint).toMatch(/kek verify --records names them\. Where it is plaintext, write the value again/);

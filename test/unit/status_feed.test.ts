@@ -3,7 +3,7 @@ import { SILENT } from "../../src/errors/log.ts";
 import { PAGE_PATH } from "../../src/server/page/document.ts";
 import { pageOf } from "../../src/server/page/page.ts";
 import { StatusFeed } from "../../src/server/status_feed.ts";
-import { viewOf } from "../../src/status/view.ts";
+import { viewOf } from "../../src/status/build_status_view.ts";
 import { facts } from "../harness/facts.ts";
 
 /** What many who look, and a reader that never answers, do to the feed. */
@@ -28,9 +28,9 @@ test("a read that never ends is given up, and the next one that does is shown", 
   let stuck = true;
   const read = () => (stuck ? new Promise<never>(() => undefined) : Promise.resolve(viewOf(facts())));
   const feed = new StatusFeed({ read }, { uri: "mongodb://127.0.0.1/", log: SILENT, limitMs: 50 });
-  expect(await feed.view()).toMatchObject({ view: undefined, fault: { error: { code: "mongodb_away" } } });
+  expect(await feed.view()).toMatchObject({ view: undefined, fault: { error: { code: "mongodb_unavailable" } } });
   stuck = false;
   await Bun.sleep(1000);
-  expect(await feed.view()).toMatchObject({ view: { verdict: { level: "well" } }, fault: undefined });
+  expect(await feed.view()).toMatchObject({ view: { health: { level: "ok" } }, fault: undefined });
   feed.close();
 });

@@ -2,8 +2,8 @@ import { describe, expect, test } from "bun:test";
 import { unpainted } from "../../src/cli/screen.ts";
 import { printable, statusLine, statusLines } from "../../src/cli/status_text.ts";
 import { cut, sparkline, table, wrapped } from "../../src/cli/table.ts";
+import { viewOf } from "../../src/status/build_status_view.ts";
 import type { StatusFacts } from "../../src/status/facts.ts";
-import { viewOf } from "../../src/status/view.ts";
 import { ago, facts, NOW, rotating, rotation, steady, version } from "../harness/facts.ts";
 
 const lines = (seen: StatusFacts, width = 80) => statusLines(viewOf(seen), { width, paint: unpainted });
@@ -53,7 +53,7 @@ function huge(): StatusFacts {
     state: { versions, rotation: doc },
     roster,
     history,
-    census: { rows, at: ago(90_000) },
+    versionCounts: { rows, at: ago(90_000) },
     audit: { entries, chain: { state: "whole", checked: 12, fault: null } },
   });
 }
@@ -79,15 +79,15 @@ describe("kek status in words", () => {
     expect(shown.findIndex((line) => line.includes(" silent, "))).toBeGreaterThan(0);
   });
 
-  test("the verdict comes first, with what is to be done", () => {
+  test("the health comes first, with what is to be done", () => {
     const shown = lines(facts({ roster: [steady(1, { age_ms: 45_000 })] }), 200);
     expect(shown.slice(0, 3)).toEqual([
       "1 thing needs attention",
-      "problem: api-1 (api, host-a, pid 1) is silent: its last beat was 45 s ago",
+      "problem: api-1 (api, host-a, pid 1) is silent: its last heartbeat was 45 s ago",
       "   hint: start it again; if it is gone for good, evict it: certautopilot kek rotate --to-version=N --evict=member-1",
     ]);
     expect(statusLine(viewOf(facts()))).toBe(
-      "2026-05-01T12:00:00.000Z well: Healthy: 3 processes serve and write under KEK version 1",
+      "2026-05-01T12:00:00.000Z ok: Healthy: 3 processes serve and write under KEK version 1",
     );
   });
 
@@ -100,7 +100,7 @@ describe("kek status in words", () => {
       "  started       2026-05-01T11:59:00Z by cli host-a pid 9, 60 s ago",
       "  phases        1 announce since 2026-05-01T11:59:00Z, 2 re-wrap since 2026-05-01T11:59:10Z",
       "  led by        nobody: cli host-a pid 9 is gone, its lease ran out 90 s ago",
-      "  waits for     api-3 (api, host-a, pid 3) is silent: its last beat was 45 s ago",
+      "  waits for     api-3 (api, host-a, pid 3) is silent: its last heartbeat was 45 s ago",
       "  acknowledged  2 of 3 processes",
       "  secrets:value  40    60    0       ████████░░░░░░░░░░░░ 40%",
       "  go on         certautopilot kek rotate --to-version=2",

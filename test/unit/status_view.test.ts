@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { viewOf } from "../../src/status/view.ts";
+import { viewOf } from "../../src/status/build_status_view.ts";
 import { ago, DAY, facts, following, NOW, rotating, rotation, steady, version } from "../harness/facts.ts";
 
 const LED = { owner: "cli host-a pid 9", token: 1, expires_at: new Date(NOW.getTime() + 20_000) };
@@ -9,7 +9,7 @@ describe("versions", () => {
   const viewed = (...versions: ReturnType<typeof version>[]) =>
     viewOf(facts({ state: { versions, rotation: undefined } })).versions;
 
-  test("each with its records, its wraps, who has proved it, and since when it is what it is", () => {
+  test("each with its records, its wraps, who has verified it, and since when it is what it is", () => {
     const roster = [
       steady(1),
       steady(2, { loaded: [1], available: [3] }),
@@ -26,7 +26,7 @@ describe("versions", () => {
       version(3, "retired"),
       version(4, "destroyed"),
     ];
-    const view = viewOf(facts({ roster, census: { rows, at: NOW }, state: { versions, rotation: undefined } }));
+    const view = viewOf(facts({ roster, versionCounts: { rows, at: NOW }, state: { versions, rotation: undefined } }));
     expect(view.versions).toMatchObject([
       {
         version: 1,
@@ -93,7 +93,7 @@ describe("the open rotation", () => {
 
   test("what can be done next", () => {
     const does = (doc: ReturnType<typeof rotation>) =>
-      viewOf(rotating(doc)).rotation?.ways_on.map((way) => [way.does, way.command.slice(25)]);
+      viewOf(rotating(doc)).rotation?.next_steps.map((way) => [way.does, way.command.slice(25)]);
     const go = "--to-version=2";
     const back = "--to-version=1 --from-version=2";
     expect(does(rotation(1))).toEqual([["stop", "--cancel"]]);
@@ -130,7 +130,7 @@ test("history: those that have ended, with how long they took; none of them wait
   ];
   const view = viewOf(rotating(rotation(2), { history }));
   expect(view.history).toMatchObject([
-    { rotation: 2, state: "completed", duration_ms: 90_000, awaited: [], ways_on: [], rate: null },
+    { rotation: 2, state: "completed", duration_ms: 90_000, awaited: [], next_steps: [], rate: null },
     { rotation: 1, state: "reverted", duration_ms: 4000 },
   ]);
   expect(view.history).toHaveLength(2);
@@ -153,8 +153,8 @@ describe("drift", () => {
     expect(codes(rotating(rotation(2), { roster }))).toEqual(["member-3 declares_other"]);
   });
 
-  test("while strays are brought back nobody may declare or write the version they are at", () => {
-    const doc = rotation(2, { from: 2, to: 1, mends: true });
+  test("while Stale envelopes are repaired nobody may declare or write the version they are at", () => {
+    const doc = rotation(2, { from: 2, to: 1, repairs: true });
     const state = { versions: [version(1, "active"), version(2, "retired")], rotation: doc };
     const roster = [steady(1, { acked: following(doc) }), steady(2, { acked: following(doc), write_version: 2 })];
     expect(codes(facts({ state, roster }))).toEqual(["member-2 write_version"]);
@@ -162,7 +162,11 @@ describe("drift", () => {
 });
 
 test("an empty install is a view, and every view is plain JSON", () => {
-  const empty = facts({ state: { versions: [], rotation: undefined }, roster: [], census: { rows: [], at: NOW } });
+  const empty = facts({
+    state: { versions: [], rotation: undefined },
+    roster: [],
+    versionCounts: { rows: [], at: NOW },
+  });
   for (const seen of [empty, facts(), rotating(rotation(2), { late: 1 })]) {
     const view = viewOf(seen);
     expect(JSON.parse(JSON.stringify(view))).toEqual(view as never);

@@ -3,7 +3,7 @@ import { randomBytes } from "node:crypto";
 import { Binary, deserialize, serialize } from "bson";
 import { toStored } from "../../src/envelope/envelope.ts";
 import { decodeHeader, encodeHeader, type Header } from "../../src/transfer/archive_format.ts";
-import { FirstLook } from "../../src/transfer/changes.ts";
+import { CollectionSnapshot } from "../../src/transfer/collection_snapshot.ts";
 import { ContentsDigest, differences } from "../../src/transfer/contents_digest.ts";
 import { secretsOf } from "../../src/transfer/plain_record.ts";
 import { findFileKey, sealed, unsealed } from "../../src/transfer/sealed_stream.ts";
@@ -21,7 +21,7 @@ const envelope = (nonce: number, version = 1) =>
   });
 
 test("a second look counts what was changed, added and removed; a rewrap is none of these", async () => {
-  const look = new FirstLook(["value"], "env");
+  const look = new CollectionSnapshot(["value"], "env");
   for (const _id of [1, 2, 3, 4]) look.add(serialize({ _id, value: envelope(_id), name: "n" }));
   const second = [
     [{ _id: 1, value: envelope(1, 2), name: "n" }],

@@ -9,7 +9,7 @@ import type { TokenMemory } from "./token_memory.ts";
 
 /** Asks whether this process may log in now; other processes of the install may be at it. Blocks. */
 export interface LoginPermit {
-  /** @throws KekError `hsm_pin` when the PIN may be one that was refused; `hsm_away` when nobody can say so now. */
+  /** @throws KekError `hsm_pin` when the PIN may be one that was refused; `hsm_unavailable` when nobody can say so now. */
   take(source: PinChange): void;
   /** What came of it. @param refusedWith the token's code; 0 when it accepted the PIN; undefined when it did neither. */
   give(refusedWith: number | undefined): void;

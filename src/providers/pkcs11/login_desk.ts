@@ -54,7 +54,7 @@ export class LoginDesk {
 
 function unanswered(tokenLabel: string, thrown: unknown): KekError {
   return new KekError(
-    "hsm_away",
+    "hsm_unavailable",
     `token "${tokenLabel}": no login is tried while MongoDB cannot say whether its PIN was refused (${messageOf(thrown)})`,
     "see that a primary is there and the network is up; this program retries until it is",
     { cause: thrown },

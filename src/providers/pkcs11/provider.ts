@@ -186,7 +186,7 @@ export class Pkcs11Provider implements Provider {
     }
   }
 
-  /** @throws KekError `hsm_away` when the caller waits no longer. */
+  /** @throws KekError `hsm_unavailable` when the caller waits no longer. */
   async #within<T>(waitMs: number | undefined, work: Promise<T>): Promise<T> {
     if (waitMs === undefined) return await work;
     let timer: ReturnType<typeof setTimeout> | undefined;

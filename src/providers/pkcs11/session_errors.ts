@@ -14,7 +14,7 @@ export function closedError(): KekError {
 
 export function hangingError(tokenLabel: string): KekError {
   return new KekError(
-    "hsm_away",
+    "hsm_unavailable",
     `token "${tokenLabel}" hangs: no session of this process answers`,
     "see that the HSM, its network and its daemon are up; this program retries until they are",
   );
@@ -23,7 +23,7 @@ export function hangingError(tokenLabel: string): KekError {
 /** @param cause what the token answered. */
 export function crowdedError(tokenLabel: string, cause: string): KekError {
   return new KekError(
-    "hsm_away",
+    "hsm_unavailable",
     `token "${tokenLabel}" has no session left for this process (${cause})`,
     "close other users of the token, or let each use fewer: --hsm-sessions, encryption.pkcs11.sessions",
   );
@@ -32,7 +32,7 @@ export function crowdedError(tokenLabel: string, cause: string): KekError {
 /** The work goes on, and this caller waits for it no longer. */
 export function slowError(tokenLabel: string, limitMs: number): KekError {
   return new KekError(
-    "hsm_away",
+    "hsm_unavailable",
     `token "${tokenLabel}" has not finished within ${limitMs / 1000} s; the call goes on`,
     "see whether the HSM or its network is slow; this program looks again at the next heartbeat",
   );

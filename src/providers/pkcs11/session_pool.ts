@@ -94,7 +94,7 @@ export class SessionPool {
     for (const session of this.#all) session.send({ kind: "forget", version });
   }
 
-  /** @throws KekError `hsm_away` and what else the operation meets. */
+  /** @throws KekError `hsm_unavailable` and what else the operation meets. */
   async operate(operation: Operation): Promise<Uint8Array> {
     this.#refuseClosed();
     return await new Promise((resolve, reject) => {
@@ -103,7 +103,7 @@ export class SessionPool {
     });
   }
 
-  /** @param patienceMs how long the session goes on trying. @throws KekError `hsm_away` and what else the task meets. */
+  /** @param patienceMs how long the session goes on trying. @throws KekError `hsm_unavailable` and what else the task meets. */
   async perform<T extends Task>(task: T, patienceMs = PATIENCE_MS): Promise<TaskValue[T["do"]]> {
     this.#refuseClosed();
     return await new Promise<TaskValue[T["do"]]>((resolve, reject) => {
@@ -355,7 +355,7 @@ export class SessionPool {
   }
 
   #noted(error: Error): Error {
-    if (error instanceof KekError && error.code === "hsm_away") this.#away = error;
+    if (error instanceof KekError && error.code === "hsm_unavailable") this.#away = error;
     return error;
   }
 

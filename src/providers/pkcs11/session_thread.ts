@@ -105,7 +105,7 @@ export class SessionThread {
     this.#worker.postMessage(request, transfer);
   }
 
-  /** @throws KekError `hsm_away` when a call into the module does not return within its limit. */
+  /** @throws KekError `hsm_unavailable` when a call into the module does not return within its limit. */
   async ask(request: SessionRequest, transfer: ArrayBuffer[]): Promise<SessionReply> {
     if (this.#dead !== undefined) throw this.#dead;
     return await new Promise((resolve, reject) => {
@@ -193,7 +193,7 @@ export class SessionThread {
     const waiting = this.#asked.splice(0);
     this.#late += waiting.length;
     const error = new KekError(
-      "hsm_away",
+      "hsm_unavailable",
       `token "${this.#settings.tokenLabel}" has not answered a call for ${limitMs / 1000} s`,
       "see that the HSM, its network and its daemon are up; this program retries until they are",
     );

@@ -71,7 +71,7 @@ port.on("message", (request: SessionRequest) => {
         operations.map((operation) => {
           const given = answer(operation, patienceMs);
           // The rest need not find out too that the token is away.
-          if (given !== "crowded" && "error" in given && given.error.code === "hsm_away") patienceMs = 0;
+          if (given !== "crowded" && "error" in given && given.error.code === "hsm_unavailable") patienceMs = 0;
           return given;
         }),
       );

@@ -59,7 +59,7 @@ export class SteadySession {
   /**
    * Runs work with the session until it succeeds.
    * @param patienceMs how long to go on; at least one try is made.
-   * @throws KekError `hsm_away` when patience is over, `envelope_does_not_open`; whatever KekError the work throws; Crowded.
+   * @throws KekError `hsm_unavailable` when patience is over, `decryption_failed`; whatever KekError the work throws; Crowded.
    */
   attempt<T>(patienceMs: number, work: (open: OpenSession) => T): T {
     const until = performance.now() + patienceMs;
@@ -167,9 +167,14 @@ export class SteadySession {
   }
 
   #away(fault: TokenFault): KekError {
-    return new KekError("hsm_away", `token "${this.#tokenLabel}" does not answer: ${fault.message}`, hintOf(fault), {
-      cause: fault,
-    });
+    return new KekError(
+      "hsm_unavailable",
+      `token "${this.#tokenLabel}" does not answer: ${fault.message}`,
+      hintOf(fault),
+      {
+        cause: fault,
+      },
+    );
   }
 }
 
@@ -211,7 +216,7 @@ class SuspectData extends Error {
 
 function doesNotOpen(version: number): KekError {
   return new KekError(
-    "envelope_does_not_open",
+    "decryption_failed",
     `the wrapped data key does not open with KEK version ${version}`,
     "its bytes were changed, it was moved from another place, or the key is another one: run `certautopilot kek verify`",
   );

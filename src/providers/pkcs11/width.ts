@@ -71,10 +71,10 @@ export class Width {
   #learn(rate: number, elapsed: number, at: number): void {
     const trial = this.#trial;
     if (trial !== undefined) {
-      const verdict = this.#now > trial.width ? grown(trial, this.#now, rate, at) : shrunk(trial, rate, elapsed, at);
-      if (verdict === "open") return;
+      const health = this.#now > trial.width ? grown(trial, this.#now, rate, at) : shrunk(trial, rate, elapsed, at);
+      if (health === "open") return;
       this.#trial = undefined;
-      if (verdict === "worse") {
+      if (health === "worse") {
         this.#growNext = this.#now < trial.width;
         this.#now = trial.width;
         this.#heldUntil = at + this.#holdMs;

@@ -3,7 +3,7 @@ import * as v from "valibot";
 import { messageOf } from "../../errors/errors.ts";
 import type { Log } from "../../errors/log.ts";
 import { isOwnHost, isOwnOrigin } from "../same_host.ts";
-import { InHand, readJson } from "./body.ts";
+import { RequestBudget, readJson } from "./body.ts";
 import { openApiDocument } from "./openapi.ts";
 import { type Operation, PROBLEM_JSON, type Problem, problemOf, RETRY_AFTER_S, Refusal } from "./problem.ts";
 import { decryptBatch, decryptItem, encryptBatch, encryptItem } from "./schemas.ts";
@@ -32,7 +32,7 @@ export function apiOf(options: ApiOptions | undefined): Hono {
     });
     return api;
   }
-  const inHand = new InHand();
+  const inHand = new RequestBudget();
   api.use(async ({ req }, next) => {
     checkSender(req.raw, options.hosts);
     await next();

@@ -9,10 +9,10 @@ export const BODY_LIMIT_MS = 15_000;
 export const MAX_REQUESTS = 256;
 export const MAX_WAITING = 1024;
 export const WAIT_MS = 1000;
-export const MAX_BYTES_IN_HAND = 128 * 1024 * 1024;
+export const MAX_PENDING_BYTES = 128 * 1024 * 1024;
 
 /** How many requests are in hand, and how large their bodies are. */
-export class InHand {
+export class RequestBudget {
   #requests = 0;
   #bytes = 0;
   /** Requests that wait for a place, oldest first. */
@@ -24,7 +24,7 @@ export class InHand {
     let taken = 0;
     try {
       return await work((bytes) => {
-        if (this.#bytes + bytes > MAX_BYTES_IN_HAND) throw busy();
+        if (this.#bytes + bytes > MAX_PENDING_BYTES) throw busy();
         this.#bytes += bytes;
         taken += bytes;
       });

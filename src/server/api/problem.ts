@@ -16,7 +16,7 @@ export interface Problem {
 }
 
 export const PROBLEM_JSON = "application/problem+json";
-/** With every 503: what stands in the way goes on by itself, or needs a person, who is not faster. */
+/** With every 503: what stands in the way continues automatically, or needs a person, who is not faster. */
 export const RETRY_AFTER_S = 1;
 
 /** What this API refuses by itself, before a key is asked for. */
@@ -71,7 +71,7 @@ const OF_KEK: Partial<Record<ErrorCode | "version_not_readable", readonly [numbe
   usage: [422, "The field cannot hold envelopes"],
   plaintext_too_large: [413, "The plaintext is too large"],
   envelope_invalid: [422, "This is no envelope of this install"],
-  envelope_does_not_open: [422, "The envelope does not open at this place"],
+  decryption_failed: [422, "The envelope does not open at this place"],
   version_not_readable: [409, "The envelope's KEK version is not in use"],
   fenced: [503, "This process may not encrypt now"],
   closed: [503, "This process is stopping"],

@@ -1,8 +1,8 @@
 import type { StoredEnvelope } from "../../envelope/envelope.ts";
 import { messageOf } from "../../errors/errors.ts";
 import type { Log } from "../../errors/log.ts";
-import type { Kek } from "../../fleet/kek.ts";
-import { explainMongo } from "../../store/failures.ts";
+import type { FieldEncryption } from "../../fleet/fleet_encryption.ts";
+import { explainMongo } from "../../store/mongodb_errors.ts";
 import { canonicalBinary } from "./extended_json.ts";
 import { type Operation, type Problem, problemOf } from "./problem.ts";
 import type { DecryptItem, EncryptItem } from "./schemas.ts";
@@ -18,7 +18,7 @@ export interface Failed {
 export type Outcome<T> = T | Failed;
 
 export interface Keys {
-  kek: Pick<Kek, "encrypt" | "decrypt">;
+  kek: Pick<FieldEncryption, "encrypt" | "decrypt">;
   /** Of MongoDB, for messages about it; its user and password are never shown. */
   uri: string;
   log: Log;
@@ -49,10 +49,10 @@ export async function decryptOne({ kek, uri, log }: Keys, item: DecryptItem) {
 export async function each<I, T>(items: readonly I[], work: (item: I) => Promise<T>): Promise<T[]> {
   const done = new Array<T>(items.length);
   let next = 0;
-  const lane = async () => {
+  const worker = async () => {
     for (let at = next++; at < items.length; at = next++) done[at] = await work(items[at] as I);
   };
-  await Promise.all(Array.from({ length: Math.min(ITEMS_AT_ONCE, items.length) }, lane));
+  await Promise.all(Array.from({ length: Math.min(ITEMS_AT_ONCE, items.length) }, worker));
   return done;
 }
 

@@ -13,7 +13,7 @@ export const FLEET_METRICS: Metric<StatusView>[] = [
     count(processes, ({ silent }) => silent),
   ),
   byPlace(
-    "certautopilot_fleet_last_beat_age_seconds",
+    "certautopilot_fleet_last_heartbeat_age_seconds",
     "Time since the last heartbeat, of the one whose is longest ago.",
     (processes) => Math.max(...processes.map((process) => process.last_beat_ms)) / 1000,
   ),

@@ -57,7 +57,7 @@ function factsOf({ config, role, membership, lag }: Measured): ProcessFacts {
     build: { version: VERSION, runtime, runtimeVersion: process.versions[runtime] ?? "" },
     name: config.instanceName,
     role,
-    ready: kek.trouble === undefined,
+    ready: kek.problem === undefined,
     writeVersion: kek.writeVersion,
     standing: standing(),
     cpu: process.cpuUsage(),

@@ -64,7 +64,7 @@ export const PROCESS_METRICS: Metric<ProcessFacts>[] = [
   labelled("certautopilot_loaded_version", "A KEK version that this process holds; 1.", ["version"], ({ standing }) =>
     standing.loaded.map((version) => [[version], 1]),
   ),
-  ofToken("certautopilot_hsm_up", "0 while the token's last answer was that it is away.", ({ away }) => !away),
+  ofToken("certautopilot_hsm_up", "0 while the token's last answer was that it is unavailable.", ({ away }) => !away),
   ofToken(
     "certautopilot_hsm_uses_total",
     "Pieces of work that sessions were given: a wrap with its proof, an unwrap, a look for a key. However often one is tried.",
@@ -96,7 +96,7 @@ export const PROCESS_METRICS: Metric<ProcessFacts>[] = [
   ),
   ofToken(
     "certautopilot_hsm_module_renewals_total",
-    "Times that the PKCS#11 module was initialized anew, when a session could not be had otherwise.",
+    "Times that the PKCS#11 module was initialized again, when a session could not be had otherwise.",
     ({ renewals }) => renewals,
     "counter",
   ),

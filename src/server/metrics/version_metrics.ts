@@ -1,8 +1,8 @@
-import { MAX_WRAPS } from "../../envelope/gcm.ts";
+import { MAX_WRAPS } from "../../protocol/wrap_limit.ts";
 import type { StatusView, VersionView } from "../../status/status_view.ts";
 import { labelled, type Metric, oneOf, secondsOf, single } from "./metric.ts";
 
-/** KEK versions, the census and the audit chain, as MongoDB has them. Pure. */
+/** KEK versions, the version counts and the audit chain, as MongoDB has them. Pure. */
 export const VERSION_METRICS: Metric<StatusView>[] = [
   labelled(
     "certautopilot_install_info",
@@ -11,15 +11,15 @@ export const VERSION_METRICS: Metric<StatusView>[] = [
     ({ install }) => [[[install.install_id, install.provider], 1]],
   ),
   labelled(
-    "certautopilot_verdict",
-    "How the install is: 1 for well, working (a rotation goes on by itself), due (soon something is to be done) or trouble (now).",
+    "certautopilot_health",
+    "Health of the install. 1 for one of: ok, in_progress (a rotation runs), action_due (something must be done soon), problem (something must be done now).",
     ["level"],
-    ({ verdict }) => oneOf(["well", "working", "due", "trouble"], verdict.level),
+    ({ health }) => oneOf(["ok", "in_progress", "action_due", "problem"], health.level),
   ),
   single(
-    "certautopilot_verdict_reasons",
+    "certautopilot_findings",
     "What is to be done, counted; `certautopilot kek status` tells it in words.",
-    ({ verdict }) => verdict.reasons.length,
+    ({ health }) => health.findings.length,
   ),
   single(
     "certautopilot_active_version",
@@ -34,7 +34,7 @@ export const VERSION_METRICS: Metric<StatusView>[] = [
   ),
   ofVersions(
     "certautopilot_version_records",
-    "Envelopes under a KEK version, by the last census.",
+    "Envelopes under a KEK version, at the last count.",
     ({ records }) => records,
   ),
   ofVersions(
@@ -64,7 +64,7 @@ export const VERSION_METRICS: Metric<StatusView>[] = [
     ({ overdue }) => overdue,
   ),
   ofVersions(
-    "certautopilot_version_proved_processes",
+    "certautopilot_version_verified_processes",
     "Processes that have opened the canary of a KEK version.",
     ({ canary }) => canary.proved_by,
   ),
@@ -88,12 +88,12 @@ export const VERSION_METRICS: Metric<StatusView>[] = [
     (view) => newestRotation(view)?.unfenced.length ?? 0,
   ),
   labelled(
-    "certautopilot_census_records",
+    "certautopilot_version_counts",
     "Envelopes by field and KEK version; `other` for what is no version's number.",
     ["field", "version"],
-    ({ census }) => {
+    ({ version_counts }) => {
       const counts = new Map<string, Map<string, number>>();
-      for (const { field, version, count } of census) {
+      for (const { field, version, count } of version_counts) {
         const label = /^[1-9]\d*$/.test(version) ? version : "other";
         const row = counts.get(field) ?? new Map<string, number>();
         counts.set(field, row.set(label, (row.get(label) ?? 0) + count));
@@ -103,8 +103,8 @@ export const VERSION_METRICS: Metric<StatusView>[] = [
       );
     },
   ),
-  single("certautopilot_census_timestamp_seconds", "When the envelopes were counted.", (view) =>
-    secondsOf(view.census_at),
+  single("certautopilot_version_counts_timestamp_seconds", "When the envelopes were counted.", (view) =>
+    secondsOf(view.version_counts_at),
   ),
   labelled(
     "certautopilot_audit_chain",

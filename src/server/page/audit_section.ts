@@ -1,6 +1,6 @@
 import { html } from "hono/html";
 import type { AuditView, StatusView } from "../../status/status_view.ts";
-import { moment } from "./figures.ts";
+import { moment } from "./format.ts";
 import { type Markup, table, tag } from "./markup.ts";
 
 /** The last events, and how they hang together. */

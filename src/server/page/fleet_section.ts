@@ -1,8 +1,8 @@
 import { html } from "hono/html";
 import type { ProcessView, StatusView } from "../../status/status_view.ts";
-import { span } from "./figures.ts";
+import { span } from "./format.ts";
 import { type Markup, table, tag } from "./markup.ts";
-import { gradeOf } from "./process_grade.ts";
+import { processHealthOf } from "./process_health.ts";
 
 /** Problems that are spelt out above the table; its rows mark them all. */
 const MOST_PROBLEMS = 20;
@@ -34,7 +34,7 @@ export function fleetSection(view: StatusView): Markup {
 /** Those to look at come first. */
 function byUrgency(view: StatusView): (one: ProcessView, other: ProcessView) => number {
   const urgency = (process: ProcessView) =>
-    gradeOf(process, view).level === "bad" ? 2 : process.acknowledged === false ? 1 : 0;
+    processHealthOf(process, view).level === "bad" ? 2 : process.acknowledged === false ? 1 : 0;
   return (one, other) => urgency(other) - urgency(one) || one.name.localeCompare(other.name) || one.pid - other.pid;
 }
 
@@ -55,7 +55,7 @@ function row(process: ProcessView, view: StatusView): Markup {
   const { phase, write_version: write, rotation } = view;
   // During a rotation both of its versions are in order.
   const expected = rotation === null ? [write] : [rotation.from, rotation.to];
-  const { level, word } = gradeOf(process, view);
+  const { level, word } = processHealthOf(process, view);
   const off = (version: number | null) =>
     version !== null && !expected.includes(version) ? html` class="${level}"` : "";
   return html`<tr${level === "bad" ? html` class="off"` : ""}><th scope="row">${process.name}</th><td>${tag(level, word)}</td><td>${

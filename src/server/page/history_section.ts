@@ -1,6 +1,6 @@
 import { html } from "hono/html";
 import type { RotationView, StatusView } from "../../status/status_view.ts";
-import { figure, moment, span } from "./figures.ts";
+import { figure, moment, span } from "./format.ts";
 import { type Markup, table, tag } from "./markup.ts";
 
 const END: Record<RotationView["state"], ["ok" | "quiet" | "due", string]> = {
@@ -39,10 +39,10 @@ function row(rotation: RotationView): Markup {
   }</td></tr>`;
 }
 
-function note({ mends, reverses, state, phase, failed_count: failed }: RotationView): Markup | string {
+function note({ repairs, reverses, state, phase, failed_count: failed }: RotationView): Markup | string {
   const notes = [
-    ...(mends === true ? ["brought strays back"] : []),
-    ...(reverses === null ? [] : [`the way back of ${reverses}`]),
+    ...(repairs === true ? ["repaired stale envelopes"] : []),
+    ...(reverses === null ? [] : [`the reverse rotation of ${reverses}`]),
     ...(state === "cancelled" || state === "reverted" ? [`in phase ${phase}`] : []),
     ...(failed > 0 ? [`${figure(failed)} failed`] : []),
   ];

@@ -1,6 +1,6 @@
 import { html } from "hono/html";
 import type { StatusView } from "../../status/status_view.ts";
-import { moment } from "./figures.ts";
+import { moment } from "./format.ts";
 import type { Markup } from "./markup.ts";
 
 /** The lock: written once, for ever. */

@@ -66,7 +66,7 @@ function show(section) {
 }
 
 function say() {
-  const headline = $("verdict").dataset.said;
+  const headline = $("health").dataset.said;
   const still = (text) => text.replaceAll(/[\d.,]+( s| min| h|%)/g, "");
   if (headline === said.textContent) return;
   if (still(headline) === still(said.textContent) && Date.now() - saidAt < SAY_AGAIN_MS) return;

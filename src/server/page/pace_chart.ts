@@ -1,6 +1,6 @@
 import { html } from "hono/html";
 import type { RotationView } from "../../status/status_view.ts";
-import { clock, figure } from "./figures.ts";
+import { clock, figure } from "./format.ts";
 import type { Markup } from "./markup.ts";
 
 const WIDTH = 600;

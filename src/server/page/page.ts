@@ -3,7 +3,7 @@ import { isOwnHost, isOwnOrigin } from "../same_host.ts";
 import type { StatusFeed } from "../status_feed.ts";
 import { ASSETS } from "./assets.ts";
 import { documentOf, PAGE_PATH } from "./document.ts";
-import { eventsOf } from "./events.ts";
+import { eventsOf } from "./event_stream.ts";
 
 /** The KEK Versions page: it shows, and changes nothing. */
 export function pageOf(feed: StatusFeed, hosts: string[]): Hono {

@@ -1,11 +1,11 @@
 import { html } from "hono/html";
 import type { RotationView } from "../../status/status_view.ts";
-import { clock } from "./figures.ts";
+import { clock } from "./format.ts";
 import type { Markup } from "./markup.ts";
 
 /** The phases as a row of steps, with when each began and what it means. */
 export function phaseSteps(rotation: RotationView): Markup {
-  const { from, to, phase, phase_times: times, started_at: started, state, mends } = rotation;
+  const { from, to, phase, phase_times: times, started_at: started, state, repairs } = rotation;
   const steps: [number, string, string][] = [
     [0, "Steady", `all write v${from}`],
     [1, "Announce", `all load v${to}, write v${from}`],
@@ -14,7 +14,7 @@ export function phaseSteps(rotation: RotationView): Markup {
   ];
   return html`<ol class="steps">${steps.map(([step, name, meaning]) => {
     const at = step === 0 ? undefined : times[String(step)];
-    const skipped = mends === true && step === 1;
+    const skipped = repairs === true && step === 1;
     const word = step < phase ? (skipped ? "not needed" : "done") : step > phase ? "to come" : NOW[state];
     return html`<li class="${step < phase ? "done" : step > phase ? "next" : `now ${state}`}"${
       step === phase ? html` aria-current="step"` : ""

@@ -1,6 +1,6 @@
 import { html } from "hono/html";
 import type { RotationView, StatusView } from "../../status/status_view.ts";
-import { figure, moment, percent, span } from "./figures.ts";
+import { figure, moment, percent, span } from "./format.ts";
 import { type Markup, table } from "./markup.ts";
 import { paceChart } from "./pace_chart.ts";
 import { phaseSteps } from "./phase_steps.ts";
@@ -8,7 +8,7 @@ import { phaseSteps } from "./phase_steps.ts";
 /** Names of processes, and failed records, that are listed; the rest is counted. */
 const MOST = 20;
 
-/** The open rotation: where it stands, whom it waits for, how it goes, and the ways on. */
+/** The open rotation: where it stands, whom it waits for, how it goes, and the next steps. */
 export function rotationSection(view: StatusView): Markup {
   const { rotation } = view;
   if (rotation === null) return html`<section id="rotation" hidden></section>`;
@@ -24,9 +24,9 @@ ${fields(rotation)}${failedRecords(rotation)}</section>`;
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-function kindOf({ mends, reverses }: RotationView): string {
-  if (mends === true) return "Brings strays back to the active version.";
-  return reverses === null ? "" : `The way back of rotation ${reverses}.`;
+function kindOf({ repairs, reverses }: RotationView): string {
+  if (repairs === true) return "Repairs stale envelopes.";
+  return reverses === null ? "" : `The reverse rotation of rotation ${reverses}.`;
 }
 
 function ledBy({ state, coordinator, lease_ran_out_ms: late }: RotationView): Markup {
@@ -53,7 +53,7 @@ function records(rotation: RotationView): Markup {
 
 function waitedFor({ acknowledged, awaited, phase, state }: RotationView): Markup {
   if (state === "cancelled")
-    return html`<h3>Waits for an operator</h3><p>New values are written under the new version; the rest stays where it is until somebody goes on, or back.</p>`;
+    return html`<h3>Waits for an operator</h3><p>New values are written under the new version; the rest stays where it is until somebody continues, or back.</p>`;
   const all = acknowledged.length + awaited.length;
   if (awaited.length === 0)
     return html`<h3>Waits for nobody</h3><p>All ${all} processes have acknowledged phase ${phase}.</p>${names("acknowledged", "Who has acknowledged", acknowledged)}`;
@@ -75,9 +75,10 @@ function more(count: number): Markup | string {
 }
 
 /** As text: whoever looks here decides nothing here. */
-function commands({ ways_on: ways }: RotationView): Markup {
-  if (ways.length === 0) return html`<h3>Ways on</h3><p>It completes by itself; after that it can be reversed.</p>`;
-  return html`<h3>Ways on, from a shell</h3><dl class="ways">${ways.map(
+function commands({ next_steps: nextSteps }: RotationView): Markup {
+  if (nextSteps.length === 0)
+    return html`<h3>Next steps</h3><p>It completes by itself; after that it can be reversed.</p>`;
+  return html`<h3>Next steps</h3><dl class="next-steps">${nextSteps.map(
     ({ does, command }) => html`<div class="way"><dt>${does}</dt><dd><code>${command}</code></dd></div>`,
   )}</dl>`;
 }

@@ -2,15 +2,15 @@ import { html } from "hono/html";
 import type { StatusView } from "../../status/status_view.ts";
 import type { Sighting } from "../status_feed.ts";
 import { auditSection } from "./audit_section.ts";
-import { censusSection } from "./census_section.ts";
-import { moment } from "./figures.ts";
 import { fleetSection } from "./fleet_section.ts";
-import { glanceSection } from "./glance_section.ts";
+import { moment } from "./format.ts";
+import { healthSection } from "./health_section.ts";
 import { historySection } from "./history_section.ts";
 import { installSection } from "./install_section.ts";
 import type { Markup } from "./markup.ts";
 import { rotationSection } from "./rotation_section.ts";
-import { verdictSection } from "./verdict_section.ts";
+import { summarySection } from "./summary_section.ts";
+import { versionCountsSection } from "./version_counts_section.ts";
 import { versionsSection } from "./versions_section.ts";
 
 /** The page's sections as text, by the id of their element, in their order. Each is replaced as a whole when it changes. */
@@ -31,10 +31,10 @@ export async function sectionsOf(sighting: Sighting): Promise<Sections> {
 const rendered = new WeakMap<Sighting, Promise<Sections>>();
 
 const OF_VIEW: Record<string, (view: StatusView) => Markup> = {
-  glance: glanceSection,
+  glance: summarySection,
   rotation: rotationSection,
   versions: versionsSection,
-  census: censusSection,
+  version_counts: versionCountsSection,
   fleet: fleetSection,
   history: historySection,
   install: installSection,
@@ -45,7 +45,7 @@ async function render(sighting: Sighting): Promise<Sections> {
   const { view } = sighting;
   const sections: [string, Markup][] = [
     ["asof", asOf(view)],
-    ["verdict", verdictSection(sighting)],
+    ["health", healthSection(sighting)],
     ...Object.entries(OF_VIEW).map(([id, section]): [string, Markup] => [
       id,
       view === undefined ? html`<section id="${id}" hidden></section>` : section(view),

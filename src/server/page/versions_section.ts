@@ -1,6 +1,6 @@
 import { html } from "hono/html";
 import type { StatusView, VersionView } from "../../status/status_view.ts";
-import { day, figure, moment, span } from "./figures.ts";
+import { day, figure, moment, span } from "./format.ts";
 import { type Markup, table, tag } from "./markup.ts";
 
 const STATE = { staged: "busy", active: "ok", retired: "quiet", destroyed: "quiet" } as const;
@@ -14,7 +14,7 @@ export function versionsSection(view: StatusView): Markup {
     { title: "Wraps of 2³²", figures: true as const },
     { title: "Age" },
     { title: "Rotation due" },
-    { title: "Backup proved" },
+    { title: "Backup verified" },
   ];
   // The newest is of most interest.
   const rows = [...view.versions].reverse().map((version) => row(version, view));
@@ -40,15 +40,15 @@ function row(version: VersionView, view: StatusView): Markup {
 }
 
 function canary(
-  { version, canary: { proved_by: proved, of, wrong_key: wrong }, state }: VersionView,
+  { version, canary: { proved_by: verified, of, wrong_key: wrong }, state }: VersionView,
   { rotation }: StatusView,
 ): Markup | string {
   if (wrong.length > 0) return html`${tag("bad", "wrong key")} <small>in ${wrong.slice(0, 3).join(", ")}</small>`;
   if (state === "destroyed") return "–";
-  const text = `proved by ${proved} of ${of}`;
+  const text = `verified by ${verified} of ${of}`;
   // A version that is left, or being left for good, needs nobody's proof any more.
   if (state === "retired" || (rotation?.phase === 3 && rotation.from === version)) return text;
-  return tag(proved === of && of > 0 ? "ok" : "due", text);
+  return tag(verified === of && of > 0 ? "ok" : "due", text);
 }
 
 function due({ due_at: at, overdue }: VersionView, view: StatusView): Markup | string {

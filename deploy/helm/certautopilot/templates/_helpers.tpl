@@ -224,7 +224,7 @@ somebody must look at first: settings, refused, lock, cancelled on purpose, reco
 backoffLimit: {{ int .root.Values.rotate.backoffLimit }}
 podFailurePolicy:
   rules:
-    # A node that is drained: the next pod goes on, and it counts as no failure.
+    # A node that is drained: the next pod continues, and it counts as no failure.
     - action: Ignore
       onPodConditions: [{ type: DisruptionTarget, status: "True" }]
     - action: FailJob

@@ -1,0 +1,4 @@
+/** The path of the KEK version in an envelope that is stored at `path`: what the index and the write fence are over. */
+export function versionKey(path: string): string {
+  return `${path}.kek_version`;
+}

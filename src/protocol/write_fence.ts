@@ -1,0 +1,101 @@
+import type { ValidatorOptions } from "./documents.ts";
+import { versionKey } from "./version_path.ts";
+
+/** The fence as pure rules: a validator clause that makes MongoDB reject envelopes of versions that were left. */
+
+/** Marks the clause, so that it is found again among a collection's own rules. */
+const MARK = "certautopilot fence";
+
+export type Clause = Record<string, unknown>;
+
+export function writeFenceClause(paths: readonly string[], versions: readonly number[]): Clause {
+  return { $comment: MARK, $nor: paths.map((path) => ({ [versionKey(path)]: { $in: versions } })) };
+}
+
+/** A collection's own validator, without our clause. */
+export function withoutWriteFence(validator: Clause | undefined): Clause | undefined {
+  if (validator === undefined || isFence(validator)) return undefined;
+  const parts: unknown = validator["$and"];
+  if (Object.keys(validator).length !== 1 || !Array.isArray(parts) || !parts.some(isFence)) return validator;
+  const own = parts.filter((part) => !isFence(part)) as Clause[];
+  return own.length === 1 ? own[0] : { $and: own };
+}
+
+/** Our clause in a validator, if it is there. */
+export function writeFenceIn(validator: Clause | undefined): Clause | undefined {
+  if (validator === undefined) return undefined;
+  if (isFence(validator)) return validator;
+  const parts: unknown = validator["$and"];
+  return Array.isArray(parts) ? parts.find(isFence) : undefined;
+}
+
+/** Whether what stands there rejects what it should: the collection's own rules are its owner's, and not compared. */
+export function writeFenceDrifted(live: ValidatorOptions, expected: ValidatorOptions): boolean {
+  const [have, want] = [writeFenceIn(live.validator), writeFenceIn(expected.validator)];
+  if (want === undefined) return have !== undefined;
+  return !isEnforced(live) || JSON.stringify(have ?? null) !== JSON.stringify(want);
+}
+
+/**
+ * Whether our clause in a live validator rejects a version at a path, for some writes at least: rules at level moderate let
+ * only documents through that break them already.
+ */
+export function rejects(options: ValidatorOptions | undefined, path: string, version: number): boolean {
+  if (options === undefined || options.validationLevel === "off" || options.validationAction === "warn") return false;
+  return rejectedVersions(options.validator, path).includes(version);
+}
+
+/** Whether our clause in a live validator names a version besides these, at whatever path. */
+export function namesOthers({ validator }: ValidatorOptions, versions: readonly number[]): boolean {
+  return rejectedVersions(validator).some((version) => !versions.includes(version));
+}
+
+/** Whether a live validator rejects a version at every one of these paths. */
+export function fences(options: ValidatorOptions | undefined, paths: readonly string[], version: number): boolean {
+  if (options?.validator === undefined) return false;
+  if (!isEnforced(options)) return false;
+  return paths.every((path) => rejectedVersions(options.validator, path).includes(version));
+}
+
+/**
+ * The settings with the fence in them. Our clause must reject (strict, error) whatever the collection's own rules do:
+ * - rules that only warn, or are off, reject nothing today, so they are laid aside until the fence is lifted;
+ * - moderate rules spare documents that break them already: merging is the same as long as there is no such document.
+ * @param violations how many documents break the collection's own rules; asked for moderate rules only.
+ * @returns undefined when the fence cannot be merged without changing what the collection's own rules mean.
+ */
+export function withWriteFence(
+  own: ValidatorOptions,
+  clause: Clause,
+  violations: number,
+): ValidatorOptions | undefined {
+  const fenced = (validator: Clause): ValidatorOptions => ({
+    validator,
+    validationLevel: "strict",
+    validationAction: "error",
+  });
+  const rules = own.validator;
+  if (rules === undefined || Object.keys(rules).length === 0) return fenced(clause);
+  if (own.validationLevel === "off" || own.validationAction === "warn") return fenced(clause);
+  if (own.validationLevel === "moderate" && violations > 0) return undefined;
+  return fenced({ $and: [rules, clause] });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+function isEnforced({ validationLevel, validationAction }: ValidatorOptions): boolean {
+  return (validationLevel ?? "strict") === "strict" && (validationAction ?? "error") === "error";
+}
+
+/** The versions that our clause in a validator names, at one path or at all. */
+function rejectedVersions(validator: Clause | undefined, path?: string): number[] {
+  const rules = writeFenceIn(validator)?.["$nor"];
+  if (!Array.isArray(rules)) return [];
+  return rules.flatMap((rule: Record<string, { $in?: unknown[] } | undefined>) =>
+    (path === undefined ? Object.values(rule) : [rule[versionKey(path)]]).flatMap((at) => (at?.$in ?? []).map(Number)),
+  );
+}
+
+function isFence(part: unknown): boolean {
+  return typeof part === "object" && part !== null && (part as Clause)["$comment"] === MARK;
+}
