@@ -18,7 +18,7 @@ export function versionLines({ versions, write_version }: StatusView, layout: Te
       entry.state,
       String(entry.records),
       `${entry.wraps} (${entry.wraps_percent}%)`,
-      `${entry.canary.proved_by}/${entry.canary.of}`,
+      `${entry.canary.verified_by}/${entry.canary.of}`,
       day(entry.since),
       entry.due_at === null ? "-" : day(entry.due_at),
     ],

@@ -85,7 +85,7 @@ function versionView(doc: VersionDoc, { now, roster, versionCounts, rotationPeri
     version: doc._id,
     state: doc.state,
     canary: {
-      proved_by: roster.filter((member) => holds(member, doc._id)).length,
+      verified_by: roster.filter((member) => holds(member, doc._id)).length,
       of: roster.length,
       wrong_key: roster.filter(wrong).map(memberName),
     },

@@ -60,7 +60,7 @@ export interface VersionView {
   version: number;
   state: VersionState;
   /** Who has opened its canary, of those that serve. */
-  canary: { proved_by: number; of: number; wrong_key: string[] };
+  canary: { verified_by: number; of: number; wrong_key: string[] };
   records: number;
   wraps: number;
   /** Of the 2^32 that one key may make. */

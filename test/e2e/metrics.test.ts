@@ -73,7 +73,7 @@ test("a fleet through a rotation: before, during, after", async () => {
     told.values("certautopilot_fleet_silent_processes", { name: "api-2" }).includes(1),
   );
   expect(one(silent, "fleet_last_heartbeat_age_seconds", { name: "api-2" })).toBeGreaterThan(1.5);
-  expect(one(silent, "health", { level: "trouble" })).toBe(1);
+  expect(one(silent, "health", { level: "problem" })).toBe(1);
   deno.kill("SIGCONT");
   await scrapeUntil("it is back", api, (told) => !told.values("certautopilot_fleet_silent_processes").includes(1));
 

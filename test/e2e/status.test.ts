@@ -40,12 +40,12 @@ test("before, in each state of a rotation, and after: text and JSON agree, and a
 
   const before = await status(install);
   expect(before.view).toMatchObject({
-    health: { level: "due", findings: [{ message: expect.stringMatching(/^2 of 2 processes declare KEK version 2/) }] },
+    health: { level: "action_due", findings: [{ message: expect.stringMatching(/^2 of 2 processes declare KEK version 2/) }] },
     phase: 0,
     rotation: null,
     versions: [
-      { version: 1, state: "active", records: RECORDS, canary: { proved_by: 2, of: 2 }, overdue: false },
-      { version: 2, state: "staged", records: 0, canary: { proved_by: 2, of: 2 } },
+      { version: 1, state: "active", records: RECORDS, canary: { verified_by: 2, of: 2 }, overdue: false },
+      { version: 2, state: "staged", records: 0, canary: { verified_by: 2, of: 2 } },
     ],
     processes: [{ acknowledged: null, silent: false }, { acknowledged: null }],
     audit: { chain: { state: "whole" } },
@@ -62,7 +62,7 @@ test("before, in each state of a rotation, and after: text and JSON agree, and a
   await until("a tenth is told of", async () => Number((await told())?.fields[0]?.done) >= RECORDS / 10);
   const during = await status(install);
   expect(during.view.health).toMatchObject({
-    level: "working",
+    level: "in_progress",
     headline: expect.stringContaining("% of the records moved"),
   });
   expect(during.view.rotation).toMatchObject({
@@ -84,7 +84,7 @@ test("before, in each state of a rotation, and after: text and JSON agree, and a
   const cancelled = await status(install);
   const left = cancelled.view.versions[0]?.records;
   expect(cancelled.view.health).toMatchObject({
-    level: "due",
+    level: "action_due",
     headline: `Rotation 1 → 2 is cancelled half way: ${left} records are still at version 1`,
   });
   expect(cancelled.text).toMatch(/^ {2}go on +certautopilot kek rotate --to-version=2$/m);
@@ -97,7 +97,7 @@ test("before, in each state of a rotation, and after: text and JSON agree, and a
   const waiting = await status(install);
   expect(waiting.view.rotation).toMatchObject({ phase: 2, awaited: [expect.stringMatching(/^b \(api/)] });
   expect(waiting.view.health).toMatchObject({
-    level: "working",
+    level: "in_progress",
     headline: expect.stringContaining("and waits for b (api"),
   });
   expect(waiting.text).toMatch(/^ {2}waits for +b \(api, .*\): last heartbeat .* ago$/m);
@@ -107,7 +107,7 @@ test("before, in each state of a rotation, and after: text and JSON agree, and a
   expect((await again.exited).code).toBe(0);
   const after = await status(install);
   expect(after.view).toMatchObject({
-    health: { level: "well", headline: "Healthy: 2 processes serve and write under KEK version 2", findings: [] },
+    health: { level: "ok", headline: "Healthy: 2 processes serve and write under KEK version 2", findings: [] },
     rotation: null,
     history: [{ rotation: 1, state: "completed", done: RECORDS, remaining: 0, awaited: [], next_steps: [] }],
     version_counts: [{ field: "secrets:value", version: "2", count: RECORDS }],
@@ -123,7 +123,7 @@ test("before, in each state of a rotation, and after: text and JSON agree, and a
   const [display, rest] = shown.shown.split("\x1b[?25h\x1b[?1049l");
   expect(display).toContain("\x1b[?1049h\x1b[?25l");
   // On the terminal as it was before stands one line, of what was seen last.
-  expect(rest?.trim()).toMatch(/^\S+Z well: Healthy: 2 processes serve and write under KEK version 2$/);
+  expect(rest?.trim()).toMatch(/^\S+Z ok: Healthy: 2 processes serve and write under KEK version 2$/);
   for (const frame of display?.split("\x1b[H").slice(1) ?? []) {
     // The terminal itself echoes the Ctrl-C.
     const lines = stripVTControlCharacters(frame).replace("^C", "").split(/\r*\n/);
@@ -170,12 +170,12 @@ test("away and back: it says so, keeps what it saw last, and continues; a pipe g
   for (const running of [lines, documents]) running.kill("SIGINT");
   const [told, asked] = await Promise.all([lines.exited, documents.exited]);
   expect([told.code, asked.code]).toEqual([0, 0]);
-  expect(told.stdout.split("\n")[0]).toMatch(/^\S+Z trouble: 1 thing needs attention: no process is in the fleet$/);
+  expect(told.stdout.split("\n")[0]).toMatch(/^\S+Z problem: 1 thing needs attention: no process is in the fleet$/);
   const views = asked.stdout
     .trim()
     .split("\n")
     .map((line) => JSON.parse(line) as StatusView);
-  expect(views[0]).toMatchObject({ health: { level: "trouble" }, processes: [] });
+  expect(views[0]).toMatchObject({ health: { level: "problem" }, processes: [] });
   expect(views.at(-1)).toMatchObject({ processes: [{ name: "late" }] });
   for (const view of views) expect(statusLine(view)).toContain(view.health.headline);
   await stop(served);

@@ -16,7 +16,7 @@ function version(over: Partial<VersionView>): VersionView {
   return {
     version: 1,
     state: "active",
-    canary: { proved_by: 2, of: 2, wrong_key: [] },
+    canary: { verified_by: 2, of: 2, wrong_key: [] },
     records: 100,
     wraps: 2 ** 31,
     wraps_percent: 50,

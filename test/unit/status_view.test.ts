@@ -32,18 +32,18 @@ describe("versions", () => {
         version: 1,
         records: 7,
         wraps_percent: 25,
-        canary: { proved_by: 3, of: 3 },
+        canary: { verified_by: 3, of: 3 },
         since: ago(9 * DAY).toISOString(),
         age_ms: 10 * DAY,
       },
       {
         version: 2,
         records: 0,
-        canary: { proved_by: 1, wrong_key: ["api-3 (api, host-a, pid 3)"] },
+        canary: { verified_by: 1, wrong_key: ["api-3 (api, host-a, pid 3)"] },
         since: ago(10 * DAY).toISOString(),
       },
-      { version: 3, canary: { proved_by: 1 }, since: ago(8 * DAY).toISOString() },
-      { version: 4, canary: { proved_by: 0 }, since: ago(7 * DAY).toISOString() },
+      { version: 3, canary: { verified_by: 1 }, since: ago(8 * DAY).toISOString() },
+      { version: 4, canary: { verified_by: 0 }, since: ago(7 * DAY).toISOString() },
     ]);
   });
 

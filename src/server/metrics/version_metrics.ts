@@ -66,7 +66,7 @@ export const VERSION_METRICS: Metric<StatusView>[] = [
   ofVersions(
     "certautopilot_version_verified_processes",
     "Processes that have opened the canary of a KEK version.",
-    ({ canary }) => canary.proved_by,
+    ({ canary }) => canary.verified_by,
   ),
   ofVersions(
     "certautopilot_version_wrong_key_processes",

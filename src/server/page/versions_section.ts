@@ -40,7 +40,7 @@ function row(version: VersionView, view: StatusView): Markup {
 }
 
 function canary(
-  { version, canary: { proved_by: verified, of, wrong_key: wrong }, state }: VersionView,
+  { version, canary: { verified_by: verified, of, wrong_key: wrong }, state }: VersionView,
   { rotation }: StatusView,
 ): Markup | string {
   if (wrong.length > 0) return html`${tag("bad", "wrong key")} <small>in ${wrong.slice(0, 3).join(", ")}</small>`;
