@@ -16,7 +16,7 @@ import { batchFault, rewrapBatch } from "./rewrap_batch.ts";
 
 const port = parentPort;
 if (port === null) throw new Error("rewrap_worker is started by lanes.ts, not by hand");
-armCrashPoint(crashPointAsked());
+if (import.meta.crashPoints) armCrashPoint(crashPointAsked());
 const { database, provider: config, installId, keys, lease } = workerData as LaneData;
 
 /** A batch has limits of its own in MongoDB, of at most 10 s each; a lane that waits for longer waits for nobody. */
