@@ -31,6 +31,8 @@ from_debian() {
 compile() {
   local tree=$1 file=$2
   shift 2
+  # Crash points are for tests only: the bundler removes what this guards.
+  [[ " $* " == *" import.meta.crashPoints="* ]] || set -- --define import.meta.crashPoints=false "$@"
   # Nothing of the environment goes into the program: the bundler writes NODE_ENV, as whoever builds has it, into the code.
   # Each worker is an entry point of its own; what is shared is split off, so that `--version` loads next to nothing.
   # A .env or bunfig.toml of the working directory must not change what it does.

@@ -31,6 +31,8 @@ export interface Pkcs11Config {
   tokenLabel?: string | undefined;
   pin?: string | undefined;
   pinFile?: string | undefined;
+  /** Where SoftHSM's `token.object` is copied to before each login. */
+  softHsmBackup?: string | undefined;
   /** How many sessions a process opens at most; undefined for what the token gives, within reason. */
   sessions?: number | undefined;
   /** How long C_Initialize, C_OpenSession and C_Login may take, and every other call. */

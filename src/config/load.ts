@@ -223,6 +223,7 @@ function pkcs11Of({ encryption: { pkcs11 } }: Settings): Pkcs11Config {
     startLimitMs: pkcs11.login_limit_ms,
     callLimitMs: pkcs11.call_limit_ms,
     ownIvs: pkcs11.use_gcm_iv_from_hsm,
+    softHsmBackup: pkcs11.softhsm_backup_dir,
   };
 }
 

@@ -15,6 +15,7 @@ const number = (min: number, max: number) =>
   );
 
 const text = v.pipe(v.string("is not text"), v.nonEmpty("is empty"));
+const absolutePath = v.pipe(text, v.startsWith("/", "is not an absolute path"));
 const version = number(1, MAX_INT32);
 /** YAML reads a PIN of digits as a number, which would lose its leading zeros. */
 const pin = v.pipe(v.string("must be text: put the PIN in quotes"), v.nonEmpty("is empty"));
@@ -99,6 +100,7 @@ export const settingsSchema = v.strictObject({
           login_limit_ms: v.optional(number(1000, 600_000), 60_000),
           call_limit_ms: v.optional(number(1000, 600_000), 10_000),
           use_gcm_iv_from_hsm: v.optional(flag, false),
+          softhsm_backup_dir: v.optional(absolutePath),
         }),
         {},
       ),

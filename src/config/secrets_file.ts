@@ -154,18 +154,22 @@ export function removeSecret(link: string, key: string, { ending, keep }: CopyOf
 // ---------------------------------------------------------------------------------------------------------------------
 
 function replace(path: string, lines: string[]): void {
-  const fresh = writeBeside(path, path, lines.join("\n"), () => crashPoint("secrets.created"));
-  crashPoint("secrets.written");
+  const fresh = writeBeside(path, path, lines.join("\n"), () => {
+    if (import.meta.crashPoints) crashPoint("secrets.created");
+  });
+  if (import.meta.crashPoints) crashPoint("secrets.written");
   renameSync(fresh, path);
-  crashPoint("secrets.renamed");
+  if (import.meta.crashPoints) crashPoint("secrets.renamed");
   // A power cut must not bring the key back.
   syncDirectoryOf(path);
 }
 
 /** A link, not a rename, gives the copy its name: it never replaces a file. What an interrupted run left is used. */
 function keepCopy(path: string, copy: string, content: string): void {
-  const fresh = writeBeside(copy, path, content, () => crashPoint("copy.created"));
-  crashPoint("copy.written");
+  const fresh = writeBeside(copy, path, content, () => {
+    if (import.meta.crashPoints) crashPoint("copy.created");
+  });
+  if (import.meta.crashPoints) crashPoint("copy.written");
   try {
     linkSync(fresh, copy);
   } catch (thrown) {
@@ -179,7 +183,7 @@ function keepCopy(path: string, copy: string, content: string): void {
       );
     }
   }
-  crashPoint("copy.named");
+  if (import.meta.crashPoints) crashPoint("copy.named");
   unlinkSync(fresh);
   syncDirectoryOf(copy);
 }

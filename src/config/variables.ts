@@ -21,6 +21,7 @@ const VARIABLES: Record<string, readonly [string, ...string[]]> = {
   ENCRYPTION_PKCS11_LOGIN_LIMIT_MS: ["encryption", "pkcs11", "login_limit_ms"],
   ENCRYPTION_PKCS11_CALL_LIMIT_MS: ["encryption", "pkcs11", "call_limit_ms"],
   ENCRYPTION_PKCS11_USE_GCM_IV_FROM_HSM: ["encryption", "pkcs11", "use_gcm_iv_from_hsm"],
+  ENCRYPTION_PKCS11_SOFTHSM_BACKUP_DIR: ["encryption", "pkcs11", "softhsm_backup_dir"],
   SECRETS_FILE: ["secrets_file"],
   INSTANCE_NAME: ["instance_name"],
   SERVER_LISTEN: ["server", "listen"],

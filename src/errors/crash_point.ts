@@ -1,8 +1,19 @@
 import process from "node:process";
 
+declare global {
+  interface ImportMeta {
+    /**
+     * Whether crash points are compiled in. `scripts/build --crash` defines it as true, every other build as false, and the bundler then
+     * removes what it guards. It is undefined where the sources run without a build.
+     */
+    readonly crashPoints?: boolean;
+  }
+}
+
 /**
- * Named moments between two writes, at which a test kills the process: what is left is what a power cut would leave. For tests
- * only; nothing is armed unless the environment says so (`crashPointAsked`), and then an unarmed point is one comparison.
+ * Named moments between two writes, at which a test kills the process: what is left is what a power cut would leave. Every call is
+ * guarded by `import.meta.crashPoints`, so that a release contains none. In the build for tests nothing is armed unless the
+ * environment says so (`crashPointAsked`).
  */
 export const CRASH_POINTS = [
   // A fresh database
@@ -10,7 +21,7 @@ export const CRASH_POINTS = [
   "lock.inserted",
   "lock.written",
   "version.inserted",
-  "version.staged",
+  "stage.done",
   "first.activating",
   "first.activated",
   // A key made in a token, and destroyed there
@@ -34,7 +45,7 @@ export const CRASH_POINTS = [
   "progress.saved",
   "fence.recording",
   "fence.recorded",
-  "fence.collection",
+  "fence.validator_set",
   "count.again",
   "complete.closed",
   "complete.retired",

@@ -82,7 +82,7 @@ export async function ensureCollections(store: Store): Promise<void> {
     ensureHeartbeats(store),
     ensureSignals(store),
   ]);
-  crashPoint("collections.ensured");
+  if (import.meta.crashPoints) crashPoint("collections.ensured");
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ async function makeOrProve(
   if (doc !== undefined) return await verify(store, token, installId, doc);
   await checkSecret(store, auditor);
   const claim = await waitForClaim(store, `pkcs11-init ${version}`, config.fleet.leaseMs, tell);
-  crashPoint("claim.taken");
+  if (import.meta.crashPoints) crashPoint("claim.taken");
   let late = false;
   try {
     const meanwhile = await known(store, version);
@@ -92,10 +92,10 @@ async function makeOrProve(
       late = thrown instanceof KekError && thrown.code === "hsm_unavailable";
       throw thrown;
     });
-    crashPoint("key.made");
+    if (import.meta.crashPoints) crashPoint("key.made");
     await token.load(version);
     const canary = await makeCanary(token, installId, version);
-    crashPoint("canary.made");
+    if (import.meta.crashPoints) crashPoint("canary.made");
     token.forget(version);
     await stageVersion(store, auditor, version, "pkcs11", canary, key);
     const staged = await known(store, version);

@@ -67,12 +67,12 @@ export async function setWriteFence(
     wanted.push({ collection: name, own: freezeOptions(own), expected: freezeOptions(expected ?? own) });
   }
   if (!(await recorder.record({ versions, collections: wanted, ...unfencedNames(outcome) }))) return undefined;
-  crashPoint("fence.recorded");
+  if (import.meta.crashPoints) crashPoint("fence.recorded");
   for (const entry of wanted) {
     const expected = thawOptions(entry.expected);
     if (sameOptions(live.get(entry.collection) ?? {}, expected)) continue;
     const answer = await setValidator(store, entry.collection, expected, { may: () => recorder.stands(), tell });
-    crashPoint("fence.collection");
+    if (import.meta.crashPoints) crashPoint("fence.validator_set");
     if (answer === "given up") return undefined;
     if (answer === "set") {
       outcome.changed.push(entry.collection);

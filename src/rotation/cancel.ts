@@ -84,7 +84,7 @@ export async function cancel(context: Context, tell: (message: string) => void, 
     }
     const cancelled = await cancelRotation(store, auditor, seen);
     if (cancelled === undefined) continue;
-    crashPoint("cancel.done");
+    if (import.meta.crashPoints) crashPoint("cancel.done");
     await liftFenceOfCancelled(context, from, tell);
     const newest = await newestRotation(store);
     return { rotation: cancelled, open: newest !== undefined && isOpen(newest) ? newest : undefined };

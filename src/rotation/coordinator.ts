@@ -125,7 +125,7 @@ export class Coordinator {
         .save()
         .catch((thrown) => this.#reporter.note(`the counts could not be saved: ${messageOf(thrown)}`));
     }
-    crashPoint("count.again");
+    if (import.meta.crashPoints) crashPoint("count.again");
     await this.#advance(3);
   }
 
@@ -163,7 +163,7 @@ export class Coordinator {
     );
     if (completed === undefined && !(await this.#hadMoved((doc) => doc.state === "completed")))
       await this.#lease.refused();
-    crashPoint("complete.done");
+    if (import.meta.crashPoints) crashPoint("complete.done");
     await this.#tellLeft().catch((thrown) =>
       this.#reporter.note(`what is left at version ${this.#doc.from} could not be counted: ${messageOf(thrown)}`),
     );
@@ -192,7 +192,7 @@ export class Coordinator {
     );
     const doc = advanced ?? (await this.#hadMoved((now) => now.state === "running" && now.phase === phase));
     if (doc === undefined) return await this.#lease.refused();
-    crashPoint("phase.advanced");
+    if (import.meta.crashPoints) crashPoint("phase.advanced");
     this.#doc = doc;
     this.#lease.moved(doc);
   }

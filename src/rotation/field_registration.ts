@@ -25,7 +25,7 @@ export async function addField(context: Context, field: FieldName): Promise<{ ad
   await checkField(store, field);
   await refuseForeign(context, field);
   await prepareField(store, field);
-  crashPoint("field.prepared");
+  if (import.meta.crashPoints) crashPoint("field.prepared");
   const added = await audited(store, auditor, async (session) => {
     if (!(await listField(store, field, auditor.actor, session))) return undefined;
     return [{ event: "field.added", data: { field: fieldId(field) }, result: true }];
@@ -60,7 +60,7 @@ export async function removeField({ store, auditor }: Context, field: FieldName)
     );
   // Before the list: an index without a field in the list looks like a field that was lost from it.
   await dropIndex(store, field);
-  crashPoint("field.unindexed");
+  if (import.meta.crashPoints) crashPoint("field.unindexed");
   await audited(store, auditor, async (session) => {
     if (!(await unlistField(store, field, session))) return undefined;
     return [{ event: "field.removed", data: { field: id }, result: true }];

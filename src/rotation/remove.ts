@@ -126,17 +126,17 @@ export async function remove(context: Context, options: RemoveOptions, reporter:
   const { version } = options;
   const doc = await checkRemoval(context, version);
   const scanned = await searchDatabase(context, options, doc, reporter);
-  crashPoint("remove.searched");
+  if (import.meta.crashPoints) crashPoint("remove.searched");
   const { store, auditor, provider, install } = context;
   if (doc.state === "staged") {
     const forgotten = await audited(store, auditor, async (session) => {
       if (await rotationHolds(context, version, session)) return undefined;
       if (!(await forgetStaged(store, session, version))) return undefined;
-      crashPoint("forget.deleted");
+      if (import.meta.crashPoints) crashPoint("forget.deleted");
       return [{ event: "version.forgotten", data: { version }, result: true }];
     });
     if (forgotten === undefined) throw changed(version);
-    crashPoint("forget.done");
+    if (import.meta.crashPoints) crashPoint("forget.done");
     // Whoever still has the key makes the version known again, with its own bytes, at its next beat.
     const holders = (await readRoster(store)).filter((member) => member.loaded.includes(version));
     const key = await provider.describe(version);
@@ -153,7 +153,7 @@ export async function remove(context: Context, options: RemoveOptions, reporter:
   }
   if (doc.state === "retired") {
     await proveUnreachable(context, version, reporter.note);
-    crashPoint("remove.unreachable");
+    if (import.meta.crashPoints) crashPoint("remove.unreachable");
     const hints = new Map<string, IndexHint>();
     for (const field of await readFields(store)) hints.set(fieldId(field), await indexHint(store, field));
     const destroyed = await audited(store, auditor, async (session) => {
@@ -164,11 +164,11 @@ export async function remove(context: Context, options: RemoveOptions, reporter:
         if ((await countAtIn(store, session, field, version, hint)) > 0) return undefined;
       }
       if (!(await markDestroyed(store, session, version))) return undefined;
-      crashPoint("remove.marking");
+      if (import.meta.crashPoints) crashPoint("remove.marking");
       return [{ event: "version.destroyed", data: { version }, result: true }];
     });
     if (destroyed === undefined) throw changed(version);
-    crashPoint("remove.marked");
+    if (import.meta.crashPoints) crashPoint("remove.marked");
   }
   // On this host the key may still be there, and records may have been restored since another host destroyed it.
   if (doc.state === "destroyed" && (await provider.available([version])).includes(version))

@@ -221,7 +221,7 @@ export class Rewrapper {
       while (this.#reserved < count) {
         const block = Math.max(WRAPS_BLOCK, count);
         this.#reserved += await reserveWraps(this.#context.store, this.#rotation.to, block);
-        crashPoint("wraps.reserved");
+        if (import.meta.crashPoints) crashPoint("wraps.reserved");
       }
     } catch (thrown) {
       throw thrown instanceof KekError && thrown.code === "wrap_limit_reached" ? this.#exhausted(thrown) : thrown;

@@ -71,9 +71,9 @@ export async function rewrapBatch(
   const broken = ended.find((each) => each.status === "rejected");
   const fault = broken && batchFault(broken.reason);
   if (rewraps.length === 0) return { done: 0, skipped: 0, failed, fault };
-  crashPoint("batch.wrapped");
+  if (import.meta.crashPoints) crashPoint("batch.wrapped");
   const outcome = await applyRewraps(store, field, from, to, rewraps, job.limitMs, lease);
-  crashPoint("batch.written");
+  if (import.meta.crashPoints) crashPoint("batch.written");
   for (const { index, reason } of outcome.rejected) {
     const { idBson } = rewraps[index] as Rewrap;
     failed.push({ id: idTextOf(idBson), reason });

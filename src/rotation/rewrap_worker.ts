@@ -15,8 +15,8 @@ import type { WorkerReply, WorkerRequest, WorkerSettings } from "./rewrap_worker
 /** A worker: a worker thread with a connection and a provider of its own. It does the batches it is given and never decides. */
 
 const port = parentPort;
-if (port === null) throw new Error("rewrap_worker is started by lanes.ts, not by hand");
-armCrashPoint(crashPointAsked());
+if (port === null) throw new Error("rewrap_worker is started by rewrap_workers.ts, not by hand");
+if (import.meta.crashPoints) armCrashPoint(crashPointAsked());
 const { database, provider: config, installId, keys, lease } = workerData as WorkerSettings;
 
 /** A batch has limits of its own in MongoDB, of at most 10 s each; a worker that waits for longer waits for nobody. */

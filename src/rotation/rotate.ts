@@ -77,7 +77,7 @@ export async function runRotation(
     await refuse(context, options, [{ code: "rotation", message: thrown.message, hint: thrown.hint }]);
     throw thrown;
   });
-  crashPoint("rotation.acquired");
+  if (import.meta.crashPoints) crashPoint("rotation.acquired");
   onStarted(doc);
   return await new Coordinator(context, doc, options, reporter).run();
 }

@@ -22,7 +22,7 @@ export async function evictMember(
   const evicted = await audited(store, auditor, async (session) => {
     const mine = await rotations(store).updateOne(stillHeld(held), { $inc: { evictions: 1 } } as never, { session });
     if (mine.matchedCount === 0 || !(await removeSilent(store, session, member, silentMs))) return undefined;
-    crashPoint("member.evicted");
+    if (import.meta.crashPoints) crashPoint("member.evicted");
     return [{ event: "process.evicted", data: evictionData(member, held.rotation), result: true }];
   });
   return evicted !== undefined;

@@ -41,7 +41,7 @@ export async function beginImport(
     if (!isDuplicateKey(thrown)) throw thrown;
     return begin();
   });
-  crashPoint("import.begun");
+  if (import.meta.crashPoints) crashPoint("import.begun");
   return inTheWay;
 }
 
@@ -58,7 +58,7 @@ export async function completeImport(
       { $set: { state: "completed", completed_at: await serverNow(store, session) } },
       { session },
     );
-    crashPoint("import.completed");
+    if (import.meta.crashPoints) crashPoint("import.completed");
     return ended.matchedCount === 0 ? undefined : [{ event: "secrets.imported", data, result: undefined }];
   });
 }

@@ -34,14 +34,14 @@ export async function lockInstall(
         locked_by: lockedBy,
       };
       await installs(store).insertOne(doc, { session });
-      crashPoint("lock.inserted");
+      if (import.meta.crashPoints) crashPoint("lock.inserted");
       const data = { provider, install_id: installId, locked_by: lockedBy };
       return [{ event: "install.locked", data, result: undefined }];
     });
   } catch (thrown) {
     if (!isDuplicateKey(thrown)) throw thrown;
   }
-  crashPoint("lock.written");
+  if (import.meta.crashPoints) crashPoint("lock.written");
   const lock = await readInstall(store);
   if (lock === undefined) throw new Error("kek_install vanished while it was being written");
   return lock;

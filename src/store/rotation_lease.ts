@@ -47,7 +47,7 @@ export async function takeOver(
       { session, returnDocument: "after" },
     );
     if (doc === null) return undefined;
-    crashPoint("lease.taken_over");
+    if (import.meta.crashPoints) crashPoint("lease.taken_over");
     rotationOf(doc);
     const data = { rotation: doc._id, from: doc.from, to: doc.to, phase: doc.phase, after: seen.state };
     return [{ event: "rotation.resumed", data, result: doc }];
@@ -62,7 +62,7 @@ export async function renewLease(store: Store, held: Held, leaseMs: number): Pro
     [{ $set: { "lease.expires_at": { $add: ["$$NOW", leaseMs] } } }],
     { returnDocument: "after" },
   );
-  crashPoint("lease.renewed");
+  if (import.meta.crashPoints) crashPoint("lease.renewed");
   return doc?.lease?.expires_at;
 }
 
@@ -72,5 +72,5 @@ export async function releaseLease(store: Store, held: Pick<Held, "rotation" | "
     { _id: held.rotation, "lease.token": held.token },
     { $set: { "lease.owner": null } },
   );
-  crashPoint("lease.released");
+  if (import.meta.crashPoints) crashPoint("lease.released");
 }

@@ -31,7 +31,7 @@ export async function saveProgress(
     [{ $set: { fields: { $literal: fields }, failed: { $literal: failed }, pace: grown } }],
     { returnDocument: "after", projection: { pace: 1 } },
   );
-  crashPoint("progress.saved");
+  if (import.meta.crashPoints) crashPoint("progress.saved");
   return saved?.pace;
 }
 
@@ -102,7 +102,7 @@ async function record(
       { session, returnDocument: "before" },
     );
     if (changed === null) return undefined;
-    crashPoint("fence.recording");
+    if (import.meta.crashPoints) crashPoint("fence.recording");
     const lifted = changed.fence.versions.filter((version) => !fence.versions.includes(version));
     const before = new Map(changed.fence.collections.map((entry) => [entry.collection, entry.expected]));
     const unfenced = fence.unfenced ?? [];

@@ -92,7 +92,7 @@ export async function startRotation(
           { session },
         );
         if (closed.modifiedCount === 0) return undefined;
-        crashPoint("reverse.closed");
+        if (import.meta.crashPoints) crashPoint("reverse.closed");
         doc.epoch += 1;
         events.push({ event: "rotation.reverted", data: { rotation: wanted.replaces._id, by: doc._id }, result: doc });
       }
@@ -100,7 +100,7 @@ export async function startRotation(
       if (!(await claimVersion(store, session, wanted.from, states.from))) return undefined;
       if (!(await claimVersion(store, session, wanted.to, states.to, wanted.canary))) return undefined;
       await rotations(store).insertOne(doc, { session });
-      crashPoint("rotation.inserted");
+      if (import.meta.crashPoints) crashPoint("rotation.inserted");
       const data = { rotation: doc._id, from: doc.from, to: doc.to, ...(wanted.repairs ? { repairs: true } : {}) };
       events.push({ event: "rotation.started", data, result: doc });
       return events;
@@ -126,7 +126,7 @@ export async function advancePhase(
       { session, returnDocument: "after" },
     );
     if (doc === null) return undefined;
-    crashPoint("phase.written");
+    if (import.meta.crashPoints) crashPoint("phase.written");
     rotationOf(doc);
     return [{ event: "rotation.phase", data: { rotation: doc._id, phase: to, epoch: doc.epoch }, result: doc }];
   });
@@ -147,7 +147,7 @@ export async function completeRotation(store: Store, auditor: Auditor, held: Hel
       { session, returnDocument: "after" },
     );
     if (doc === null) return undefined;
-    crashPoint("complete.closed");
+    if (import.meta.crashPoints) crashPoint("complete.closed");
     rotationOf(doc);
     const { from, to } = doc;
     const ended = { event: "rotation.completed" as const, data: { rotation: doc._id, from, to }, result: doc };
@@ -193,7 +193,7 @@ export async function cancelRotation(
       { session, returnDocument: "after" },
     );
     if (doc === null) return undefined;
-    crashPoint("cancel.written");
+    if (import.meta.crashPoints) crashPoint("cancel.written");
     rotationOf(doc);
     if (closes && doc.reverses !== undefined) {
       await rotations(store).updateOne(
@@ -201,7 +201,7 @@ export async function cancelRotation(
         { $set: { state: "cancelled", open: true, epoch: doc.epoch + 1, fence: doc.fence }, $unset: { ended_at: "" } },
         { session },
       );
-      crashPoint("cancel.reopened");
+      if (import.meta.crashPoints) crashPoint("cancel.reopened");
     }
     return [{ event: "rotation.cancelled", data: { rotation: doc._id, phase: doc.phase }, result: doc }];
   });

@@ -65,11 +65,11 @@ export async function stageVersion(
         },
         { session },
       );
-      crashPoint("version.inserted");
+      if (import.meta.crashPoints) crashPoint("version.inserted");
       const data = { version, ...(key === undefined ? {} : { key_label: key.label, key_id: key.id }) };
       return [{ event: "version.staged", data, result: undefined }];
     });
-    crashPoint("version.staged");
+    if (import.meta.crashPoints) crashPoint("stage.done");
   } catch (thrown) {
     if (!isDuplicateKey(thrown)) throw thrown;
   }
@@ -87,10 +87,10 @@ export async function activateFirst(store: Store, auditor: Auditor, version: num
         { session },
       );
       if (changed.modifiedCount === 0) return undefined;
-      crashPoint("first.activating");
+      if (import.meta.crashPoints) crashPoint("first.activating");
       return [{ event: "version.activated", data: { version }, result: undefined }];
     });
-    crashPoint("first.activated");
+    if (import.meta.crashPoints) crashPoint("first.activated");
   } catch (thrown) {
     // Two first processes at once: the unique index lets one version be active.
     if (!isDuplicateKey(thrown)) throw thrown;
@@ -104,7 +104,7 @@ export async function switchActive(store: Store, session: Session, from: number,
     { $set: { state: "retired" }, $currentDate: { retired_at: true } },
     { session },
   );
-  crashPoint("complete.retired");
+  if (import.meta.crashPoints) crashPoint("complete.retired");
   await versions(store).updateOne(
     { _id: to },
     [{ $set: { state: "active", activated_at: "$$NOW", first_activated_at: FIRST_ACTIVATED } }],

@@ -141,10 +141,10 @@ class ExportRun {
       sealed_to: "passphrase" in seal ? "a passphrase" : seal.recipients,
     };
     await note(store, auditor, "secrets.export_started", { ...told, fields: fields.map(fieldId) });
-    crashPoint("export.told");
+    if (import.meta.crashPoints) crashPoint("export.told");
     for await (const piece of sealed(this.#pieces(), seal)) await file.write(piece);
     await file.sync();
-    crashPoint("export.sealed");
+    if (import.meta.crashPoints) crashPoint("export.sealed");
     const report = await this.#report();
     if (!this.#complete) return report;
     report.changes = await this.#secondLook();
@@ -155,9 +155,9 @@ class ExportRun {
       left_out: this.#failed,
       ...report.changes,
     });
-    crashPoint("export.exported");
+    if (import.meta.crashPoints) crashPoint("export.exported");
     await file.place();
-    crashPoint("export.named");
+    if (import.meta.crashPoints) crashPoint("export.named");
     return { ...report, file: this.#options.file };
   }
 

@@ -160,7 +160,7 @@ async function bringAndProve(
   const member = await becomeMember(config, { role: "worker", log, askPin });
   try {
     for (const field of header.fields) await registerField(store, field, config.instanceName);
-    crashPoint("import.registered");
+    if (import.meta.crashPoints) crashPoint("import.registered");
     const identity = { archive_id: header.archive_id, from_install: header.install_id };
     // Since it was looked for, another run may have begun, or come to its end.
     const other = await beginImport(store, auditor, identity, { ...identity, file: options.file });
@@ -169,7 +169,7 @@ async function bringAndProve(
     const contents = await verifyContents(member, header, options.signal, reporter);
     const differing = differences(contents, trailer);
     if (differing.length > 0) throw notTheSame(differing);
-    crashPoint("import.verified");
+    if (import.meta.crashPoints) crashPoint("import.verified");
     await completeImport(store, auditor, header.archive_id, { ...identity, ...figuresOf(contents) });
     const { install_id } = member.install;
     return { ...identity, install_id, contents, there_before, left_out: trailer.left_out };
@@ -193,7 +193,7 @@ async function bringAll(
       betweenBatches(signal);
       const sealer = new RecordSealer(member, batch.collection, pathsOf(archive.header, batch.collection));
       thereBefore += await sealer.bring(batch.records);
-      crashPoint("import.inserted");
+      if (import.meta.crashPoints) crashPoint("import.inserted");
     } finally {
       batch.wipe();
     }

@@ -1,5 +1,5 @@
 import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { inLanes, type Step } from "../harness/crash.ts";
+import { inLanes, type Step, startArmed } from "../harness/crash.ts";
 import {
   type CrashInstall,
   crashInstall,
@@ -8,7 +8,6 @@ import {
   takeAll,
   validatorsOf,
 } from "../harness/crash_install.ts";
-import { start } from "../harness/program.ts";
 
 /** The ways back, killed between any two of their writes: the fence lifted, cancel, reverse; and an eviction. */
 
@@ -30,7 +29,7 @@ const LIFTED: Record<string, Step[]> = {
   ],
   "between two collections, and before the next phase": [
     { words: THERE },
-    { words: BACK, dies: "fence.collection" },
+    { words: BACK, dies: "fence.validator_set" },
     { words: BACK, dies: "phase.written" },
     { words: BACK },
   ],
@@ -54,7 +53,7 @@ const CANCELLED: Record<string, Step[]> = {
   ],
   "with the fence lifted from one collection of two": [
     { words: THERE, dies: "count.again" },
-    { words: CANCEL, dies: "fence.collection" },
+    { words: CANCEL, dies: "fence.validator_set" },
     { words: BACK, dies: "rotation.acquired" },
     { words: BACK, dies: "batch.written" },
     { words: BACK },
@@ -65,8 +64,8 @@ const CANCELLED: Record<string, Step[]> = {
 const ON_AFTER_ALL: Record<string, Step[]> = {
   "cancelled with the fence lifted from one collection of two": [
     { words: THERE, dies: "count.again" },
-    { words: CANCEL, dies: "fence.collection" },
-    { words: THERE, dies: "fence.collection" },
+    { words: CANCEL, dies: "fence.validator_set" },
+    { words: THERE, dies: "fence.validator_set" },
     { words: THERE },
   ],
   "a reverse rotation cancelled in its first phase, while the rotation it came from opens again": [
@@ -118,7 +117,7 @@ test("cancel killed, and then the way on", async () => {
 test("killed while it evicts a silent process", async () => {
   const loseOne = async (install: CrashInstall) => {
     const lost = await install.serve("lost", [1, 2], 2);
-    const rotate = start(THERE, { ...install.operator, CERTAUTOPILOT_TEST_CRASH_AT: "member.evicted" });
+    const rotate = startArmed(THERE, install.operator, "member.evicted");
     await rotate.says("phase 1: ");
     lost.kill("SIGKILL");
     expect((await rotate.exited).signal).toBe("SIGKILL");

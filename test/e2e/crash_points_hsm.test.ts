@@ -33,7 +33,7 @@ const MADE: [Armed, Armed][] = [
   ["key.generated", "key.made"],
   ["key.made", "canary.made"],
   ["canary.made", "version.inserted"],
-  ["version.staged", "collections.ensured"],
+  ["stage.done", "collections.ensured"],
   ["claim.dropped", "collections.ensured"],
 ];
 

@@ -172,7 +172,7 @@ test("kek field add and remove: registered once and unregistered once, with an e
 const FIRST_STARTS: [Armed, Armed][] = [
   ["collections.ensured", "lock.inserted"],
   ["lock.written", "version.inserted"],
-  ["version.staged", "version.staged"],
+  ["stage.done", "stage.done"],
   ["first.activating", "first.activated"],
   ["first.activated", "collections.ensured"],
 ];

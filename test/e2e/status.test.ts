@@ -40,7 +40,10 @@ test("before, in each state of a rotation, and after: text and JSON agree, and a
 
   const before = await status(install);
   expect(before.view).toMatchObject({
-    health: { level: "action_due", findings: [{ message: expect.stringMatching(/^2 of 2 processes declare KEK version 2/) }] },
+    health: {
+      level: "action_due",
+      findings: [{ message: expect.stringMatching(/^2 of 2 processes declare KEK version 2/) }],
+    },
     phase: 0,
     rotation: null,
     versions: [

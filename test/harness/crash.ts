@@ -1,7 +1,10 @@
 import type { CrashPoint } from "../../src/errors/crash_point.ts";
-import { type Ran, start, type Variables } from "./program.ts";
+import { type Ran, type Running, start, type Variables } from "./program.ts";
 
-/** Commands that die at a crash point (src/errors/crash_point.ts), and the plain ones that repair what is left. */
+/**
+ * Commands that die at a crash point (src/errors/crash_point.ts), by the build that has them, and the plain ones that recover, by the
+ * released program.
+ */
 
 /** A point, or the n-th time that it is passed. */
 export type Armed = CrashPoint | `${CrashPoint}:${number}`;
@@ -19,8 +22,7 @@ export interface Step {
  */
 export async function take(step: Step, variables: Variables, tries = 4): Promise<Ran> {
   const { words, dies, exits = 0 } = step;
-  const armed: Variables = dies === undefined ? {} : { CERTAUTOPILOT_TEST_CRASH_AT: dies };
-  const running = start(words, { ...variables, ...armed });
+  const running = dies === undefined ? start(words, variables) : startArmed(words, variables, dies);
   // A service that passes no such point continues for ever.
   const timer = setTimeout(() => running.kill("SIGTERM"), LIMIT_MS);
   const ran = await running.exited;
@@ -31,6 +33,11 @@ export async function take(step: Step, variables: Variables, tries = 4): Promise
     return await take(step, variables, tries - 1);
   const wanted = dies === undefined ? `exit ${exits}` : `SIGKILL at ${dies}`;
   throw new Error(`${words.join(" ")}: wanted ${wanted}, ended with ${ran.signal ?? ran.code}: ${ran.stderr.trim()}`);
+}
+
+/** Starts a command that dies at this point. */
+export function startArmed(words: string[], variables: Variables, dies: Armed): Running {
+  return start(words, { ...variables, CERTAUTOPILOT_TEST_CRASH_AT: dies }, "crash");
 }
 
 const LIMIT_MS = 90_000;

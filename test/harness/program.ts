@@ -5,13 +5,15 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { freshDatabase } from "./mongo.ts";
 
-/** Drives the real program: the compiled binary, its sources under Bun, or under Deno. */
+/** Drives the real program: the compiled binary as it is released, the one with crash points, the sources under Bun, or under Deno. */
 
 const ROOT = join(import.meta.dir, "../..");
 export const BINARY = join(ROOT, "dist/certautopilot");
+/** The same with crash points. */
+export const CRASH_BINARY = join(ROOT, "dist/certautopilot-crash");
 
 export type Variables = Record<string, string>;
-export type Runtime = "binary" | "bun" | "deno";
+export type Runtime = "binary" | "crash" | "bun" | "deno";
 
 export interface Ran {
   code: number | null;
@@ -40,6 +42,10 @@ function commandOf(runtime: Runtime): [string, ...string[]] {
   if (runtime === "bun") return [join(ROOT, "node_modules/.bin/bun"), join(ROOT, "src/main.ts")];
   if (runtime === "deno")
     return [join(ROOT, "node_modules/.bin/deno"), "run", "-A", "--quiet", join(ROOT, "src/main.ts")];
+  if (runtime === "crash") {
+    if (!existsSync(CRASH_BINARY)) throw new Error("dist/certautopilot-crash is missing: run ./scripts/build --crash");
+    return [CRASH_BINARY];
+  }
   if (!existsSync(BINARY)) throw new Error("dist/certautopilot is missing: run ./scripts/build");
   return [BINARY];
 }

@@ -5,6 +5,9 @@ import { join } from "node:path";
 
 /** The model of the protocol: clean as it is, broken with any guard taken out, and mapped to the sources. */
 
+const LONG = process.env["CERTAUTOPILOT_TEST_LONG"] !== undefined;
+/** A search of millions of states: a third of the time of all of them. */
+const LARGE = ["LATE_COLLMOD"];
 const ROOT = join(import.meta.dir, "../..");
 const read = (path: string) => readFileSync(join(ROOT, path), "utf8");
 
@@ -38,12 +41,16 @@ const RUNS: Record<string, string[]> = {
 describe("spin", () => {
   for (const [outcome, names] of Object.entries(RUNS)) {
     for (const name of names) {
-      test(`${name}: ${outcome}`, () => {
-        const { code, text } = model(name);
-        expect(text).toContain(`${name}: ${outcome}, `);
-        expect(text).toContain("1 as expected, 0 not");
-        expect(code).toBe(0);
-      }, 300_000);
+      test.skipIf(!LONG && LARGE.includes(name))(
+        `${name}: ${outcome}`,
+        () => {
+          const { code, text } = model(name);
+          expect(text).toContain(`${name}: ${outcome}, `);
+          expect(text).toContain("1 as expected, 0 not");
+          expect(code).toBe(0);
+        },
+        300_000,
+      );
     }
   }
 

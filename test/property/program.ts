@@ -2,7 +2,7 @@ import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 
-/** The compiled program as this test runs it, and what it can do. */
+/** The compiled program as this test runs it, and what it can do. Where a command is to die at a crash point, the build that has them. */
 
 const ROOT = join(import.meta.dir, "../..");
 
@@ -29,12 +29,20 @@ export interface Abilities {
 
 export class Program {
   readonly path: string;
+  /** The build with crash points. A program that was named is run for those, too: it may be an older one, which has them. */
+  readonly #crashPath: string;
   readonly can: Abilities;
 
   /** @throws Error when there is no such file. */
-  constructor(path = process.env["CERTAUTOPILOT_PROPERTY_BINARY"] ?? join(ROOT, "dist/certautopilot")) {
-    if (!existsSync(path)) throw new Error(`${path} is missing: run ./scripts/build`);
+  constructor(named = process.env["CERTAUTOPILOT_PROPERTY_BINARY"]) {
+    const path = named ?? join(ROOT, "dist/certautopilot");
     this.path = path;
+    this.#crashPath = named ?? join(ROOT, "dist/certautopilot-crash");
+    for (const [each, flag] of [
+      [this.path, ""],
+      [this.#crashPath, " --crash"],
+    ] as const)
+      if (!existsSync(each)) throw new Error(`${each} is missing: run ./scripts/build${flag}`);
     const help = (...words: string[]) => {
       const { stdout, stderr } = spawnSync(path, [...words, "--help"], { encoding: "utf8", env: environment({}) });
       return stdout + stderr;
@@ -82,7 +90,8 @@ export class Program {
   }
 
   start(words: string[], variables: Record<string, string>): Started {
-    const child = spawn(this.path, words, { env: environment(variables), stdio: ["ignore", "pipe", "pipe"], cwd: "/" });
+    const path = variables["CERTAUTOPILOT_TEST_CRASH_AT"] === undefined ? this.path : this.#crashPath;
+    const child = spawn(path, words, { env: environment(variables), stdio: ["ignore", "pipe", "pipe"], cwd: "/" });
     let [stdout, stderr] = ["", ""];
     child.stdout.on("data", (chunk: Buffer) => {
       stdout += chunk.toString();

@@ -9,7 +9,7 @@ import { makeStory, type Story } from "./story.ts";
 /** A short run of the property test; the long one is ./scripts/property --cases=2000. */
 
 const LONG = process.env["CERTAUTOPILOT_TEST_LONG"] !== undefined;
-const CASES = LONG ? 600 : 36;
+const CASES = LONG ? 600 : 24;
 const LIMIT_MS = LONG ? 1_800_000 : 300_000;
 
 test("a seed decides a story", () => {

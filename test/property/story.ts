@@ -212,7 +212,7 @@ const ROTATE_POINTS = [
   "batch.written:2",
   "batch.written:4",
   "fence.recorded",
-  "fence.collection",
+  "fence.validator_set",
   "count.again",
   "complete.done",
 ] as const;

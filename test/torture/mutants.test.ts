@@ -30,8 +30,8 @@ test("every mutant's patches fit the product as it is", () => {
   for (const mutant of MUTANTS) mutatedTree(mutant, trees);
 });
 
-// Each takes half a minute: the whole suite has every third, `./scripts/test --long` all of them.
-for (const mutant of MUTANTS.filter((_, at) => LONG || at % 3 === 0)) {
+// Each takes about a minute on busy cores: the whole suite runs the first, `./scripts/test --long` all of them.
+for (const mutant of LONG ? MUTANTS : MUTANTS.slice(0, 1)) {
   test(`found: ${mutant.name}`, async () => {
     const tree = mutatedTree(mutant, directory);
     const seen: string[] = [];

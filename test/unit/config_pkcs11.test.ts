@@ -52,6 +52,7 @@ describe("the settings of pkcs11", () => {
       [`${P}PIN_FILE`]: "/run/pin",
       [`${P}SESSIONS`]: "12",
       [`${P}USE_GCM_IV_FROM_HSM`]: "true",
+      [`${P}SOFTHSM_BACKUP_DIR`]: "/var/lib/certautopilot/softhsm-backup",
     });
     const { provider, pkcs11 } = loadConfig().encryption;
     expect(provider).toBe("pkcs11");
@@ -64,6 +65,7 @@ describe("the settings of pkcs11", () => {
       startLimitMs: 60_000,
       callLimitMs: 10_000,
       ownIvs: true,
+      softHsmBackup: "/var/lib/certautopilot/softhsm-backup",
     });
   });
 

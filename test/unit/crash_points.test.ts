@@ -3,7 +3,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { armCrashPoint, CRASH_POINTS, crashPoint } from "../../src/errors/crash_point.ts";
 
-/** Every crash point stands once in the sources and in a schedule of the tests; unarmed, it is nothing. */
+/** Every crash point is once in the sources, where a release does not have it, and in a schedule of the tests. Unarmed it does nothing. */
 
 const SRC = join(import.meta.dir, "../../src");
 const TESTS = join(import.meta.dir, "..");
@@ -14,8 +14,15 @@ function textOf(directory: string, wanted: (name: string) => boolean): string {
 }
 
 test("each is placed once, and no other name is", () => {
-  const placed = [...textOf(SRC, (name) => name.endsWith(".ts")).matchAll(/\bcrashPoint\("([^"]*)"\)/g)];
+  const sources = textOf(SRC, (name) => name.endsWith(".ts"));
+  const placed = [...sources.matchAll(/\bcrashPoint\("([^"]*)"\)/g)];
   expect(placed.map(([, name]) => name).sort()).toEqual([...CRASH_POINTS].sort());
+  // A call that is not guarded would be in a release.
+  expect(sources.match(/if \(import\.meta\.crashPoints\) crashPoint\("/g)?.length).toBe(CRASH_POINTS.length);
+});
+
+test("where the sources run without a build, they are off", () => {
+  expect(import.meta.crashPoints).toBeUndefined();
 });
 
 test("each is tested", () => {

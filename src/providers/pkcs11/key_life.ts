@@ -38,7 +38,7 @@ export function makeKey(open: OpenSession, wanted: Wanted): KeyFacts {
   if (there.length > 0) return sole(open, there, wanted);
   const { module, handle } = open;
   const made = module.generateAesKey(handle, keyTemplate(keyLabel(version), newKeyId(installId, version), true));
-  crashPoint("key.generated");
+  if (import.meta.crashPoints) crashPoint("key.generated");
   const facts = readKey(module, handle, made);
   if (notAsMade(facts).length > 0) {
     takeOut(open, made, facts.id, version);
@@ -132,7 +132,7 @@ export function destroyKey(open: OpenSession, version: number, isOurs: (key: Han
       continue;
     }
     takeOut(open, key, "", version);
-    crashPoint("key.destroyed");
+    if (import.meta.crashPoints) crashPoint("key.destroyed");
     outcome.destroyed += 1;
   }
   if (find().length > outcome.strangers.length) {

@@ -41,7 +41,9 @@ export async function tokenSettings(
   const gate = shared(gates, modulePath, () => new Gate().memory);
   const user = JSON.stringify([modulePath, tokenLabel, pin.file ?? digestOf(pin.value)]);
   const memory = shared(memories, user, () => new TokenMemory().memory);
-  const token = { modulePath, tokenLabel, pin, ownIvs, limits, gate, token: memory, tally: new TokenTally().memory };
+  const { softHsmBackup } = config;
+  const tally = new TokenTally().memory;
+  const token = { modulePath, tokenLabel, pin, softHsmBackup, ownIvs, limits, gate, token: memory, tally };
   return { token, sessions: config.sessions ?? DEFAULT_SESSIONS };
 }
 

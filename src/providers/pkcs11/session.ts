@@ -5,6 +5,7 @@ import { TokenFault } from "./faults.ts";
 import { Gate } from "./gate.ts";
 import { type LoginPermit, logIn } from "./login.ts";
 import type { PinSource } from "./pin.ts";
+import { backUpToken } from "./softhsm_backup.ts";
 import { TokenTally } from "./tally.ts";
 import type { ThreadState } from "./thread_state.ts";
 import { TokenMemory } from "./token_memory.ts";
@@ -15,6 +16,8 @@ export interface TokenSettings {
   modulePath: string;
   tokenLabel: string;
   pin: PinSource;
+  /** Where SoftHSM's `token.object` is copied to before each login (`softhsm_backup_dir`). */
+  softHsmBackup?: string | undefined;
   /** The token makes the IVs of GCM itself, and takes none (`use_gcm_iv_from_hsm`). */
   ownIvs: boolean;
   limits: CallLimits;
@@ -192,11 +195,14 @@ export class TokenSession {
   }
 
   #openIn(module: Cryptoki): OpenSession {
-    const { tokenLabel, modulePath } = this.#settings;
-    const token = findToken(module, tokenLabel, this.#memory, this.gate.epoch, modulePath);
+    const { tokenLabel, modulePath, softHsmBackup } = this.#settings;
+    const token = findToken(module, tokenLabel, this.#memory, this.gate.epoch, this.#settings);
     const handle = this.#sessionIn(module, token);
     try {
-      if (!module.isLoggedIn(handle)) logIn(this.#settings, this.#memory, this.#permit, module, handle, token.slot);
+      if (!module.isLoggedIn(handle)) {
+        if (softHsmBackup !== undefined) backUpToken(modulePath, softHsmBackup, token.serial);
+        logIn(this.#settings, this.#memory, this.#permit, module, handle, token.slot);
+      }
     } catch (thrown) {
       module.closeSession(handle);
       throw thrown;

@@ -13,7 +13,7 @@ import { ThreadState } from "./thread_state.ts";
 
 const port = parentPort;
 if (port === null) throw new Error("session_worker is started by session_pool.ts, not by hand");
-armCrashPoint(crashPointAsked());
+if (import.meta.crashPoints) armCrashPoint(crashPointAsked());
 const inbox = new Inbox();
 const { settings, state: memory } = workerData as SessionData;
 const state = new ThreadState(memory);

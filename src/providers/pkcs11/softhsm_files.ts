@@ -12,6 +12,11 @@ const DEBIAN_CONFIGURATION = "/etc/softhsm/softhsm2.conf";
 
 /** Files of SoftHSM tokens that are empty, by path. @param modulePath of the PKCS#11 library that is in use. */
 export function emptyTokenFiles(modulePath: string): string[] {
+  return tokenFiles(modulePath).filter((path) => statSync(path, { throwIfNoEntry: false })?.size === 0);
+}
+
+/** The `token.object` of each token of SoftHSM; none when another module is in use. */
+export function tokenFiles(modulePath: string): string[] {
   const named = softHsmConfiguration();
   if (named === undefined && !/softhsm/i.test(modulePath)) return [];
   const file = [named, DEBIAN_CONFIGURATION, DEFAULT_CONFIGURATION].find(
@@ -22,5 +27,5 @@ export function emptyTokenFiles(modulePath: string): string[] {
   if (directory === undefined || !existsSync(directory)) return [];
   return readdirSync(directory)
     .map((token) => join(directory, token, "token.object"))
-    .filter((path) => statSync(path, { throwIfNoEntry: false })?.size === 0);
+    .filter((path) => existsSync(path));
 }

@@ -2,14 +2,22 @@ import { KekError } from "../../errors/errors.ts";
 import { CKF } from "./constants.ts";
 import type { Cryptoki, Token, UnreadableSlot } from "./cryptoki.ts";
 import { TokenFault } from "./faults.ts";
+import { restoreCommand } from "./softhsm_backup.ts";
 import { emptyTokenFiles } from "./softhsm_files.ts";
 import type { TokenMemory } from "./token_memory.ts";
 
 /** Which slot holds the token of a label. */
 
+/** Where files of the token may be. */
+export interface TokenPlace {
+  modulePath: string;
+  /** Where copies of SoftHSM's `token.object` are kept; undefined where none are. */
+  softHsmBackup?: string | undefined;
+}
+
 /**
  * The slot in which the token was found before, or the one whose token has the label. A slot that cannot be read is skipped.
- * @param modulePath of the library, for what is known of its files.
+ * @param files of the token, for what is known of them.
  * @param epoch of the module: slots may be numbered otherwise once it is initialised again.
  * @throws KekError `hsm_token` when no token has the label, or several have; TokenFault while the token may come back.
  */
@@ -18,14 +26,14 @@ export function findToken(
   label: string,
   memory: TokenMemory,
   epoch: number,
-  modulePath: string,
+  files: TokenPlace,
 ): Token {
   const known = knownToken(module, label, memory, epoch);
   if (known !== undefined) return known;
   const { tokens, unreadable } = module.tokens();
   const named = tokens.filter((token) => token.label === label);
   const [token] = named;
-  if (token === undefined) throw notFound(label, tokens, unreadable, memory, modulePath);
+  if (token === undefined) throw notFound(label, tokens, unreadable, memory, files);
   if (named.length > 1) {
     throw new KekError(
       "hsm_token",
@@ -64,7 +72,7 @@ function notFound(
   tokens: Token[],
   unreadable: UnreadableSlot[],
   memory: TokenMemory,
-  modulePath: string,
+  files: TokenPlace,
 ): Error {
   const [broken] = unreadable;
   // One of the slots that cannot be read may hold it.
@@ -78,13 +86,17 @@ function notFound(
   }
   // Another process may be writing the file at this moment: SoftHSM empties it first, and hides the token until it is written.
   const mayBeWritten = memory.miss() % LOOKS !== 0;
-  const [empty] = mayBeWritten ? [] : emptyTokenFiles(modulePath);
-  if (empty !== undefined)
+  const [empty] = mayBeWritten ? [] : emptyTokenFiles(files.modulePath);
+  if (empty !== undefined) {
+    const command = restoreCommand(empty, files.softHsmBackup);
     return new KekError(
       "hsm_token",
       `no token is labelled "${label}", and ${empty} is empty: a process was killed while SoftHSM logged in`,
-      `put your copy of that file back, with its owner and mode: its keys are in other files, and whole (docs/hsm/softhsm2.md)`,
+      command !== undefined
+        ? `run: ${command}`
+        : `put your copy of that file back, with its owner and mode: its keys are in other files, and whole (docs/hsm/softhsm2.md)`,
     );
+  }
   // A token that was there before may come back. The daemon of one never seen may be starting: the search is repeated.
   if (memory.met || mayBeWritten) return new TokenFault(TOKEN_NOT_PRESENT, "C_GetSlotList", `token "${label}" is gone`);
   const there = tokens.filter(({ flags }) => (flags & CKF.tokenInitialized) !== 0);
