@@ -63,7 +63,7 @@ test("a fleet through a rotation: before, during, after", async () => {
     told.value(`certautopilot_${name}`, labels);
   expect([one(before, "ready"), one(before, "status_up"), one(before, "rotation_open")]).toEqual([1, 1, 0]);
   expect(one(before, "version_info", { version: "2", state: "staged" })).toBe(1);
-  expect(one(before, "census_records", { field: "secrets:value", version: "1" })).toBe(600);
+  expect(one(before, "version_counts", { field: "secrets:value", version: "1" })).toBe(600);
   // Both declare what is to come.
   expect(one(before, "fleet_drift", { name: "api-2" })).toBe(1);
   expect([...(await scrape(deno)).names].sort()).toEqual([...before.names].sort());
