@@ -3,6 +3,7 @@ import { dirname } from "node:path";
 import process from "node:process";
 import { KekError, messageOf } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
+import { withTimeLimit } from "../util/time_limit.ts";
 import { type AuditEntry, canonicalJson } from "./chain.ts";
 import type { AuditSink } from "./sink.ts";
 
@@ -74,12 +75,10 @@ export class JsonLinesStream implements AuditSink {
   /** A pipe holds 64 KiB; the rest is lost when the process ends before its reader has come so far. */
   async close(): Promise<void> {
     if (this.#waiting > 0 && !this.#failed) {
-      let timer: ReturnType<typeof setTimeout> | undefined;
-      await new Promise<void>((resolve) => {
+      const taken = new Promise<void>((resolve) => {
         this.#taken = resolve;
-        timer = setTimeout(resolve, CLOSING_MS);
       });
-      clearTimeout(timer);
+      await withTimeLimit(CLOSING_MS, taken, () => undefined);
       if (this.#waiting > 0 && !this.#failed)
         this.#log.warn(`${this.#waiting} audit events did not reach ${this.#name} whole; audit_log has them`);
     }

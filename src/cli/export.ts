@@ -3,8 +3,8 @@ import { exportSecrets } from "../transfer/export.ts";
 import { sealFrom } from "./archive_key.ts";
 import { HSM_SESSIONS, hsmSessions, repeated, required } from "./arguments.ts";
 import { leaf } from "./command.ts";
+import { untilInterrupted } from "./interrupt.ts";
 import { withInstall } from "./session.ts";
-import { untilInterrupted } from "./stop_signal.ts";
 import { complaintOf, describeExport, exportData, transferReporter } from "./transfer_text.ts";
 
 /** `export`: exit 0 only when there is an archive. */

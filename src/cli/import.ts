@@ -3,8 +3,8 @@ import { importSecrets } from "../transfer/import.ts";
 import { unsealFrom } from "./archive_key.ts";
 import { HSM_SESSIONS, hsmSessions, required } from "./arguments.ts";
 import { leaf } from "./command.ts";
+import { untilInterrupted } from "./interrupt.ts";
 import { askPinOn, withDatabase, withHsmSessions } from "./session.ts";
-import { untilInterrupted } from "./stop_signal.ts";
 import { describeImport, importData, transferReporter } from "./transfer_text.ts";
 
 /** `import`: exit 0 only when everything was read back and is what the archive holds. */

@@ -1,7 +1,7 @@
 import { saysPlaintext } from "../envelope/not_envelope.ts";
 import { KekError } from "../errors/errors.ts";
 import { RESTORE, WRITE_AGAIN } from "../protocol/stale_envelopes.ts";
-import type { OpeningProgress } from "../rotation/verify_progress.ts";
+import type { OpeningProgress } from "../rotation/progress.ts";
 import type { RecordsReport } from "../rotation/verify_records.ts";
 import { seconds } from "../util/duration.ts";
 

@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { appendFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Config } from "../config/config.ts";
 import { KekError } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
@@ -196,7 +197,7 @@ async function untilReady(variables: Record<string, string>, log: Log): Promise<
       log.info("kek verify --target=2: ready");
       return;
     }
-    await new Promise((resolve) => setTimeout(resolve, 200));
+    await sleep(200);
   }
   throw new KekError("not_acknowledged", "the fleet did not become ready for version 2", "report this");
 }

@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { childEnvironment } from "../config/environment.ts";
-import { selfCommand } from "../config/self.ts";
+import { selfCommand } from "../config/runtime.ts";
 import { KekError } from "../errors/errors.ts";
 
 /** Starts this program as child processes. Keys travel in the environment or the secrets file, never in argv. */

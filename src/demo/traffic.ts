@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
 import { messageOf } from "../errors/errors.ts";
 import type { FieldEncryption } from "../fleet/fleet_encryption.ts";
 import type { Store } from "../store/store.ts";
@@ -142,5 +143,5 @@ function digest(plaintext: string | Uint8Array): string {
 }
 
 async function pause(ms: number): Promise<void> {
-  await new Promise((resolve) => setTimeout(resolve, ms));
+  await sleep(ms);
 }

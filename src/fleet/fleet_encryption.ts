@@ -9,13 +9,12 @@ import { type Auditor, closeAuditor } from "../store/audit_log.ts";
 import { readFields } from "../store/fields.ts";
 import { readState } from "../store/state.ts";
 import { closeStore, type Store } from "../store/store.ts";
-import { isFenceRejection, versionsRejected } from "./fence_rejection.ts";
 import type { FieldRegistry } from "./field_registry.ts";
 import type { Keyring } from "./keyring.ts";
 import type { Member } from "./member.ts";
 import { type Observe, observed } from "./observe.ts";
 import { WrapBudget } from "./wrap_budget.ts";
-import { rejectedWriteVersion, rejectionText } from "./write_fence_setter.ts";
+import { isFenceRejection, rejectedWriteVersion, rejectionText, versionsRejected } from "./write_fence_setter.ts";
 
 /** Where a secret lives: an envelope opens only there. */
 export interface FieldPlace {

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Config } from "../config/config.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, rfc3339 } from "../errors/errors.ts";
@@ -145,7 +146,7 @@ async function waitForClaim(store: Store, name: string, forMs: number, tell: (me
       const most = Math.ceil(forMs / 1000);
       tell(`another pkcs11-init of this version is at work, or was interrupted: waiting for it (at most ${most} s)`);
     }
-    await new Promise((resolve) => setTimeout(resolve, 200));
+    await sleep(200);
   }
 }
 

@@ -1,5 +1,6 @@
 import { KekError } from "../errors/errors.ts";
 import type { Awaitable, Provider } from "../providers/provider.ts";
+import { withTimeLimit } from "../util/time_limit.ts";
 
 const CLOSE_LIMIT_MS = 2000;
 
@@ -71,14 +72,7 @@ export class Keyring {
     this.#write = undefined;
     // An operation that hangs in an HSM is not waited for: closing the provider ends it.
     const dropped = Promise.all(this.loaded.map((version) => this.drop(version)));
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    await Promise.race([
-      dropped,
-      new Promise((resolve) => {
-        timer = setTimeout(resolve, CLOSE_LIMIT_MS);
-      }),
-    ]);
-    clearTimeout(timer);
+    await withTimeLimit(CLOSE_LIMIT_MS, dropped, () => undefined);
     await this.#provider.close();
     await dropped;
   }

@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { connect } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import { bareEnvironment } from "../config/environment.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
 import { type LocalDatabase, setUpLocalDatabase } from "../store/local_users.ts";
@@ -96,7 +97,7 @@ const PATIENCE_MS = 30_000;
 async function answers(host: string): Promise<void> {
   for (const end = performance.now() + PATIENCE_MS; performance.now() < end; ) {
     if (await canConnect(host)) return;
-    await new Promise((resolve) => setTimeout(resolve, 50));
+    await sleep(50);
   }
   throw new Error(`it does not listen within ${PATIENCE_MS / 1000} s`);
 }

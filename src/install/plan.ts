@@ -1,5 +1,4 @@
-import type { Changes } from "../config/config_file.ts";
-import { editConfig } from "../config/config_file.ts";
+import { type Changes, editConfig } from "../config/config_file.ts";
 import { KekError } from "../errors/errors.ts";
 import type { CurrentState } from "./current_state.ts";
 import type { DesiredState } from "./desired_state.ts";

@@ -1,5 +1,6 @@
 import { get as overHttp } from "node:http";
 import { get as overHttps } from "node:https";
+import { setTimeout as sleep } from "node:timers/promises";
 import { KekError, messageOf } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
 import { journalOfStart, systemctl, unitFacts } from "./systemd.ts";
@@ -38,7 +39,7 @@ export async function awaitUnit(
     wasDead = dead;
     if (active === "failed" || deaths >= DEATHS) throw await notComing(unit, `it ended with ${status}`, log);
     tell(dead ? `${unit} ended with ${status}, systemd starts it again` : reason);
-    await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+    await sleep(LOOK_MS);
   }
   if (interrupted.aborted) throw new KekError("cancelled", "interrupted", "run it again when you are ready");
   throw await notComing(unit, `${where} is not there within ${PATIENCE_MS / 1000} s: ${told}`, log);

@@ -1,5 +1,6 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { KekError } from "../errors/errors.ts";
+import { withTimeLimit } from "../util/time_limit.ts";
 
 /** What is in hand when a process closes: it may end, and what it calls for itself may begin; nothing else may. */
 export class Operations {
@@ -30,12 +31,8 @@ export class Operations {
   async end(limitMs: number): Promise<void> {
     this.#closed = true;
     if (this.#inHand === 0) return;
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    await new Promise<void>((resolve) => {
-      this.#idle.push(resolve);
-      timer = setTimeout(resolve, limitMs);
-    });
-    clearTimeout(timer);
+    const idle = new Promise<void>((resolve) => this.#idle.push(resolve));
+    await withTimeLimit(limitMs, idle, () => undefined);
   }
 }
 

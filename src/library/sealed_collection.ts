@@ -1,6 +1,6 @@
 import { ObjectId } from "bson";
 import { KekError } from "../errors/errors.ts";
-import { isFenceRejection } from "../fleet/fence_rejection.ts";
+import { isFenceRejection } from "../fleet/write_fence_setter.ts";
 import { inOrder } from "./batch.ts";
 import type { CollectionOptions, EncryptedCollection, FoundRecords, Updated } from "./collection.ts";
 import { type DriverCollection, type DriverOptions, inTransaction } from "./driver.ts";

@@ -2,8 +2,7 @@ import type { FleetTimes, ProviderName } from "../config/config.ts";
 import { seconds } from "../util/duration.ts";
 import type { AnnouncedTimes } from "./documents.ts";
 import { evictionMsOf, leaseMsOf } from "./fleet_times.ts";
-import type { Member } from "./member.ts";
-import { memberName } from "./member.ts";
+import { type Member, memberName } from "./member.ts";
 import type { Problem, ProblemCode } from "./problem.ts";
 
 /** Is the fleet ready for a version? Pure rules over the roster: each problem names its process and the next step. */

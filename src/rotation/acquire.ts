@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
 import { KekError } from "../errors/errors.ts";
 import type { RotationDoc, VersionDoc } from "../protocol/documents.ts";
@@ -124,7 +125,7 @@ export async function awaitFreeLease(
       );
     } else
       tell("held", `the rotation's lease is held by ${owner}: waiting up to ${seconds(left)} to see whether it lives`);
-    await new Promise((resolve) => setTimeout(resolve, Math.min(500, left + 10)));
+    await sleep(Math.min(500, left + 10));
   }
 }
 

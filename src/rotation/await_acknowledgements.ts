@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { KekError } from "../errors/errors.ts";
 import { awaited } from "../protocol/acknowledgement.ts";
 import type { Phase } from "../protocol/documents.ts";
@@ -65,7 +66,7 @@ export async function awaitAcknowledgements(
     }
     const least = now - began < 2000 ? POLL_MS : POLL_SLOWLY_MS;
     const pause = Math.max(least, Math.min(LONGEST_PAUSE_MS, LEFT_TO_MEMBERS * (now - asked)));
-    await new Promise((resolve) => setTimeout(resolve, pause));
+    await sleep(pause);
   }
 }
 

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
 import { setWriteFence } from "../fleet/write_fence_setter.ts";
@@ -62,7 +63,7 @@ export async function cancel(context: Context, tell: (message: string) => void, 
     if (phase === 1 && seen.reverses === undefined && (await hasLifted(store, seen, to))) {
       // A coordinator that lives continues to phase 2 at once, and there it can be cancelled.
       if (performance.now() < until) {
-        await new Promise((resolve) => setTimeout(resolve, 50));
+        await sleep(50);
         continue;
       }
       throw new KekError(
@@ -100,7 +101,7 @@ async function waitForLateWrites(
   const waitMs = await lateWriteMs(context);
   const names = unfenced.map(({ collection, reason }) => `${collection} (${reason})`).join(", ");
   tell(`no write fence on ${names}: waiting ${seconds(waitMs)} for writes that are on their way`);
-  await new Promise((resolve) => setTimeout(resolve, waitMs));
+  await sleep(waitMs);
 }
 
 /**

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
 import type { Phase, RotationDoc, VersionDoc } from "../protocol/documents.ts";
@@ -210,7 +211,7 @@ export class Coordinator {
     const until = performance.now() + apart;
     while (performance.now() < until) {
       this.#lease.check();
-      await new Promise((resolve) => setTimeout(resolve, 250));
+      await sleep(250);
     }
   }
 
@@ -228,7 +229,7 @@ export class Coordinator {
         return await change();
       } catch (thrown) {
         if (!(isTransient(thrown) && !(thrown instanceof KekError)) || this.#lease.ended) throw thrown;
-        await new Promise((resolve) => setTimeout(resolve, 500));
+        await sleep(500);
       }
     }
   }

@@ -1,7 +1,8 @@
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { availableParallelism } from "node:os";
+import { setTimeout as sleep } from "node:timers/promises";
 import { EJSON, type Timestamp } from "bson";
-import { collectGarbage } from "../config/memory.ts";
+import { collectGarbage } from "../config/runtime.ts";
 import { KekError, messageOf, rfc3339 } from "../errors/errors.ts";
 import { ChangeWatch, moment } from "../store/change_watch.ts";
 import { CollectionChanged, primaryNode, type ReadPosition, readWhole } from "../store/collection_reader.ts";
@@ -18,7 +19,7 @@ import {
 } from "../store/verifications.ts";
 import { bytesIn } from "../store/whole_records.ts";
 import type { Context } from "./context.ts";
-import { RecentRate } from "./recent_rate.ts";
+import { RecentRate } from "./progress.ts";
 import { type EnvelopePlace, PlaceCounts, WrittenCounts } from "./scan_counts.ts";
 import { basisOf, STALE_MS } from "./verify_records.ts";
 
@@ -189,7 +190,7 @@ class DatabaseScan {
         return (await readCollections(this.#context.store)).filter(({ type }) => type !== "view");
       } catch (thrown) {
         if (!isTransient(thrown) || tries === TRIES) throw thrown;
-        await new Promise((resolve) => setTimeout(resolve, BACKOFF_MS));
+        await sleep(BACKOFF_MS);
       }
     }
   }
@@ -245,7 +246,7 @@ class DatabaseScan {
         if (!isTransient(thrown) || tries === TRIES) throw thrown;
         // Without a position what was counted would be counted twice.
         if (reading?.position === null) this.#readings.delete(reading.identity);
-        await new Promise((resolve) => setTimeout(resolve, BACKOFF_MS));
+        await sleep(BACKOFF_MS);
       }
     }
   }

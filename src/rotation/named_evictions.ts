@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import type { FleetTimes } from "../config/config.ts";
 import { evictionMsOf } from "../protocol/fleet_times.ts";
 import { type Member, memberName, silentForMs } from "../protocol/member.ts";
@@ -46,7 +47,7 @@ export async function watchNamed(
       (member) => heartbeats.get(member._id) === member.updated_at.getTime() && !isSilent(member, fleet),
     );
     if (undecided.length === 0) return roster;
-    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    await sleep(POLL_MS);
   }
 }
 

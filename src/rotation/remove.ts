@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, rfc3339 } from "../errors/errors.ts";
 import { setWriteFence, unfencedCollections } from "../fleet/write_fence_setter.ts";
@@ -246,7 +247,7 @@ async function proveUnreachable(context: Context, version: number, wait: (messag
     const apart = await lateWriteMs(context);
     wait(`no fence on ${unfenced.join(", ")}: the records are counted twice, ${Math.round(apart / 1000)} s apart`);
     await refuseIfCounted(context, fields, version);
-    await new Promise((resolve) => setTimeout(resolve, apart));
+    await sleep(apart);
   }
   await refuseIfCounted(context, await readFields(store), version);
 }

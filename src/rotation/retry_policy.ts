@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { KekError } from "../errors/errors.ts";
 import { isTransient } from "../store/mongodb_errors.ts";
 import type { Reporter } from "./context.ts";
@@ -33,7 +34,7 @@ export class RetryPolicy {
       this.#tell(`${thrown.message}; trying again for ${Math.ceil(left / 1000)} s more`);
     } else if (isTransient(thrown)) this.#tell("MongoDB did not answer: trying again while the lease holds");
     else throw thrown;
-    await new Promise((resolve) => setTimeout(resolve, BACKOFF_MS));
+    await sleep(BACKOFF_MS);
   }
 
   /** Not at each try. */

@@ -1,4 +1,5 @@
-import { collectGarbage } from "../config/memory.ts";
+import { setTimeout as sleep } from "node:timers/promises";
+import { collectGarbage } from "../config/runtime.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
 import type { FailedRecord, FieldCount, FieldDoc, PacePoint, RotationDoc } from "../protocol/documents.ts";
@@ -15,8 +16,8 @@ import { ensureIndex, indexError } from "../store/version_index.ts";
 import { reserveWraps } from "../store/versions.ts";
 import { batchLimitMs, type Context, type Reporter } from "./context.ts";
 import type { LeaseKeeper } from "./lease.ts";
+import { LISTED, RewrapProgress } from "./progress.ts";
 import { RetryPolicy } from "./retry_policy.ts";
-import { LISTED, RewrapProgress } from "./rewrap_progress.ts";
 import { type RewrapWorker, type RewrapWorkers, workerError } from "./rewrap_workers.ts";
 import { Throttle, type ThrottleOptions } from "./throttle.ts";
 
@@ -289,5 +290,5 @@ export class Rewrapper {
 // ---------------------------------------------------------------------------------------------------------------------
 
 async function pause(ms: number): Promise<void> {
-  await new Promise((resolve) => setTimeout(resolve, ms));
+  await sleep(ms);
 }

@@ -6,10 +6,10 @@ import { isRecordError, reasonOf } from "../envelope/record_fault.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { type ErrorCode, KekError, messageOf } from "../errors/errors.ts";
 import type { Provider } from "../providers/provider.ts";
-import type { LeaseEnd } from "../store/lease_end.ts";
 import { isTransient } from "../store/mongodb_errors.ts";
 import { applyRewraps } from "../store/records.ts";
 import type { Rewrap } from "../store/rewrap_statement.ts";
+import type { LeaseEnd } from "../store/rotation_lease.ts";
 import type { Store } from "../store/store.ts";
 
 /** One batch of records: rewrap, one conditional update each. */

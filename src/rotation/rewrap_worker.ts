@@ -1,12 +1,12 @@
 import { getPriority, platform, setPriority } from "node:os";
 import { parentPort, workerData } from "node:worker_threads";
 import { crashPointAsked } from "../config/environment.ts";
-import { collectGarbage } from "../config/memory.ts";
+import { collectGarbage } from "../config/runtime.ts";
 import { armCrashPoint } from "../errors/crash_point.ts";
 import { canaryCheck } from "../providers/canary.ts";
 import { makeProvider } from "../providers/registry.ts";
-import { LeaseEnd } from "../store/lease_end.ts";
 import { LoginRegister } from "../store/logins.ts";
+import { LeaseEnd } from "../store/rotation_lease.ts";
 import { openStore } from "../store/store.ts";
 import { openBatch } from "./open_batch.ts";
 import { batchFault, rewrapBatch } from "./rewrap_batch.ts";

@@ -1,10 +1,9 @@
 import { Worker } from "node:worker_threads";
 import type { Config } from "../config/config.ts";
-import { threadEntry } from "../config/entry_points.ts";
+import { threadEntry } from "../config/runtime.ts";
 import { KekError } from "../errors/errors.ts";
 import type { Canary } from "../providers/canary.ts";
 import type { ProviderRecipe } from "../providers/provider.ts";
-import { WorkerQueue } from "./hand_out.ts";
 import type { OpenJob } from "./open_batch.ts";
 import type { BatchFault, BatchJob, BatchResult } from "./rewrap_batch.ts";
 
@@ -151,4 +150,51 @@ export function workerError({ message, code }: BatchFault): KekError {
   // Of a token that is unavailable it is of no interest who met it.
   const told = code === "hsm_unavailable" ? message : `a rewrap worker failed: ${message}`;
   return new KekError(code, told, "run the same command again: it continues from here");
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** Who is free gets the next batch: each takes a few at a time, and all together no more than is allowed. Pure. */
+export class WorkerQueue<T> {
+  readonly #free: T[] = [];
+  readonly #waiting: ((taken: T) => void)[] = [];
+  #atWork = 0;
+  #most = Number.POSITIVE_INFINITY;
+
+  /** @param each how many batches each of them takes at a time. */
+  constructor(all: T[], each: number) {
+    for (let batch = 0; batch < each; batch += 1) this.#free.push(...all);
+  }
+
+  /** How many batches may be at work at once, of as many as all together take. What is at work beyond that is not disturbed. */
+  atMost(batches: number): void {
+    this.#most = batches;
+    this.#go();
+  }
+
+  /** Waits for somebody who is free. Whoever is taken is given back, once. */
+  async take(): Promise<T> {
+    return await new Promise<T>((resolve) => {
+      this.#waiting.push(resolve);
+      this.#go();
+    });
+  }
+
+  give(taken: T): void {
+    this.#atWork -= 1;
+    this.#free.push(taken);
+    this.#go();
+  }
+
+  // -------------------------------------------------------------------------------------------------------------------
+
+  #go(): void {
+    while (this.#waiting.length > 0 && this.#atWork < this.#most) {
+      // The one that was at work last: its code and data are warm.
+      const next = this.#free.pop();
+      if (next === undefined) return;
+      this.#atWork += 1;
+      this.#waiting.shift()?.(next);
+    }
+  }
 }

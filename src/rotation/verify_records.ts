@@ -1,4 +1,4 @@
-import { collectGarbage } from "../config/memory.ts";
+import { collectGarbage } from "../config/runtime.ts";
 import { exactId, idBsonOf, idTextOf, splitDocuments } from "../envelope/raw_record.ts";
 import { rfc3339 } from "../errors/errors.ts";
 import { loadVerified } from "../fleet/key_loader.ts";
@@ -18,9 +18,9 @@ import {
 import { countVersions } from "../store/version_counts.ts";
 import { canaryOf } from "../store/versions.ts";
 import type { Context } from "./context.ts";
+import { LISTED, type OpeningProgress, VerifyProgress } from "./progress.ts";
 import type { BatchResult } from "./rewrap_batch.ts";
 import { type RewrapWorker, RewrapWorkers } from "./rewrap_workers.ts";
-import { LISTED, type OpeningProgress, VerifyProgress } from "./verify_progress.ts";
 
 /** `kek verify --records`: opens every envelope, wrap and payload, in the workers that a rotation uses. Changes no record. */
 

@@ -1,5 +1,6 @@
 import type { VersionCount } from "../protocol/version_count.ts";
 import type { FieldFacts } from "../store/field_facts.ts";
+import { withTimeLimit } from "../util/time_limit.ts";
 
 /** The last count of all records, kept for a while: many look, and counting takes a part of a second for each million records. */
 
@@ -22,7 +23,7 @@ interface Counted extends VersionCountsAt {
 /** No more than a twentieth of the time goes into counting. */
 const REST_AFTER_COUNT = 20;
 /** Who looks is not kept waiting for longer by a new count, while the last one is of the same state. */
-const PATIENCE_MS = 1000;
+const WAIT_MS = 1000;
 
 export class CachedVersionCounts {
   readonly #count: () => Promise<Counts>;
@@ -42,7 +43,7 @@ export class CachedVersionCounts {
       this.#counting ??= this.#countNow(epoch, now).finally(() => {
         this.#counting = undefined;
       });
-      const counted = await (last === undefined ? this.#counting : orElse(this.#counting, last));
+      const counted = await (last === undefined ? this.#counting : withTimeLimit(WAIT_MS, this.#counting, () => last));
       if (counted.epoch >= epoch) return counted;
     }
   }
@@ -57,15 +58,3 @@ export class CachedVersionCounts {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-
-async function orElse<T>(work: Promise<T>, instead: T): Promise<T> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const patience = new Promise<T>((resolve) => {
-    timer = setTimeout(resolve, PATIENCE_MS, instead);
-  });
-  try {
-    return await Promise.race([work, patience]);
-  } finally {
-    clearTimeout(timer);
-  }
-}

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { deserialize } from "bson";
 import type { ClientSession, Document, Long, Timestamp } from "mongodb";
 import { elements, nameOf } from "../envelope/raw_elements.ts";
@@ -106,7 +107,7 @@ export class ChangeWatch {
       } catch (thrown) {
         if (!isTransient(thrown) || tries === TRIES) throw thrown;
         this.#cursor = undefined;
-        await new Promise((resolve) => setTimeout(resolve, BACKOFF_MS));
+        await sleep(BACKOFF_MS);
       }
     }
   }

@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
 import { hostName } from "../config/environment.ts";
 import { KekError, rfc3339 } from "../errors/errors.ts";
 import type { LoginDoc } from "../protocol/documents.ts";
@@ -31,7 +32,7 @@ export class LoginRegister implements LoginClaims {
       if (await this.#claim(tokenLabel, owner, source.limitMs, doc))
         return { give: (code) => this.#give(tokenLabel, owner, source, code) };
       if (performance.now() > until) throw busy(tokenLabel);
-      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+      await sleep(POLL_MS);
     }
   }
 

@@ -1,11 +1,10 @@
 import { DocumentSequence } from "mongodb/lib/cmap/commands.js";
 import type { FieldName } from "../config/config.ts";
 import { versionKey } from "../protocol/version_path.ts";
-import type { LeaseEnd } from "./lease_end.ts";
-import { byMajority } from "./majority.ts";
 import { DOCUMENT_VALIDATION_FAILURE } from "./mongodb_errors.ts";
 import { type Rewrap, rewrapStatements } from "./rewrap_statement.ts";
-import type { Store } from "./store.ts";
+import type { LeaseEnd } from "./rotation_lease.ts";
+import { byMajority, type Store } from "./store.ts";
 import { byIndex, readIndexState } from "./version_index.ts";
 
 /** Reads and rewrites the wraps of records. Nothing else of a record is ever read for a rewrap, or written. */

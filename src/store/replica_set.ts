@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { type Db, MongoClient } from "mongodb";
 import { messageOf } from "../errors/errors.ts";
 
@@ -23,7 +24,7 @@ export async function untilPrimary(admin: Db): Promise<void> {
     const hello = await admin.command({ hello: 1 });
     if (hello["isWritablePrimary"] === true) return;
     if (performance.now() - began > PATIENCE_MS) throw new Error("no primary in time");
-    await new Promise((resolve) => setTimeout(resolve, 50));
+    await sleep(50);
   }
 }
 

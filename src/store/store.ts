@@ -5,11 +5,13 @@ import {
   type Document,
   MongoClient,
   type MongoClientOptions,
+  MongoWriteConcernError,
   type TransactionOptions,
 } from "mongodb";
 import type { Config } from "../config/config.ts";
 import { checkUri } from "../config/database_uri.ts";
 import { KekError } from "../errors/errors.ts";
+import { withTimeLimit } from "../util/time_limit.ts";
 import { clientOptions, type StoreOptions, WRITE_CONCERN } from "./client_options.ts";
 import { refuseClosedSockets } from "./closed_sockets.ts";
 import { explainMongo, hostsOf, isSnapshotGone, isTransient } from "./mongodb_errors.ts";
@@ -92,15 +94,9 @@ export async function inSession<T>(store: Store, work: (session: Session) => Pro
  * @throws KekError `mongodb_unavailable`.
  */
 export async function within<T>(limitMs: number, work: Promise<T>): Promise<T> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(notInTime(limitMs)), limitMs);
+  return await withTimeLimit(limitMs, work, () => {
+    throw notInTime(limitMs);
   });
-  try {
-    return await Promise.race([work, late]);
-  } finally {
-    clearTimeout(timer);
-  }
 }
 
 function notInTime(limitMs: number): KekError {
@@ -152,4 +148,28 @@ async function one<T extends Document>(store: Store, stages: Document[], options
   const [row] = await store.db.aggregate<T>([{ $documents: [{}] }, ...stages], options).toArray();
   if (row === undefined) throw new KekError("unexpected", "MongoDB gave no answer to an aggregation", "report this");
   return row;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * A command that counts once a majority has it in its journal: what the next primary does not know was not done. A command
+ * takes nothing over from the client, so it is said here.
+ * @param what is to be confirmed, in a word or two.
+ * @param limitMs how long it may take; without it, as long as the driver waits.
+ * @throws KekError `mongodb_unavailable` when a majority has not confirmed it. It may be done all the same.
+ */
+export async function byMajority(store: Store, what: string, command: Document, limitMs?: number): Promise<Document> {
+  const writeConcern = { w: "majority", j: true };
+  const within =
+    limitMs === undefined
+      ? { writeConcern }
+      : { writeConcern: { ...writeConcern, wtimeout: limitMs }, maxTimeMS: limitMs };
+  try {
+    return await store.db.command({ ...command, ...within });
+  } catch (thrown) {
+    if (!(thrown instanceof MongoWriteConcernError)) throw thrown;
+    const message = `MongoDB did not confirm ${what} by a majority: ${thrown.message}`;
+    throw new KekError("mongodb_unavailable", message, "run the same command again", { cause: thrown });
+  }
 }

@@ -1,9 +1,9 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { EJSON } from "bson";
 import { KekError } from "../errors/errors.ts";
 import type { ValidatorOptions } from "../protocol/documents.ts";
-import { byMajority } from "./majority.ts";
 import { serverCode } from "./mongodb_errors.ts";
-import type { Store } from "./store.ts";
+import { byMajority, type Store } from "./store.ts";
 
 /** Reads and sets collection validators. `collMod` knows no condition: see docs/protocol.md. */
 
@@ -57,7 +57,7 @@ export async function setValidator(
         told = true;
       }
     }
-    await new Promise((resolve) => setTimeout(resolve, PASS_MS));
+    await sleep(PASS_MS);
   }
   throw new KekError(
     "mongodb_unavailable",

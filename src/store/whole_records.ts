@@ -2,9 +2,8 @@ import { type Document, MongoServerError } from "mongodb";
 import { DocumentSequence } from "mongodb/lib/cmap/commands.js";
 import { idBsonOf, idTextOf } from "../envelope/raw_record.ts";
 import { KekError } from "../errors/errors.ts";
-import { byMajority } from "./majority.ts";
 import { DOCUMENT_VALIDATION_FAILURE } from "./mongodb_errors.ts";
-import type { Store } from "./store.ts";
+import { byMajority, type Store } from "./store.ts";
 
 /** Whole records as raw BSON, read and written byte for byte: a decoded value does not always encode to the same bytes. */
 

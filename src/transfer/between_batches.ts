@@ -1,4 +1,4 @@
-import { collectGarbage } from "../config/memory.ts";
+import { collectGarbage } from "../config/runtime.ts";
 import { KekError } from "../errors/errors.ts";
 
 const COLLECT_MS = 2000;

@@ -1,5 +1,4 @@
-import type { Document } from "mongodb";
-import { MongoServerError } from "mongodb";
+import { type Document, MongoServerError } from "mongodb";
 import type { Act, CopyTo } from "./story.ts";
 import { type LiveCollection, type LiveField, put, type World } from "./world.ts";
 

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { ForegroundTraffic, othersRead } from "../../src/rotation/foreground.ts";
+import { ForegroundTraffic, othersRead } from "../../src/rotation/throttle.ts";
 import { countReads } from "../../src/store/operations.ts";
 import { closeStore, openStore } from "../../src/store/store.ts";
 import { freshDatabase } from "../harness/mongo.ts";

@@ -1,7 +1,6 @@
 import { expect, test } from "bun:test";
 import { ensureCollections } from "../../src/fleet/install_start.ts";
-import type { Auditor } from "../../src/store/audit_log.ts";
-import { verifyChain } from "../../src/store/audit_log.ts";
+import { type Auditor, verifyChain } from "../../src/store/audit_log.ts";
 import { renewLease, takeOver } from "../../src/store/rotation_lease.ts";
 import { advancePhase, cancelRotation, completeRotation, startRotation } from "../../src/store/rotation_steps.ts";
 import { type Held, newestRotation } from "../../src/store/rotations.ts";

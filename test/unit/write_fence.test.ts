@@ -1,9 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import { Int32 } from "bson";
 import fc from "fast-check";
-import { versionsRejected } from "../../src/fleet/fence_rejection.ts";
 import { removalCommand } from "../../src/fleet/write_fence_command.ts";
-import { rejectingCollections } from "../../src/fleet/write_fence_setter.ts";
+import { rejectingCollections, versionsRejected } from "../../src/fleet/write_fence_setter.ts";
 import {
   fences,
   namesOthers,

@@ -1,5 +1,5 @@
 import { Worker } from "node:worker_threads";
-import { threadEntry } from "../../config/entry_points.ts";
+import { threadEntry } from "../../config/runtime.ts";
 import { type ErrorCode, KekError } from "../../errors/errors.ts";
 import type { Proof } from "../provider.ts";
 import type { TokenSettings } from "./session.ts";

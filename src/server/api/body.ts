@@ -1,3 +1,4 @@
+import { withTimeLimit } from "../../util/time_limit.ts";
 import { Refusal } from "./problem.ts";
 
 /** A request's body, read as JSON within limits of size and time, and of memory for all requests together. */
@@ -108,20 +109,10 @@ async function readBytes(request: Request, take: (bytes: number) => void): Promi
 }
 
 async function inTime<T>(reading: Promise<T>, limitMs: number): Promise<T> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => {
-      const hint = "send the whole body at once";
-      reject(new Refusal("body_too_slow", `the body did not arrive in ${limitMs / 1000} s`, hint, CLOSE));
-    }, limitMs);
+  return await withTimeLimit(limitMs, reading, () => {
+    const hint = "send the whole body at once";
+    throw new Refusal("body_too_slow", `the body did not arrive in ${limitMs / 1000} s`, hint, CLOSE);
   });
-  try {
-    return await Promise.race([reading, late]);
-  } finally {
-    clearTimeout(timer);
-    // Given up, it ends with the connection.
-    reading.catch(() => undefined);
-  }
 }
 
 /**

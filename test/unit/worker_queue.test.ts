@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { WorkerQueue } from "../../src/rotation/hand_out.ts";
+import { WorkerQueue } from "../../src/rotation/rewrap_workers.ts";
 
 /** Who gets the next batch. */
 
