@@ -19,7 +19,10 @@ export interface KeyPolicy {
 type Versions = Pick<VersionDoc, "_id" | "state">[];
 type Rotation = Pick<RotationDoc, "_id" | "from" | "to" | "phase" | "epoch" | "state" | "repairs">;
 
-/** @returns undefined while no version is active: an install that has not begun. */
+/**
+ * @returns undefined while no version is active: an install that has not begun.
+ * Protocol: "The phases". Model: may_hold, writes.
+ */
 export function keyPolicyOf(versions: Versions, rotation: Rotation | undefined): KeyPolicy | undefined {
   if (rotation !== undefined && isOpen(rotation)) return follow(rotation);
   const active = versions.find((version) => version.state === "active");
@@ -37,6 +40,7 @@ export function keyPolicyOf(versions: Versions, rotation: Rotation | undefined):
 /**
  * The epoch grows with every change, so what comes after a key policy has a higher one, or is the same stance.
  * @returns what went backwards, in words; undefined when the new one may be followed.
+ * Protocol: "The guards". Model: left out.
  */
 export function rollbackIn(before: KeyPolicy | undefined, after: KeyPolicy): string | undefined {
   if (before === undefined) return undefined;
@@ -48,7 +52,10 @@ export function rollbackIn(before: KeyPolicy | undefined, after: KeyPolicy): str
   return `it changed while its epoch stayed ${after.epoch}`;
 }
 
-/** Versions that a process may keep in memory under a key policy: those it must read, and those staged for later. */
+/**
+ * Versions that a process may keep in memory under a key policy: those it must read, and those staged for later.
+ * Protocol: "The phases". Model: may_hold.
+ */
 export function versionsToHold(policy: KeyPolicy, versions: Versions): number[] {
   const staged = versions.filter((version) => version.state === "staged").map((version) => version._id);
   return [...new Set([...policy.readable, ...staged])]

@@ -12,12 +12,18 @@ export interface Member extends HeartbeatDoc {
   watched_ms?: number;
 }
 
-/** How long a member has been silent, by whichever clock says more: MongoDB's may have been set back. */
+/**
+ * How long a member has been silent, by whichever clock says more: MongoDB's may have been set back.
+ * Protocol: "The guards". Model: silent.
+ */
 export function silentForMs({ age_ms, watched_ms = 0 }: Member): number {
   return Math.max(age_ms, watched_ms);
 }
 
-/** How a member is named to people. */
+/**
+ * How a member is named to people.
+ * Protocol: "The life of one rotation". Model: left out.
+ */
 export function memberName(member: Pick<HeartbeatDoc, "instance_name" | "role" | "host" | "pid">): string {
   return `${member.instance_name} (${member.role}, ${member.host}, pid ${member.pid})`;
 }

@@ -5,6 +5,7 @@ import type { Phase, RotationState } from "./documents.ts";
 /**
  * Whether processes must follow a rotation: one that runs, or one that was cancelled with records at both versions. One that
  * only repaired stale envelopes is over when it is cancelled: nobody has written under the version they are at.
+ * Protocol: "The phases". Model: running.
  */
 export function isOpen({
   state,

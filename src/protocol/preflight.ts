@@ -41,6 +41,7 @@ export interface PreflightFacts {
  */
 export type BackupCheck = "required" | "default" | "skipped";
 
+/** Protocol: "The life of one rotation". Model: left out. */
 export function preflight(facts: PreflightFacts): Problem[] {
   const { plan, versions, ownKeys } = facts;
   const problems: Problem[] = [];

@@ -21,10 +21,12 @@ export interface ReadinessQuestion {
   times: FleetTimes;
 }
 
+/** Protocol: "The life of one rotation". Model: left out. */
 export function fleetProblems(roster: Member[], question: ReadinessQuestion): Problem[] {
   return [...roster.flatMap((member) => memberProblems(member, question)), ...timeProblems(roster, question.times)];
 }
 
+/** Protocol: "The life of one rotation". Model: left out. */
 export function memberProblems(member: Member, question: ReadinessQuestion): Problem[] {
   const problems: Problem[] = [];
   const name = memberName(member);

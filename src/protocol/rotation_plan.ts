@@ -30,7 +30,10 @@ export interface RotationRequestVersions {
   removeOld?: boolean;
 }
 
-/** @param keys says how a version that nobody knows is made known. */
+/**
+ * @param keys says how a version that nobody knows is made known.
+ * Protocol: "The life of one rotation". Model: acquire.
+ */
 export function planRotation(
   versions: VersionDoc[],
   rotation: RotationDoc | undefined,

@@ -14,7 +14,10 @@ export interface StaleVersion {
   count: number;
 }
 
-/** @param to what `rotate --to-version` moves them to. */
+/**
+ * @param to what `rotate --to-version` moves them to.
+ * Protocol: "Stale envelopes". Model: left out.
+ */
 export function staleEnvelopeProblems(
   versionCounts: VersionCount[],
   versions: Versions,
@@ -35,14 +38,20 @@ export function staleEnvelopeProblems(
     }));
 }
 
-/** What repairs values at no version that there could be. `kek verify --records` tells plaintext from damaged envelopes. */
+/**
+ * What repairs values at no version that there could be. `kek verify --records` tells plaintext from damaged envelopes.
+ * Protocol: "Stale envelopes". Model: left out.
+ */
 export function repairOf(row: VersionCount): string {
   return row.version === NO_VERSION
     ? `certautopilot kek verify --records names them. Where it is plaintext, ${WRITE_AGAIN}; for a damaged envelope, ${RESTORE}`
     : `these envelopes are damaged: find them by that kek_version. For each, ${RESTORE}`;
 }
 
-/** Those that a rotation can bring back: their version has been left, and its key is there. */
+/**
+ * Those that a rotation can bring back: their version has been left, and its key is there.
+ * Protocol: "Stale envelopes". Model: left out.
+ */
 export function repairableVersions(
   versionCounts: VersionCount[],
   { versions, rotation }: { versions: Versions; rotation: RotationDoc | undefined },

@@ -9,6 +9,7 @@ type Rotation = Pick<RotationDoc, "_id" | "from" | "to" | "phase" | "state" | "r
 /**
  * @param rotation the newest one.
  * @returns what contradicts what, in words; undefined when everything agrees.
+ * Protocol: "The guards". Model: left out.
  */
 export function contradiction(versions: Versions, rotation: Rotation | undefined): string | undefined {
   const active = versions.filter(({ state }) => state === "active").map(({ _id }) => _id);

@@ -11,7 +11,10 @@ export interface VersionCount {
 /** What stands for envelopes that name no version at all. */
 export const NO_VERSION = "none";
 
-/** Whether a row of the version counts is at a version, as opposed to something that only looks like one. */
+/**
+ * Whether a row of the version counts is at a version, as opposed to something that only looks like one.
+ * Protocol: "What decides: the records". Model: at_version.
+ */
 export function isVersion(row: VersionCount): boolean {
   return /^[1-9]\d*$/.test(row.version);
 }

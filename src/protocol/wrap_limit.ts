@@ -9,22 +9,32 @@ type Counted = Pick<VersionDoc, "_id" | "state" | "wraps">;
 /** From here on there is half of the room left: time to rotate, no hurry. */
 const WARN_WRAPS = 2 ** 31;
 
+/** Protocol: "Wraps under one key". Model: left out. */
 export function wrapsLeft({ wraps }: Pick<VersionDoc, "wraps">): number {
   return Math.max(0, MAX_WRAPS - Number(wraps));
 }
 
-/** In percent of 2^32, cut to two digits: it says 100 only when nothing is left. */
+/**
+ * In percent of 2^32, cut to two digits: it says 100 only when nothing is left.
+ * Protocol: "Wraps under one key". Model: left out.
+ */
 export function wrapsPercent({ wraps }: Pick<VersionDoc, "wraps">): number {
   return Math.floor((Number(wraps) / MAX_WRAPS) * 10_000) / 100;
 }
 
-/** The versions that new wraps may be made under: those in use, and those to come. A retired one only counts when it is gone back to. */
+/**
+ * The versions that new wraps may be made under: those in use, and those to come. A retired one only counts when it is gone back to.
+ * Protocol: "Wraps under one key". Model: left out.
+ */
 export function writable<V extends Counted>(versions: V[], rotation: RotationDoc | undefined): V[] {
   const open = rotation !== undefined && isOpen(rotation) ? [rotation.from, rotation.to] : [];
   return versions.filter(({ _id, state }) => state === "active" || state === "staged" || open.includes(_id));
 }
 
-/** Versions with no room left at all: under these `encrypt` is refused. */
+/**
+ * Versions with no room left at all: under these `encrypt` is refused.
+ * Protocol: "Wraps under one key". Model: left out.
+ */
 export function wrapProblems(versions: Counted[]): Problem[] {
   return versions
     .filter((version) => wrapsLeft(version) === 0)
@@ -35,7 +45,10 @@ export function wrapProblems(versions: Counted[]): Problem[] {
     }));
 }
 
-/** Versions that have used half of their room. */
+/**
+ * Versions that have used half of their room.
+ * Protocol: "Wraps under one key". Model: left out.
+ */
 export function wrapWarnings(versions: Counted[]): Problem[] {
   return versions
     .filter((version) => Number(version.wraps) >= WARN_WRAPS && wrapsLeft(version) > 0)

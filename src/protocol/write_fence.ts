@@ -8,11 +8,15 @@ const MARK = "certautopilot fence";
 
 export type Clause = Record<string, unknown>;
 
+/** Protocol: "The guards". Model: may_land. */
 export function writeFenceClause(paths: readonly string[], versions: readonly number[]): Clause {
   return { $comment: MARK, $nor: paths.map((path) => ({ [versionKey(path)]: { $in: versions } })) };
 }
 
-/** A collection's own validator, without our clause. */
+/**
+ * A collection's own validator, without our clause.
+ * Protocol: "The guards". Model: set_fence.
+ */
 export function withoutWriteFence(validator: Clause | undefined): Clause | undefined {
   if (validator === undefined || isFence(validator)) return undefined;
   const parts: unknown = validator["$and"];
@@ -21,7 +25,10 @@ export function withoutWriteFence(validator: Clause | undefined): Clause | undef
   return own.length === 1 ? own[0] : { $and: own };
 }
 
-/** Our clause in a validator, if it is there. */
+/**
+ * Our clause in a validator, if it is there.
+ * Protocol: "The guards". Model: set_fence.
+ */
 export function writeFenceIn(validator: Clause | undefined): Clause | undefined {
   if (validator === undefined) return undefined;
   if (isFence(validator)) return validator;
@@ -29,7 +36,10 @@ export function writeFenceIn(validator: Clause | undefined): Clause | undefined 
   return Array.isArray(parts) ? parts.find(isFence) : undefined;
 }
 
-/** Whether what stands there rejects what it should: the collection's own rules are its owner's, and not compared. */
+/**
+ * Whether what stands there rejects what it should: the collection's own rules are its owner's, and not compared.
+ * Protocol: "The guards". Model: fence_recorded.
+ */
 export function writeFenceDrifted(live: ValidatorOptions, expected: ValidatorOptions): boolean {
   const [have, want] = [writeFenceIn(live.validator), writeFenceIn(expected.validator)];
   if (want === undefined) return have !== undefined;
@@ -39,18 +49,25 @@ export function writeFenceDrifted(live: ValidatorOptions, expected: ValidatorOpt
 /**
  * Whether our clause in a live validator rejects a version at a path, for some writes at least: rules at level moderate let
  * only documents through that break them already.
+ * Protocol: "The guards". Model: may_land.
  */
 export function rejects(options: ValidatorOptions | undefined, path: string, version: number): boolean {
   if (options === undefined || options.validationLevel === "off" || options.validationAction === "warn") return false;
   return rejectedVersions(options.validator, path).includes(version);
 }
 
-/** Whether our clause in a live validator names a version besides these, at whatever path. */
+/**
+ * Whether our clause in a live validator names a version besides these, at whatever path.
+ * Protocol: "The guards". Model: fence_recorded.
+ */
 export function namesOthers({ validator }: ValidatorOptions, versions: readonly number[]): boolean {
   return rejectedVersions(validator).some((version) => !versions.includes(version));
 }
 
-/** Whether a live validator rejects a version at every one of these paths. */
+/**
+ * Whether a live validator rejects a version at every one of these paths.
+ * Protocol: "The guards". Model: may_land.
+ */
 export function fences(options: ValidatorOptions | undefined, paths: readonly string[], version: number): boolean {
   if (options?.validator === undefined) return false;
   if (!isEnforced(options)) return false;
@@ -63,6 +80,7 @@ export function fences(options: ValidatorOptions | undefined, paths: readonly st
  * - moderate rules spare documents that break them already: merging is the same as long as there is no such document.
  * @param violations how many documents break the collection's own rules; asked for moderate rules only.
  * @returns undefined when the fence cannot be merged without changing what the collection's own rules mean.
+ * Protocol: "The guards". Model: set_fence.
  */
 export function withWriteFence(
   own: ValidatorOptions,

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { spawnSync } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 
 /** The model of the protocol: clean as it is, broken with any guard taken out, and mapped to the sources. */
@@ -102,5 +102,43 @@ describe("docs/protocol.md maps the model to the sources", () => {
     const mapped = rows.flatMap((row) => row.steps);
     for (const step of steps) expect(mapped, step).toContain(step);
     for (const step of mapped) expect(source, step).toMatch(new RegExp(`\\b${step}\\b`));
+  });
+});
+
+describe("src/protocol names the section and the step of the model that each rule has", () => {
+  const files = readdirSync(join(ROOT, "src/protocol")).filter((name) => name.endsWith(".ts"));
+  const rules = files.flatMap((file) => {
+    const text = read(join("src/protocol", file));
+    return [...text.matchAll(/^export function (\w+)/gm)].map(({ 1: name = "", index }) => ({
+      file,
+      name,
+      tag: /Protocol: "([^"]+)"\. Model: ([\w, ]+)\.\n? ?\*\/\n$/.exec(text.slice(0, index)),
+    }));
+  });
+
+  test("each rule names a section of docs/protocol.md, and that section names its file", () => {
+    expect(rules.length).toBeGreaterThan(30);
+    const document = read("docs/protocol.md");
+    for (const { file, name, tag } of rules) {
+      expect(tag, `${name} in ${file}`).not.toBeNull();
+      const section = document.split(`\n## ${tag?.[1]}\n`)[1]?.split("\n## ")[0];
+      expect(section, `${name}: the section ${tag?.[1]}`).toContain(`protocol/${file}`);
+    }
+  });
+
+  test("each names steps that the model has, and the model's pure rules are all named", () => {
+    const source = read("model/rotation.pml");
+    const named = rules.flatMap(({ tag }) => (tag?.[2] === "left out" ? [] : (tag?.[2]?.split(", ") ?? [])));
+    for (const step of named) expect(source, step).toMatch(new RegExp(`\\b${step}\\b`));
+    for (const rule of [
+      "may_hold",
+      "writes",
+      "silent",
+      "may_land",
+      "can_close",
+      "advance_phase",
+      "await_acknowledgements",
+    ])
+      expect(named, rule).toContain(rule);
   });
 });
