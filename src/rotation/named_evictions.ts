@@ -5,6 +5,7 @@ import { type Member, memberName, silentForMs } from "../protocol/member.ts";
 import type { Problem } from "../protocol/problem.ts";
 import { evictIdle } from "../store/evictions.ts";
 import { readRoster } from "../store/heartbeats.ts";
+import type { Store } from "../store/store.ts";
 import { seconds } from "../util/duration.ts";
 import { watchedBy } from "./await_acknowledgements.ts";
 import { ChangeTimer } from "./change_timer.ts";
@@ -94,13 +95,30 @@ export function nobodyToEvict({ name, living }: NamedEvictions["unmet"][number])
 export async function evictNamed({ store, auditor, config }: Context, silent: Member[]): Promise<Problem | undefined> {
   for (const member of silent) {
     if (await evictIdle(store, auditor, member, evictionMsOf(member, config.fleet))) continue;
-    const living = (await readRoster(store)).find(({ _id }) => _id === member._id);
+    const living = await stillThere(store, member);
     if (living !== undefined) return notEvicted({ name: member._id, living }, config.fleet);
   }
   return undefined;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * The member as it is now. A removal by another command that has just committed may not show yet in a read with majority: as long
+ * as the very heartbeat that was seen is there, it is read again for a while.
+ */
+async function stillThere(store: Store, seen: Member): Promise<Member | undefined> {
+  const began = performance.now();
+  for (;;) {
+    const living = (await readRoster(store)).find(({ _id }) => _id === seen._id);
+    if (living?.updated_at.getTime() !== seen.updated_at.getTime()) return living;
+    if (performance.now() - began > COMMIT_LIMIT_MS) return living;
+    await sleep(POLL_MS);
+  }
+}
+
+/** A majority confirms a commit within this time, or MongoDB is in trouble. */
+const COMMIT_LIMIT_MS = 2000;
 
 function isNamed({ _id, instance_name }: Member, name: string): boolean {
   return _id === name || instance_name === name;
