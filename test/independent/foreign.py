@@ -163,7 +163,7 @@ def read_install(db: Database[dict[str, Any]]) -> str:
     return install_id
 
 
-def verify(db: Database[dict[str, Any]], install_id: str, version: int, kek: bytes) -> None:
+def prove(db: Database[dict[str, Any]], install_id: str, version: int, kek: bytes) -> None:
     """Section 3, kek_versions: the key opens the canary, and its bytes have canary_digest."""
     found = db["kek_versions"].find_one({"_id": version})
     if found is None:
@@ -225,7 +225,7 @@ def dig(document: Any, path: str) -> Any:
 
 
 def id_bytes_of(document: RawBSONDocument) -> bytes:
-    """Section 3, AAD: the BSON of {_id}; verified to be the very bytes stored, for MongoDB keeps _id first."""
+    """Section 3, AAD: the BSON of {_id}; proved to be the very bytes stored, for MongoDB keeps _id first."""
     encoded = bson.encode({"_id": document["_id"]})
     if bytes(document.raw)[4:len(encoded) - 1] != encoded[4:-1]:
         raise ForeignError("the _id's BSON bytes cannot be reproduced")
@@ -240,12 +240,12 @@ def records(db: Database[dict[str, Any]], collection: str) -> Iterator[RawBSONDo
 # ---------------------------------------------------------------- subcommands
 
 def write(args: argparse.Namespace) -> int:
-    """Sections 2 and 3: verify the key, register the field, make its index, count the wraps, insert."""
+    """Sections 2 and 3: prove the key, register the field, make its index, count the wraps, insert."""
     db, keks, version = connect(args), load_keks(), args.version
     install_id = read_install(db)
     if version not in keks:
         raise ForeignError(f"no key for version {version} in the environment")
-    verify(db, install_id, version, keks[version])
+    prove(db, install_id, version, keks[version])
     db["kek_fields"].update_one({"_id": f"{args.collection}:{args.path}"}, {"$setOnInsert": {
         "collection": args.collection, "path": args.path, "registered_by": "foreign"}}, upsert=True)
     target = db[args.collection]
@@ -310,12 +310,12 @@ def digest(args: argparse.Namespace) -> int:
 
 
 def canaries(args: argparse.Namespace) -> int:
-    """Sections 2 and 3: which keys of the environment are verified by their version's canary."""
+    """Sections 2 and 3: which keys of the environment are proved by their version's canary."""
     db, result = connect(args), {}
     install_id = read_install(db)
     for version, kek in sorted(load_keks().items()):
         try:
-            verify(db, install_id, version, kek)
+            prove(db, install_id, version, kek)
             result[str(version)] = True
         except ForeignError as error:
             print(f"note: {error}", file=sys.stderr)

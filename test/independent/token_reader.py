@@ -172,11 +172,11 @@ def canaries(args: argparse.Namespace) -> int:
                 raise Wrong("another provider or label")
             if bytes(doc["key_id"]) != token.ident(version) or doc["mechanism"] != "CKM_AES_GCM":
                 raise Wrong("another key id or mechanism")
-            found[str(version)] = "verified"
+            found[str(version)] = "proved"
         except Wrong as error:
             found[str(version)] = str(error)
     print(json.dumps(found))
-    return 0 if found and set(found.values()) == {"verified"} else 1
+    return 0 if found and set(found.values()) == {"proved"} else 1
 
 
 def write(args: argparse.Namespace) -> int:
