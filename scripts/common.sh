@@ -113,6 +113,38 @@ setup_hsm() {
   export CERTAUTOPILOT_TEST_HSM CERTAUTOPILOT_TEST_SOFTHSM
 }
 
+# Kryoptic, a second token in software, built once into the cache with the packages that its own lock file names; minutes. Without it the
+# contract of a provider is tried with SoftHSM alone, and that is said.
+setup_kryoptic() {
+  local version=1.5.4 package work crate
+  CERTAUTOPILOT_TEST_KRYOPTIC=$CACHE/kryoptic-$version/libkryoptic_pkcs11.so
+  if [ ! -f "$CERTAUTOPILOT_TEST_KRYOPTIC" ]; then
+    say "building Kryoptic $version (once, into $CACHE; takes minutes)"
+    for package in clang libclang-dev libssl-dev libsqlite3-dev pkg-config; do
+      dpkg -s "$package" >/dev/null 2>&1 || from_debian "$package" || true
+    done
+    mkdir -p "$CACHE"
+    work=$(mktemp -d "$CACHE/kryoptic.XXXXXX")
+    mkdir "$work/fetch" "$work/fetch/src" "$work/built"
+    printf '[package]\nname = "fetch"\nversion = "0.0.0"\nedition = "2021"\n[dependencies]\nkryoptic = { version = "=%s", default-features = false }\n' \
+      "$version" >"$work/fetch/Cargo.toml"
+    : >"$work/fetch/src/lib.rs"
+    # Of its features, those that need no newer OpenSSL than Debian 12 has.
+    if (cd "$work/fetch" && crate=$(cargo metadata --quiet --format-version 1 |
+      node -e 'const { packages } = JSON.parse(require("fs").readFileSync(0)); console.log(packages.find(({ name }) => name === "kryoptic").manifest_path)') &&
+      cp -R "$(dirname "$crate")" "$work/kryoptic" &&
+      cargo build --quiet --release --locked --manifest-path "$work/kryoptic/Cargo.toml" --target-dir "$work/target" \
+        --no-default-features --features minimal,kryoptic-lib/dynamic) >&2; then
+      mv "$work/target/release/libkryoptic_pkcs11.so" "$work/built/"
+      mv -T "$work/built" "$CACHE/kryoptic-$version" 2>/dev/null || true
+    fi
+    rm -rf "$work"
+  fi
+  if [ -f "$CERTAUTOPILOT_TEST_KRYOPTIC" ]; then export CERTAUTOPILOT_TEST_KRYOPTIC && return; fi
+  unset CERTAUTOPILOT_TEST_KRYOPTIC
+  say "note: Kryoptic cannot be built here (it needs a Rust compiler, libclang, OpenSSL and SQLite); the provider is tried with SoftHSM alone"
+}
+
 # The browser that the page's tests drive.
 setup_chromium() {
   local candidate

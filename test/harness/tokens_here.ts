@@ -130,7 +130,8 @@ const libc = dlopen("libc.so.6", {
 
 const text = (words: string) => Buffer.from(`${words}\0`);
 
-function setNative(name: string, value: string): void {
+/** Sets a variable for what reads the environment of this process natively. */
+export function setNative(name: string, value: string): void {
   libc.setenv(text(name), text(value), 1);
 }
 

@@ -82,6 +82,8 @@ export class Scene {
       CERTAUTOPILOT_FLEET_EVICTION_MS: String(evictionMs),
       CERTAUTOPILOT_FLEET_DRAIN_MS: String(drainMs),
       CERTAUTOPILOT_SECRETS_FILE: this.#secretsFile,
+      // A process that is killed while it logs in keeps the others from it for so long.
+      CERTAUTOPILOT_ENCRYPTION_PKCS11_LOGIN_LIMIT_MS: "15000",
       TORTURE_RECORDS: String(schedule.records),
     };
     this.declare(1);

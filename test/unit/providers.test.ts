@@ -1,20 +1,30 @@
 import { beforeAll, describe, expect, test } from "bun:test";
 import { randomBytes } from "node:crypto";
+import type { Pkcs11Config, ProviderName } from "../../src/config/config.ts";
 import { canaryCheck, makeCanary } from "../../src/providers/canary.ts";
 import { EnvProvider } from "../../src/providers/env.ts";
 import type { Provider } from "../../src/providers/provider.ts";
 import { makeProvider } from "../../src/providers/registry.ts";
 import { codeOf, refusalOf } from "../harness/codes.ts";
+import { KRYOPTIC, kryopticHere } from "../harness/kryoptic_here.ts";
 import { INSTALL, proofBy, tokensHere } from "../harness/tokens_here.ts";
 
 const KEYS: Record<number, string> = { 1: randomBytes(32).toString("hex"), 2: randomBytes(32).toString("hex") };
 const [AAD, OTHER] = [Buffer.from("one place"), Buffer.from("another place")];
 const tokens = tokensHere();
+const makeKryopticToken = kryopticHere();
 
 beforeAll(async () => {
   tokens.addToken("contract");
-  const token = await tokens.open("contract");
-  for (const version of [1, 2]) await token.make(version, INSTALL);
+  const made = async (module?: Pkcs11Config) => {
+    const token = await tokens.open("contract", module);
+    for (const version of [1, 2]) await token.make(version, INSTALL);
+    await token.close();
+  };
+  await made();
+  if (KRYOPTIC === undefined) return;
+  makeKryopticToken(KRYOPTIC, "contract");
+  await made({ modulePath: KRYOPTIC });
 });
 
 function overEnv(): EnvProvider {
@@ -23,13 +33,15 @@ function overEnv(): EnvProvider {
 }
 
 /** One suite over every provider: each entry makes an instance that could load versions 1 and 2. */
-const PROVIDERS: [string, () => Provider | Promise<Provider>][] = [
-  ["env", overEnv],
-  ["pkcs11", () => tokens.open("contract")],
+const PROVIDERS: [what: string, name: ProviderName, make: () => Provider | Promise<Provider>][] = [
+  ["env", "env", overEnv],
+  ["pkcs11, SoftHSM", "pkcs11", () => tokens.open("contract")],
 ];
+if (KRYOPTIC !== undefined)
+  PROVIDERS.push(["pkcs11, Kryoptic", "pkcs11", () => tokens.open("contract", { modulePath: KRYOPTIC as string })]);
 
-for (const [name, make] of PROVIDERS) {
-  describe(`the contract of a provider: ${name}`, () => {
+for (const [what, name, make] of PROVIDERS) {
+  describe(`the contract of a provider: ${what}`, () => {
     const loaded = async () => {
       const provider = await make();
       for (const version of [1, 2]) await provider.load(version);
@@ -38,7 +50,7 @@ for (const [name, make] of PROVIDERS) {
 
     test("wraps and unwraps under a loaded version only", async () => {
       const provider = await make();
-      expect(provider.name).toBe(name as "env");
+      expect(provider.name).toBe(name);
       expect((await provider.available([1, 2, 3])).sort()).toEqual([1, 2]);
       expect(await codeOf(() => provider.wrap(Buffer.alloc(32), AAD, 1))).toBe("version_not_loaded");
       await provider.load(1);
