@@ -114,7 +114,12 @@ export default leaf({
         if (args.yes !== true && !(await output.confirm("Start?")))
           throw new KekError("cancelled", "nothing was changed", "run it again when you are ready");
         interrupt.check();
-        const summary = await runRotation(context, options, prepared, reporter, (doc) => interrupt.arm(doc));
+        const summary = await runRotation(context, {
+          options,
+          prepared,
+          reporter,
+          onStarted: (doc) => interrupt.arm(doc),
+        });
         interrupt.disarm();
         const text = `complete: KEK version ${summary.to} is active, ${summary.from} is retired; ${summary.rewrapped} records rewrapped in ${summary.seconds.toFixed(1)} s`;
         if (args["remove-old"] !== true) {

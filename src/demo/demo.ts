@@ -102,8 +102,8 @@ async function play(
   const traffic: Traffic = { reads: 0, writes: 0, failures: [] };
   let over = false;
   const services = [
-    write(writer, store, ledger, total, traffic, () => over),
-    ...[0, 1].map(() => read(reader, store, ledger, total, traffic, () => over)),
+    write({ kek: writer, store, ledger, total, traffic, stopped: () => over }),
+    ...[0, 1].map(() => read({ kek: reader, store, ledger, total, traffic, stopped: () => over })),
   ];
   cleanups.push(async () => {
     over = true;
@@ -122,7 +122,7 @@ async function play(
   await Promise.all(services);
 
   log.info("verifying: every record opened with version 2 alone, every ciphertext compared, the audit chain walked");
-  const report = await verify(directory, config, store, ledger, before);
+  const report = await verify({ directory, config, store, ledger, before });
   const audit = await runSelf(["audit", "verify", "--json"], variables);
   for (const failure of traffic.failures.slice(0, 10)) log.warn(failure);
   return {
@@ -136,13 +136,19 @@ async function play(
   };
 }
 
-async function verify(
-  directory: string,
-  config: Config,
-  store: Parameters<typeof ciphertexts>[0],
-  ledger: Ledger,
-  before: Map<string, string>,
-) {
+async function verify({
+  directory,
+  config,
+  store,
+  ledger,
+  before,
+}: {
+  directory: string;
+  config: Config;
+  store: Parameters<typeof ciphertexts>[0];
+  ledger: Ledger;
+  before: Map<string, string>;
+}) {
   const onlyV2 = join(directory, "only-v2.env");
   const line = readFileSync(join(directory, "secrets.env"), "utf8")
     .split("\n")

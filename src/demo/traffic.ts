@@ -78,14 +78,21 @@ export async function seed(kek: FieldEncryption, store: Store, ledger: Ledger, t
 }
 
 /** A service that rewrites random secrets until it is told to stop. Each record has one writer. */
-export async function write(
-  kek: FieldEncryption,
-  store: Store,
-  ledger: Ledger,
-  total: number,
-  traffic: Traffic,
-  stopped: () => boolean,
-): Promise<void> {
+export async function write({
+  kek,
+  store,
+  ledger,
+  total,
+  traffic,
+  stopped,
+}: {
+  kek: FieldEncryption;
+  store: Store;
+  ledger: Ledger;
+  total: number;
+  traffic: Traffic;
+  stopped: () => boolean;
+}): Promise<void> {
   while (!stopped()) {
     const { kind, id } = pick(total);
     const revision = (ledger.newest(kind, id) ?? -1) + 1;
@@ -108,14 +115,21 @@ export async function write(
 }
 
 /** A service that reads random secrets and compares them with the ledger. */
-export async function read(
-  kek: FieldEncryption,
-  store: Store,
-  ledger: Ledger,
-  total: number,
-  traffic: Traffic,
-  stopped: () => boolean,
-): Promise<void> {
+export async function read({
+  kek,
+  store,
+  ledger,
+  total,
+  traffic,
+  stopped,
+}: {
+  kek: FieldEncryption;
+  store: Store;
+  ledger: Ledger;
+  total: number;
+  traffic: Traffic;
+  stopped: () => boolean;
+}): Promise<void> {
   while (!stopped()) {
     const { kind, id } = pick(total);
     try {

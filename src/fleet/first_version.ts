@@ -39,7 +39,7 @@ export async function beginInstall(
     versions.map(({ _id }) => _id),
   );
   if (first === undefined) throw nothingActive(provider, declared, versions);
-  await stageUnknown(store, auditor, provider, installId, versions);
+  await stageUnknown(store, { auditor, provider, installId, known: versions });
   const doc = (await readState(store)).versions.find((version) => version._id === first);
   if (doc !== undefined) await loadVerified(provider, installId, doc);
   await provider.forget(first);

@@ -69,12 +69,21 @@ export class FleetMemberEncryption implements FieldEncryption {
 
   constructor(
     store: Store,
-    member: Member,
-    keyring: Keyring,
-    fields: FieldRegistry,
-    auditor: Auditor,
-    installId: string,
-    observe: Observe | undefined,
+    {
+      member,
+      keyring,
+      fields,
+      auditor,
+      installId,
+      observe,
+    }: {
+      member: Member;
+      keyring: Keyring;
+      fields: FieldRegistry;
+      auditor: Auditor;
+      installId: string;
+      observe: Observe | undefined;
+    },
   ) {
     this.#store = store;
     this.#member = member;

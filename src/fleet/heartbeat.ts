@@ -20,7 +20,10 @@ export class HeartbeatWriter {
   #acknowledgedText = "";
 
   /** @param fields what this process holds and writes, asked at each heartbeat. */
-  constructor(store: Store, config: Config, role: Role, log: Log, fields: () => HeartbeatFields) {
+  constructor(
+    store: Store,
+    { config, role, log, fields }: { config: Config; role: Role; log: Log; fields: () => HeartbeatFields },
+  ) {
     this.#store = store;
     this.#config = config;
     this.#role = role;

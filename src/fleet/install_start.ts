@@ -45,7 +45,7 @@ export async function openOrLockInstall(
     claims: found && new LoginRegister(store, false),
   });
   try {
-    return { install: await lockOrCheck(store, config, auditor, provider, found), provider };
+    return { install: await lockOrCheck(store, { config, auditor, provider, found }), provider };
   } catch (thrown) {
     await provider.close();
     throw thrown;
@@ -93,10 +93,12 @@ function lockOf({ provider, locked_at }: InstallDoc): Lock {
 
 async function lockOrCheck(
   store: Store,
-  config: Config,
-  auditor: Auditor,
-  provider: Provider,
-  found: InstallDoc | undefined,
+  {
+    config,
+    auditor,
+    provider,
+    found,
+  }: { config: Config; auditor: Auditor; provider: Provider; found: InstallDoc | undefined },
 ): Promise<InstallDoc> {
   // A database that cannot begin is not locked either.
   const declared = config.encryption.currentVersion;

@@ -65,7 +65,14 @@ export async function becomeMember(config: Config, options: FieldEncryptionOptio
     const onState = (state: Parameters<WriteFenceGuard["look"]>[0]) => guard.look(state);
     const member = new Member({ store, config, install, keyring, fields, auditor, role, log, onState });
     await member.start();
-    const kek = new FleetMemberEncryption(store, member, keyring, fields, auditor, install.install_id, options.observe);
+    const kek = new FleetMemberEncryption(store, {
+      member,
+      keyring,
+      fields,
+      auditor,
+      installId: install.install_id,
+      observe: options.observe,
+    });
     const standing = () => ({ ...member.standing, loaded: keyring.loaded, token: keys.counts() });
     return { kek, store, install, standing };
   } catch (thrown) {

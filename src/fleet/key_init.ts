@@ -45,7 +45,7 @@ export async function initKey(
     await ensureCollections(store);
     const install = there ?? (await lockInstall(store, auditor, "pkcs11", "pkcs11-init"));
     refuseOtherLock(install);
-    const made = await makeOrProve(store, config, auditor, token, install, version, tell);
+    const made = await makeOrProve(store, { config, auditor, token, install, version, tell });
     return { ...made, lockedNow: there === undefined };
   } finally {
     await token.close();
@@ -71,12 +71,21 @@ type Made = Omit<Initialized, "lockedNow">;
 /** One host at a time; who comes second finds the key. */
 async function makeOrProve(
   store: Store,
-  config: Config,
-  auditor: Auditor,
-  token: Token,
-  install: InstallDoc,
-  version: number,
-  tell: (message: string) => void,
+  {
+    config,
+    auditor,
+    token,
+    install,
+    version,
+    tell,
+  }: {
+    config: Config;
+    auditor: Auditor;
+    token: Token;
+    install: InstallDoc;
+    version: number;
+    tell: (message: string) => void;
+  },
 ): Promise<Made> {
   const { install_id: installId } = install;
   const doc = await known(store, version);
@@ -98,7 +107,7 @@ async function makeOrProve(
     const canary = await makeCanary(token, installId, version);
     if (import.meta.crashPoints) crashPoint("canary.made");
     token.forget(version);
-    await stageVersion(store, auditor, version, "pkcs11", canary, key);
+    await stageVersion(store, { auditor, version, provider: "pkcs11", canary, key });
     const staged = await known(store, version);
     if (staged === undefined)
       throw new KekError("refused", `KEK version ${version} was removed meanwhile`, "run it again");

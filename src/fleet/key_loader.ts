@@ -29,17 +29,25 @@ export async function unknownVersions(provider: Provider, known: VersionDoc[]): 
 /** Inserts each of them as staged. @returns whether there was one. */
 export async function stageUnknown(
   store: Store,
-  auditor: Auditor,
-  provider: Provider,
-  installId: string,
-  known: VersionDoc[],
+  {
+    auditor,
+    provider,
+    installId,
+    known,
+  }: { auditor: Auditor; provider: Provider; installId: string; known: VersionDoc[] },
 ): Promise<boolean> {
   const unknown = await unknownVersions(provider, known);
   for (const version of unknown) {
     await provider.load(version);
     const canary = await makeCanary(provider, installId, version);
     await provider.forget(version);
-    await stageVersion(store, auditor, version, provider.name, canary, await provider.describe(version));
+    await stageVersion(store, {
+      auditor,
+      version,
+      provider: provider.name,
+      canary,
+      key: await provider.describe(version),
+    });
   }
   return unknown.length > 0;
 }

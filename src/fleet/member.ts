@@ -67,9 +67,12 @@ export class Member {
     this.#options = options;
     this.#loader = new KeyLoader(options.install.install_id);
     this.#drain = new Drain(options.config.fleet.drainMs, () => this.#wake());
-    this.#heartbeat = new HeartbeatWriter(options.store, options.config, options.role, options.log, () =>
-      this.#fields(),
-    );
+    this.#heartbeat = new HeartbeatWriter(options.store, {
+      config: options.config,
+      role: options.role,
+      log: options.log,
+      fields: () => this.#fields(),
+    });
     this.#announcer = new Announcer(options.log);
     this.#keyCheck = new KeyCheck(options.keyring, options.config.fleet.beatMs, options.log);
   }
@@ -247,7 +250,12 @@ export class Member {
   async #stage(state: KekState): Promise<boolean> {
     const { store, auditor, keyring, install, log } = this.#options;
     try {
-      return await stageUnknown(store, auditor, keyring.provider, install.install_id, state.versions);
+      return await stageUnknown(store, {
+        auditor,
+        provider: keyring.provider,
+        installId: install.install_id,
+        known: state.versions,
+      });
     } catch (thrown) {
       if (!(thrown instanceof KekError)) throw thrown;
       log.warn(`new KEK versions cannot be loaded: ${thrown.message}; ${thrown.hint}`);

@@ -99,7 +99,7 @@ export class WriteFenceGuard {
     const before = this.#rejecting;
     this.#rejecting = [];
     const database = this.#store.db.databaseName;
-    if (write === undefined || rejectingCollections(database, live, fields, write).length === 0) return;
+    if (write === undefined || rejectingCollections({ database, live, fields, version: write }).length === 0) return;
     // The look may have put it right.
     const rejecting = await rejectedWriteVersion(this.#store, fields, write, rotation?.fence);
     this.#rejecting = rejecting.map(({ collection }) => collection);
@@ -118,9 +118,13 @@ export class WriteFenceGuard {
     const fields = await readFields(this.#store);
     const { fence } = rotation;
     const recorder = fenceRecorder(this.#store, this.#auditor, rotation);
-    const outcome = await setWriteFence(this.#store, fields, fence, fence.versions, recorder, (message) =>
-      this.#log.info(message),
-    );
+    const outcome = await setWriteFence(this.#store, {
+      fields,
+      before: fence,
+      versions: fence.versions,
+      recorder,
+      tell: (message) => this.#log.info(message),
+    });
     for (const { collection, reason } of outcome?.unfenced ?? []) {
       this.#log.warn(`${collection} is not fenced: ${reason}`);
     }

@@ -41,11 +41,19 @@ export interface WriteFenceOutcome {
  */
 export async function setWriteFence(
   store: Store,
-  fields: FieldDoc[],
-  before: FenceRecord,
-  versions: number[],
-  recorder: FenceRecorder,
-  tell: (message: string) => void,
+  {
+    fields,
+    before,
+    versions,
+    recorder,
+    tell,
+  }: {
+    fields: FieldDoc[];
+    before: FenceRecord;
+    versions: number[];
+    recorder: FenceRecorder;
+    tell: (message: string) => void;
+  },
 ): Promise<WriteFenceOutcome | undefined> {
   const names = [
     ...new Set([...fields.map((field) => field.collection), ...before.collections.map((entry) => entry.collection)]),
@@ -113,17 +121,23 @@ export async function rejectedWriteVersion(
   record?: FenceRecord,
 ): Promise<RejectingCollection[]> {
   const live = await readValidators(store, [...new Set(fields.map((field) => field.collection))]);
-  return rejectingCollections(store.db.databaseName, live, fields, version, record);
+  return rejectingCollections({ database: store.db.databaseName, live, fields, version, record });
 }
 
 /** The same of validators that were read: pure. */
-export function rejectingCollections(
-  database: string,
-  live: ReadonlyMap<string, ValidatorOptions>,
-  fields: FieldName[],
-  version: number,
-  record?: FenceRecord,
-): RejectingCollection[] {
+export function rejectingCollections({
+  database,
+  live,
+  fields,
+  version,
+  record,
+}: {
+  database: string;
+  live: ReadonlyMap<string, ValidatorOptions>;
+  fields: FieldName[];
+  version: number;
+  record?: FenceRecord | undefined;
+}): RejectingCollection[] {
   return [...live].flatMap(([collection, options]) => {
     const paths = fields
       .filter((field) => field.collection === collection && rejects(options, field.path, version))

@@ -96,7 +96,7 @@ async function lockForEnv({ config, actor }: FirstKey): Promise<void> {
     checkLock({ provider: install.provider, lockedAt: install.locked_at }, provider.name);
     const known = await readVersions(store);
     for (const doc of known) if (doc.state === "active") await loadVerified(provider, install.install_id, doc);
-    await stageUnknown(store, auditor, provider, install.install_id, known);
+    await stageUnknown(store, { auditor, provider, installId: install.install_id, known });
   } finally {
     await provider.close();
     await closeStore(store);

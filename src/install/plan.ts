@@ -26,8 +26,8 @@ export function planInstall(
   plan.user();
   plan.directory(LAYOUT.etc, 0o750, "readable");
   plan.directory(LAYOUT.state, 0o750, "service");
-  planSecrets(plan, request, wanted, found, material);
-  planLocalMongo(plan, request, wanted, found, material);
+  planSecrets({ plan, request, wanted, found, material });
+  planLocalMongo({ plan, request, wanted, found, material });
   plan.binary(request.binary, request.version);
   const locked = found.database.seen && found.database.lock !== undefined && found.database.versions.length > 0;
   const assumed = !found.database.seen && found.installed !== undefined && !setUpNeeded(wanted, found);
@@ -76,13 +76,19 @@ export function setUpNeeded(wanted: DesiredState, found: CurrentState): boolean 
   return wanted.mongo.kind === "local" && found.secrets["CERTAUTOPILOT_DATABASE_URI"] === undefined;
 }
 
-function planLocalMongo(
-  plan: Planner,
-  request: InstallRequest,
-  wanted: DesiredState,
-  found: CurrentState,
-  material: GeneratedSecrets,
-): void {
+function planLocalMongo({
+  plan,
+  request,
+  wanted,
+  found,
+  material,
+}: {
+  plan: Planner;
+  request: InstallRequest;
+  wanted: DesiredState;
+  found: CurrentState;
+  material: GeneratedSecrets;
+}): void {
   if (wanted.mongo.kind !== "local") return;
   const { port, adminPassword } = wanted.mongo;
   const mongod = found.mongod ?? MONGOD_OF_PACKAGES;
@@ -139,13 +145,19 @@ function passwordOf(uri: string): string {
   return /^mongodb:\/\/[^:]+:([^@]+)@/.exec(uri)?.[1] ?? "";
 }
 
-function planSecrets(
-  plan: Planner,
-  request: InstallRequest,
-  wanted: DesiredState,
-  found: CurrentState,
-  material: GeneratedSecrets,
-): void {
+function planSecrets({
+  plan,
+  request,
+  wanted,
+  found,
+  material,
+}: {
+  plan: Planner;
+  request: InstallRequest;
+  wanted: DesiredState;
+  found: CurrentState;
+  material: GeneratedSecrets;
+}): void {
   const { token } = wanted;
   // A database that is still to be set up comes after its keys, and its URI after it.
   const text = secretsOf(request, wanted, found, material, setUpNeeded(wanted, found) ? undefined : wanted.uri);

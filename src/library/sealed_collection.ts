@@ -102,9 +102,14 @@ class SealedCollection<T> implements EncryptedCollection<T> {
     if (_id !== undefined && !sameId(_id, oneId(filter)))
       throw usage("a replacement with another _id than its filter", "leave _id out of the document");
     const found = secretsIn(document, this.#fields);
-    return await this.#change(filter, options, NOTHING, found, replacement, (sealed) =>
-      this.#collection.replaceOne(filter, sealed, options),
-    );
+    return await this.#change({
+      filter,
+      options,
+      nothing: NOTHING,
+      found,
+      change: replacement,
+      send: (sealed) => this.#collection.replaceOne(filter, sealed, options),
+    });
   }
 
   async updateOne(
@@ -113,9 +118,14 @@ class SealedCollection<T> implements EncryptedCollection<T> {
     options: DriverOptions & { upsert?: boolean } = {},
   ): Promise<Updated> {
     const found = secretsInUpdate(update, this.#fields);
-    return await this.#change(filter, options, NOTHING, found, update, (sealed) =>
-      this.#collection.updateOne(filter, sealed, options),
-    );
+    return await this.#change({
+      filter,
+      options,
+      nothing: NOTHING,
+      found,
+      change: update,
+      send: (sealed) => this.#collection.updateOne(filter, sealed, options),
+    });
   }
 
   async findOneAndUpdate(
@@ -125,9 +135,14 @@ class SealedCollection<T> implements EncryptedCollection<T> {
   ): Promise<StoredRecord<T> | null> {
     refuseHidden(options);
     const found = secretsInUpdate(update, this.#fields);
-    const record = await this.#change<object | null>(filter, options, null, found, update, (sealed) =>
-      this.#collection.findOneAndUpdate(filter, sealed, { ...options, includeResultMetadata: false }),
-    );
+    const record = await this.#change<object | null>({
+      filter,
+      options,
+      nothing: null,
+      found,
+      change: update,
+      send: (sealed) => this.#collection.findOneAndUpdate(filter, sealed, { ...options, includeResultMetadata: false }),
+    });
     if (record === null) return null;
     return await this.#opened(record as StoredDocument, options).catch((thrown) => {
       throw madeButNotOpened(thrown);
@@ -167,14 +182,21 @@ class SealedCollection<T> implements EncryptedCollection<T> {
   }
 
   /** Writes to the one record that a filter names, with envelopes that are bound to its `_id` as it is stored. */
-  async #change<R extends object | null>(
-    filter: OneRecord<T>,
-    options: DriverOptions & { upsert?: boolean },
-    nothing: R,
-    found: Found[],
-    change: object,
-    send: (sealed: object) => Promise<object | null>,
-  ): Promise<R> {
+  async #change<R extends object | null>({
+    filter,
+    options,
+    nothing,
+    found,
+    change,
+    send,
+  }: {
+    filter: OneRecord<T>;
+    options: DriverOptions & { upsert?: boolean };
+    nothing: R;
+    found: Found[];
+    change: object;
+    send: (sealed: object) => Promise<object | null>;
+  }): Promise<R> {
     const id = oneId(filter);
     if (found.length > 0 && options["collation"] !== undefined)
       throw usage("a change by a collation", "leave `collation` out: by it the _id may name another record");

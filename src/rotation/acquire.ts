@@ -52,7 +52,7 @@ export async function acquire(
     watched = await awaitFreeLease(context, open, reporter, watched);
     const fresh = await planNow(context, wanted, checked, versionCounts);
     if (fresh.kind === "resume") {
-      const doc = await takeOver(store, auditor, fresh.rotation, owner, leaseMs, graceMs, watched);
+      const doc = await takeOver(store, { auditor, seen: fresh.rotation, owner, leaseMs, graceMs, watched });
       if (doc === undefined) continue;
       reporter.note(`going on with rotation ${doc._id} (${doc.from} → ${doc.to}), phase ${doc.phase}`);
       return doc;

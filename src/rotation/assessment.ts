@@ -121,6 +121,6 @@ async function stateOfFleet(context: Context, roster: Member[], { dryRun }: Rota
     const wouldBe = held.map((_id) => ({ _id, state: "staged", provider: provider.name, wraps: 0 }) as VersionDoc);
     return { ...state, versions: [...state.versions, ...wouldBe] };
   }
-  const staged = await stageUnknown(store, auditor, provider, install.install_id, state.versions);
+  const staged = await stageUnknown(store, { auditor, provider, installId: install.install_id, known: state.versions });
   return staged ? await readState(store) : state;
 }

@@ -56,7 +56,10 @@ export async function awaitAcknowledgements(
       if (pending.length === 0) return;
       for (const member of pending) {
         const silentMs = evictionMsOf(member, config.fleet);
-        if (silentForMs(member) > silentMs && (await evictMember(store, auditor, lease.held, member, silentMs))) {
+        if (
+          silentForMs(member) > silentMs &&
+          (await evictMember(store, { auditor, held: lease.held, member, silentMs }))
+        ) {
           reporter.note(
             `evicted ${memberName(member)}: silent for ${seconds(silentForMs(member))}. If it wakes it joins again before it serves`,
           );

@@ -77,7 +77,13 @@ export async function cancel(context: Context, tell: (message: string) => void, 
       // Processes are about to give the retired version up again: no late write may come after them.
       const versions = recorded ? seen.fence.versions : [...seen.fence.versions, from];
       const recorder = fenceRecorder(store, auditor, seen);
-      const outcome = await setWriteFence(store, await readFields(store), seen.fence, versions, recorder, tell);
+      const outcome = await setWriteFence(store, {
+        fields: await readFields(store),
+        before: seen.fence,
+        versions,
+        recorder,
+        tell,
+      });
       raised = outcome !== undefined;
       if (outcome !== undefined && outcome.unfenced.length > 0)
         await waitForLateWrites(context, outcome.unfenced, tell);
@@ -118,5 +124,11 @@ export async function liftFenceOfCancelled(
   // Stale envelopes that were not brought back stay behind the fence.
   if (doc?.state !== "cancelled" || doc.repairs === true || !doc.fence.versions.includes(version)) return;
   const versions = doc.fence.versions.filter((entry) => entry !== version);
-  await setWriteFence(store, await readFields(store), doc.fence, versions, fenceRecorder(store, auditor, doc), tell);
+  await setWriteFence(store, {
+    fields: await readFields(store),
+    before: doc.fence,
+    versions,
+    recorder: fenceRecorder(store, auditor, doc),
+    tell,
+  });
 }

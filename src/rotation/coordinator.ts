@@ -106,7 +106,13 @@ export class Coordinator {
     const before = this.#doc.fields;
     this.#workers ??= await this.#openLanes();
     const workers = this.#workers;
-    const rewrapper = new Rewrapper(this.#context, this.#lease, workers, this.#doc, this.#options, this.#reporter);
+    const rewrapper = new Rewrapper(this.#context, {
+      lease: this.#lease,
+      workers,
+      rotation: this.#doc,
+      options: this.#options,
+      reporter: this.#reporter,
+    });
     try {
       const done = rewrapper.done;
       for (;;) {
@@ -118,7 +124,13 @@ export class Coordinator {
         if (!this.#fenced) await this.#waitUnfenced();
         if ((await rewrapper.countRemaining()) === 0) break;
       }
-      await refuseMissed(this.#context, this.#lease, from, before, rewrapper.counts, this.#reporter);
+      await refuseMissed(this.#context, {
+        lease: this.#lease,
+        from,
+        before,
+        after: rewrapper.counts,
+        reporter: this.#reporter,
+      });
       this.#rewrapped = rewrapper.done - done;
     } finally {
       await this.#closeLanes();

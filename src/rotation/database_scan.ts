@@ -86,7 +86,14 @@ export async function scanDatabase(
   const watch = earlier?.watch ?? (options.version === undefined ? undefined : await ChangeWatch.open(store));
   try {
     const started_at = earlier?.doc.started_at ?? (await serverNow(store));
-    const scan = new DatabaseScan(context, options, watch, started_at, basis, earlier?.doc, reporter);
+    const scan = new DatabaseScan(context, {
+      options,
+      watch,
+      startedAt: started_at,
+      basis,
+      before: earlier?.doc,
+      reporter,
+    });
     const report = await scan.run(await moment(store));
     await dropVerification(store, "scan");
     return { ...report, resumed: earlier === undefined ? null : rfc3339(started_at) };
@@ -131,12 +138,21 @@ class DatabaseScan {
 
   constructor(
     context: Context,
-    options: ScanOptions,
-    watch: ChangeWatch | undefined,
-    startedAt: Date,
-    basis: string,
-    before: ScanDoc | undefined,
-    reporter: ScanReporter,
+    {
+      options,
+      watch,
+      startedAt,
+      basis,
+      before,
+      reporter,
+    }: {
+      options: ScanOptions;
+      watch: ChangeWatch | undefined;
+      startedAt: Date;
+      basis: string;
+      before: ScanDoc | undefined;
+      reporter: ScanReporter;
+    },
   ) {
     this.#context = context;
     this.#options = options;

@@ -53,11 +53,13 @@ export function lostFields(
  */
 export async function refuseMissed(
   context: Context,
-  lease: LeaseKeeper,
-  from: number,
-  before: FieldCount[],
-  after: FieldCount[],
-  reporter: Reporter,
+  {
+    lease,
+    from,
+    before,
+    after,
+    reporter,
+  }: { lease: LeaseKeeper; from: number; before: FieldCount[]; after: FieldCount[]; reporter: Reporter },
 ): Promise<void> {
   const { store } = context;
   const fields = await readFields(store);

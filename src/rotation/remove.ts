@@ -162,7 +162,7 @@ export async function remove(context: Context, options: RemoveOptions, reporter:
       // In the very moment of the mark, and of the list as it is then: a primary that was replaced since the last count knew less.
       for (const field of await readFields(store, session)) {
         const hint = hints.get(fieldId(field)) ?? { hint: { $natural: 1 } };
-        if ((await countAtIn(store, session, field, version, hint)) > 0) return undefined;
+        if ((await countAtIn(store, { session, field, version, how: hint })) > 0) return undefined;
       }
       if (!(await markDestroyed(store, session, version))) return undefined;
       if (import.meta.crashPoints) crashPoint("remove.marking");
@@ -262,7 +262,13 @@ async function fenceAgain(
   const doc = await newestRotation(store);
   if (doc === undefined || isOpen(doc)) return fields.map((field) => field.collection);
   const versions = [...new Set([...doc.fence.versions, version])].sort((a, b) => a - b);
-  await setWriteFence(store, fields, doc.fence, versions, fenceRecorder(store, auditor, doc), tell);
+  await setWriteFence(store, {
+    fields,
+    before: doc.fence,
+    versions,
+    recorder: fenceRecorder(store, auditor, doc),
+    tell,
+  });
   return await unfencedCollections(store, fields, version);
 }
 

@@ -52,11 +52,19 @@ export class Rewrapper {
 
   constructor(
     context: Context,
-    lease: LeaseKeeper,
-    workers: RewrapWorkers,
-    rotation: RotationDoc,
-    options: ThrottleOptions,
-    reporter: Reporter,
+    {
+      lease,
+      workers,
+      rotation,
+      options,
+      reporter,
+    }: {
+      lease: LeaseKeeper;
+      workers: RewrapWorkers;
+      rotation: RotationDoc;
+      options: ThrottleOptions;
+      reporter: Reporter;
+    },
   ) {
     this.#context = context;
     this.#lease = lease;
@@ -163,7 +171,12 @@ export class Rewrapper {
   /** The next batch is read while the workers are at work on those before it. */
   async #passField(field: FieldDoc): Promise<void> {
     const { batchSize } = this.#throttle;
-    const portions = wrapsAt(this.#context.store, field, this.#rotation.from, batchSize, () => this.#throttle.portion);
+    const portions = wrapsAt(this.#context.store, {
+      field,
+      version: this.#rotation.from,
+      batchSize,
+      portion: () => this.#throttle.portion,
+    });
     const flying = new Set<Promise<void>>();
     let failure: unknown;
     try {

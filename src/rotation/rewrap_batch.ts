@@ -42,10 +42,12 @@ export interface BatchFault {
 
 export async function rewrapBatch(
   store: Store,
-  provider: Provider,
-  installId: string,
-  job: BatchJob,
-  lease: Pick<LeaseEnd, "date">,
+  {
+    provider,
+    installId,
+    job,
+    lease,
+  }: { provider: Provider; installId: string; job: BatchJob; lease: Pick<LeaseEnd, "date"> },
 ): Promise<BatchResult> {
   const { field, from, to } = job;
   const failed: BatchResult["failed"] = [];
@@ -72,7 +74,7 @@ export async function rewrapBatch(
   const fault = broken && batchFault(broken.reason);
   if (rewraps.length === 0) return { done: 0, skipped: 0, failed, fault };
   if (import.meta.crashPoints) crashPoint("batch.wrapped");
-  const outcome = await applyRewraps(store, field, from, to, rewraps, job.limitMs, lease);
+  const outcome = await applyRewraps(store, { field, from, to, rewraps, limitMs: job.limitMs, lease });
   if (import.meta.crashPoints) crashPoint("batch.written");
   for (const { index, reason } of outcome.rejected) {
     const { idBson } = rewraps[index] as Rewrap;

@@ -47,7 +47,7 @@ async function answer({ seq, job }: WorkerRequest): Promise<WorkerReply> {
     const result =
       job.kind === "open"
         ? await openBatch(store, provider, installId, job)
-        : await rewrapBatch(store, provider, installId, job, new LeaseEnd(lease));
+        : await rewrapBatch(store, { provider, installId, job, lease: new LeaseEnd(lease) });
     sinceCollected += result.done + result.skipped + result.failed.length;
     return { seq, result };
   } catch (thrown) {

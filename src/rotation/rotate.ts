@@ -65,10 +65,12 @@ export async function prepareRotation(context: Context, options: RotateOptions, 
  */
 export async function runRotation(
   context: Context,
-  options: RotateOptions,
-  prepared: Prepared,
-  reporter: Reporter,
-  onStarted: (doc: RotationDoc) => void,
+  {
+    options,
+    prepared,
+    reporter,
+    onStarted,
+  }: { options: RotateOptions; prepared: Prepared; reporter: Reporter; onStarted: (doc: RotationDoc) => void },
 ): Promise<RotationSummary> {
   const awake = await evictNamed(context, prepared.evict);
   if (awake !== undefined) throw await refuse(context, options, [awake]);

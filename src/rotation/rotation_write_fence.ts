@@ -114,7 +114,13 @@ export class RotationWriteFence {
       const fence = await this.#recorded();
       const recorder = heldFenceRecorder(store, auditor, this.#lease.held, fence);
       const tell = (message: string) => this.#reporter.note(message);
-      const outcome = await setWriteFence(store, await readFields(store), fence, versionsOf(fence), recorder, tell);
+      const outcome = await setWriteFence(store, {
+        fields: await readFields(store),
+        before: fence,
+        versions: versionsOf(fence),
+        recorder,
+        tell,
+      });
       if (outcome !== undefined) return outcome;
       if (JSON.stringify(await this.#recorded()) === JSON.stringify(fence)) return await this.#lease.refused();
     }

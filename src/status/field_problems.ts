@@ -64,7 +64,7 @@ export function rejectingProblems(
     facts.fields.flatMap(({ field, validator }) => (validator === undefined ? [] : [[field.collection, validator]])),
   );
   const fields = facts.fields.map(({ field }) => field);
-  const rejecting = rejectingCollections(facts.database, live, fields, version, newest?.fence);
+  const rejecting = rejectingCollections({ database: facts.database, live, fields, version, record: newest?.fence });
   return rejecting.length === 0 ? [] : [{ code: "fence", ...rejectionText(version, rejecting, newest !== undefined) }];
 }
 

@@ -29,16 +29,19 @@ export interface Auditor {
 const NAME = "audit_log";
 
 export async function ensureAuditLog(store: Store): Promise<void> {
-  await uniqueIndex(auditEntries(store), "audit_log", { seq: 1 }, {}, "two entries have the same seq");
+  await uniqueIndex({
+    collection: auditEntries(store),
+    name: "audit_log",
+    keys: { seq: 1 },
+    options: {},
+    broken: "two entries have the same seq",
+  });
 }
 
 /** Appends inside a transaction. Two at once conflict on `seq` and one of them runs again. */
 export async function appendAudit(
   store: Store,
-  auditor: Auditor,
-  session: Session,
-  event: AuditEvent,
-  data: AuditData,
+  { auditor, session, event, data }: { auditor: Auditor; session: Session; event: AuditEvent; data: AuditData },
 ): Promise<AuditEntry> {
   const at = await serverNow(store, session);
   const last = await checkSecret(store, auditor, session);
@@ -87,7 +90,8 @@ export async function auditedUnheard<T>(
       return undefined;
     }
     const written: AuditEntry[] = [];
-    for (const change of changes) written.push(await appendAudit(store, auditor, session, change.event, change.data));
+    for (const change of changes)
+      written.push(await appendAudit(store, { auditor, session, event: change.event, data: change.data }));
     return { written, results: changes.map((change) => change.result) };
   });
   if (outcome === undefined) return undefined;

@@ -14,10 +14,7 @@ import type { Store } from "./store.ts";
  */
 export async function evictMember(
   store: Store,
-  auditor: Auditor,
-  held: Held,
-  member: Member,
-  silentMs: number,
+  { auditor, held, member, silentMs }: { auditor: Auditor; held: Held; member: Member; silentMs: number },
 ): Promise<boolean> {
   const evicted = await audited(store, auditor, async (session) => {
     const mine = await rotations(store).updateOne(stillHeld(held), { $inc: { evictions: 1 } } as never, { session });

@@ -25,10 +25,12 @@ export interface Portion {
  */
 export async function* wrapsAt(
   store: Store,
-  field: FieldName,
-  version: number,
-  batchSize: number,
-  portion: () => number = () => batchSize,
+  {
+    field,
+    version,
+    batchSize,
+    portion = () => batchSize,
+  }: { field: FieldName; version: number; batchSize: number; portion?: (() => number) | undefined },
 ): AsyncGenerator<Portion> {
   const { path } = field;
   const key = versionKey(path);
@@ -99,12 +101,14 @@ const GROUP = 64;
  */
 export async function applyRewraps(
   store: Store,
-  field: FieldName,
-  from: number,
-  to: number,
-  rewraps: Rewrap[],
-  limitMs: number,
-  lease: Pick<LeaseEnd, "date">,
+  {
+    field,
+    from,
+    to,
+    rewraps,
+    limitMs,
+    lease,
+  }: { field: FieldName; from: number; to: number; rewraps: Rewrap[]; limitMs: number; lease: Pick<LeaseEnd, "date"> },
 ): Promise<RewrapOutcome> {
   const deadline = performance.now() + limitMs;
   const statement = rewrapStatements(field.path, from, to, lease.date);

@@ -15,12 +15,21 @@ import type { Store } from "./store.ts";
  */
 export async function takeOver(
   store: Store,
-  auditor: Auditor,
-  seen: RotationDoc,
-  owner: string,
-  leaseMs: number,
-  graceMs: number,
-  watched?: WatchedLease,
+  {
+    auditor,
+    seen,
+    owner,
+    leaseMs,
+    graceMs,
+    watched,
+  }: {
+    auditor: Auditor;
+    seen: RotationDoc;
+    owner: string;
+    leaseMs: number;
+    graceMs: number;
+    watched?: WatchedLease | undefined;
+  },
 ): Promise<RotationDoc | undefined> {
   const taken = await audited(store, auditor, async (session) => {
     const doc = await rotations(store).findOneAndUpdate(

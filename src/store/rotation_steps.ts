@@ -97,8 +97,9 @@ export async function startRotation(
         events.push({ event: "rotation.reverted", data: { rotation: wanted.replaces._id, by: doc._id }, result: doc });
       }
       const states = statesToStart({ repairs: wanted.repairs === true, replaces: wanted.replaces !== undefined });
-      if (!(await claimVersion(store, session, wanted.from, states.from))) return undefined;
-      if (!(await claimVersion(store, session, wanted.to, states.to, wanted.canary))) return undefined;
+      if (!(await claimVersion(store, { session, version: wanted.from, states: states.from }))) return undefined;
+      if (!(await claimVersion(store, { session, version: wanted.to, states: states.to, canary: wanted.canary })))
+        return undefined;
       await rotations(store).insertOne(doc, { session });
       if (import.meta.crashPoints) crashPoint("rotation.inserted");
       const data = { rotation: doc._id, from: doc.from, to: doc.to, ...(wanted.repairs ? { repairs: true } : {}) };

@@ -17,7 +17,13 @@ export interface Held {
 
 export async function ensureRotations(store: Store): Promise<void> {
   const options = { name: "one_open", partialFilterExpression: { open: true } };
-  await uniqueIndex(rotations(store), "kek_rotations", { open: 1 }, options, "more than one rotation is open");
+  await uniqueIndex({
+    collection: rotations(store),
+    name: "kek_rotations",
+    keys: { open: 1 },
+    options,
+    broken: "more than one rotation is open",
+  });
 }
 
 /**

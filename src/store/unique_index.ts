@@ -7,13 +7,19 @@ import { isDuplicateKey } from "./mongodb_errors.ts";
  * @param broken what it means when documents are there already that the index would not have let in.
  * @throws KekError `document_invalid`.
  */
-export async function uniqueIndex<T extends Document>(
-  collection: Collection<T>,
-  name: OwnCollection,
-  keys: IndexSpecification,
-  options: CreateIndexesOptions,
-  broken: string,
-): Promise<void> {
+export async function uniqueIndex<T extends Document>({
+  collection,
+  name,
+  keys,
+  options,
+  broken,
+}: {
+  collection: Collection<T>;
+  name: OwnCollection;
+  keys: IndexSpecification;
+  options: CreateIndexesOptions;
+  broken: string;
+}): Promise<void> {
   try {
     await collection.createIndex(keys, { ...options, unique: true });
   } catch (thrown) {

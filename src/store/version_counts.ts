@@ -23,10 +23,7 @@ export async function countAt(store: Store, field: FieldName, version: number): 
  */
 export async function countAtIn(
   store: Store,
-  session: Session,
-  field: FieldName,
-  version: number,
-  how: IndexHint,
+  { session, field, version, how }: { session: Session; field: FieldName; version: number; how: IndexHint },
 ): Promise<number> {
   const stages = [{ $match: { [versionKey(field.path)]: version } }, { $count: "n" }];
   const options = { session, collation: { locale: "simple" }, ...how } as never;

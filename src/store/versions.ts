@@ -16,7 +16,13 @@ import { uniqueIndex } from "./unique_index.ts";
 
 export async function ensureVersions(store: Store): Promise<void> {
   const options = { name: "one_active", partialFilterExpression: { state: "active" } };
-  await uniqueIndex(versions(store), "kek_versions", { state: 1 }, options, "more than one version is active");
+  await uniqueIndex({
+    collection: versions(store),
+    name: "kek_versions",
+    keys: { state: 1 },
+    options,
+    broken: "more than one version is active",
+  });
 }
 
 /** @throws KekError `document_invalid`, `unsupported_format`: one that cannot be read may be the one that matters. */
@@ -39,11 +45,13 @@ const CANARY_WRAPS = 1000;
 /** Makes a version known. When another process was first, its canary stands and this call changes nothing. */
 export async function stageVersion(
   store: Store,
-  auditor: Auditor,
-  version: number,
-  provider: ProviderName,
-  canary: Canary,
-  key?: KeyDescription,
+  {
+    auditor,
+    version,
+    provider,
+    canary,
+    key,
+  }: { auditor: Auditor; version: number; provider: ProviderName; canary: Canary; key?: KeyDescription | undefined },
 ): Promise<void> {
   try {
     await audited(store, auditor, async (session) => {
@@ -121,10 +129,12 @@ const FIRST_ACTIVATED = { $ifNull: ["$first_activated_at", "$activated_at", "$$N
  */
 export async function claimVersion(
   store: Store,
-  session: Session,
-  version: number,
-  states: readonly VersionState[],
-  canary?: Binary,
+  {
+    session,
+    version,
+    states,
+    canary,
+  }: { session: Session; version: number; states: readonly VersionState[]; canary?: Binary | undefined },
 ): Promise<boolean> {
   const claimed = await versions(store).updateOne(
     { _id: version, state: { $in: [...states] }, ...(canary === undefined ? {} : { canary }) },

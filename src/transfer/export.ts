@@ -89,13 +89,13 @@ class ExportRun {
   #done = 0;
   #of = 0;
 
-  private constructor(
-    origin: Origin,
-    options: ExportOptions,
-    reporter: TransferReporter,
-    header: Header,
-    opener: InstallOpener,
-  ) {
+  private constructor({
+    origin,
+    options,
+    reporter,
+    header,
+    opener,
+  }: { origin: Origin; options: ExportOptions; reporter: TransferReporter; header: Header; opener: InstallOpener }) {
     this.#origin = origin;
     this.#options = options;
     this.#reporter = reporter;
@@ -126,7 +126,7 @@ class ExportRun {
       fields,
       collections: [...new Set(fields.map(({ collection }) => collection))],
     };
-    return new ExportRun(origin, options, reporter, header, opener);
+    return new ExportRun({ origin, options, reporter, header, opener });
   }
 
   async write(file: PrivateFile): Promise<ExportReport> {

@@ -83,7 +83,7 @@ test("a cancel that was slow leaves the fence of whoever resumed the rotation", 
   const two = await advance(store, await start(store, 1, 2), 2);
   const cancelled = there(await cancelRotation(store, AUDITOR, two));
   await store.db.collection("kek_rotations").updateOne({}, { $set: { "lease.owner": null } });
-  there(await takeOver(store, AUDITOR, cancelled, "other", 60_000, 0));
+  there(await takeOver(store, { auditor: AUDITOR, seen: cancelled, owner: "other", leaseMs: 60_000, graceMs: 0 }));
   await fenced(store, [1]);
   await liftFenceOfCancelled({ store, auditor: AUDITOR }, 1, nobody);
   expect((await newestRotation(store))?.fence.versions).toEqual([1]);

@@ -35,7 +35,7 @@ test("a batch that the token leaves unfinished counts what it moved", async () =
   const secrets = db.collection<{ _id: number; value: object }>("secrets");
   await makeIndex(store, FIELD);
   await secrets.insertMany(Array.from({ length: 10 }, (_, id) => ({ _id: id, value: envelope(id) })));
-  const [batch] = await Array.fromAsync(wrapsAt(store, FIELD, 1, 100));
+  const [batch] = await Array.fromAsync(wrapsAt(store, { field: FIELD, version: 1, batchSize: 100 }));
   const job = jobOf(batch?.bytes as Uint8Array);
   /** It does so many, and then no more. */
   const doing = (most: number) => {
@@ -48,11 +48,21 @@ test("a batch that the token leaves unfinished counts what it moved", async () =
     return { name: "pkcs11", rewrap } as unknown as Provider;
   };
   const fault = { code: "hsm_unavailable" as const, message: "it does not answer" };
-  expect(await rewrapBatch(store, doing(0), "install", job, HELD)).toEqual({ done: 0, skipped: 0, failed: [], fault });
-  expect(await rewrapBatch(store, doing(4), "install", job, HELD)).toEqual({ done: 4, skipped: 0, failed: [], fault });
+  expect(await rewrapBatch(store, { provider: doing(0), installId: "install", job, lease: HELD })).toEqual({
+    done: 0,
+    skipped: 0,
+    failed: [],
+    fault,
+  });
+  expect(await rewrapBatch(store, { provider: doing(4), installId: "install", job, lease: HELD })).toEqual({
+    done: 4,
+    skipped: 0,
+    failed: [],
+    fault,
+  });
   expect(await versionsOf({ db })).toEqual({ "1": 6, "2": 4 });
   // The next pass may have been read before that: those four are somebody else's change to it.
-  const rest = await rewrapBatch(store, doing(10), "install", job, HELD);
+  const rest = await rewrapBatch(store, { provider: doing(10), installId: "install", job, lease: HELD });
   expect(rest).toEqual({ done: 6, skipped: 4, failed: [], fault: undefined });
   await closeStore(store);
 });
@@ -73,7 +83,7 @@ test("a kek_version of another type of number is found by MongoDB, named with it
     ids.map((id) => ({ _id: id, value: { ...envelope(id), ...(types[id] && { kek_version: types[id][0] }) } })),
   );
   expect(await countAt(store, FIELD, 1)).toBe(6);
-  const [batch] = await Array.fromAsync(wrapsAt(store, FIELD, 1, 100));
+  const [batch] = await Array.fromAsync(wrapsAt(store, { field: FIELD, version: 1, batchSize: 100 }));
   const rewrapped: number[] = [];
   const rewrap = async (wrap: Uint8Array) => {
     rewrapped.push(wrap[0] as number);
@@ -81,7 +91,12 @@ test("a kek_version of another type of number is found by MongoDB, named with it
   };
   const token = { name: "pkcs11", rewrap } as unknown as Provider;
   const before = await secrets.find({ _id: { $in: [2, 3, 4, 5] } }).toArray();
-  const result = await rewrapBatch(store, token, "install", jobOf(batch?.bytes as Uint8Array), HELD);
+  const result = await rewrapBatch(store, {
+    provider: token,
+    installId: "install",
+    job: jobOf(batch?.bytes as Uint8Array),
+    lease: HELD,
+  });
   expect(result).toMatchObject({ done: 2, skipped: 0, fault: undefined });
   expect(rewrapped).toEqual([1, 6]);
   expect(result.failed.sort((a, b) => a.id.localeCompare(b.id))).toEqual(
@@ -102,7 +117,12 @@ test("a record that MongoDB finds under another version than the one that is rea
   // The batch was read under version 3.
   const bytes = serialize({ _id: 1, value: { ...envelope(1), format: undefined } }, { ignoreUndefined: true });
   const token = { name: "pkcs11", rewrap: async () => Buffer.alloc(60) } as unknown as Provider;
-  const result = await rewrapBatch(store, token, "install", { ...jobOf(bytes), from: 3 }, HELD);
+  const result = await rewrapBatch(store, {
+    provider: token,
+    installId: "install",
+    job: { ...jobOf(bytes), from: 3 },
+    lease: HELD,
+  });
   const reason = "its kek_version is 1, and MongoDB found it under 3";
   expect(result).toEqual({ done: 0, skipped: 0, failed: [{ id: '{"$numberInt":"1"}', reason }], fault: undefined });
   await closeStore(store);
@@ -115,7 +135,7 @@ test("what a worker sends after the lease is over moves nothing, however late it
   const secrets = db.collection<{ _id: number; value: object }>("secrets");
   await secrets.insertMany(Array.from({ length: 10 }, (_, id) => ({ _id: id, value: envelope(id) })));
   const before = await secrets.find().sort({ _id: 1 }).toArray();
-  const [batch] = await Array.fromAsync(wrapsAt(store, FIELD, 1, 100));
+  const [batch] = await Array.fromAsync(wrapsAt(store, { field: FIELD, version: 1, batchSize: 100 }));
   const bytes = batch?.bytes as Uint8Array;
   const slowly = async (wrap: Uint8Array) => {
     await Bun.sleep(400);
@@ -126,12 +146,16 @@ test("what a worker sends after the lease is over moves nothing, however late it
   const worker = new LeaseEnd(lease.shared);
   const nothing = { done: 0, skipped: 10, failed: [], fault: undefined };
   // Before the first renewal, and when the lease ended while the token was at work.
-  expect(await rewrapBatch(store, token, "install", jobOf(bytes), worker)).toEqual(nothing);
+  expect(await rewrapBatch(store, { provider: token, installId: "install", job: jobOf(bytes), lease: worker })).toEqual(
+    nothing,
+  );
   lease.set(new Date((await serverNow(store)).getTime() + 300));
-  expect(await rewrapBatch(store, token, "install", jobOf(bytes), worker)).toEqual(nothing);
+  expect(await rewrapBatch(store, { provider: token, installId: "install", job: jobOf(bytes), lease: worker })).toEqual(
+    nothing,
+  );
   expect(await secrets.find().sort({ _id: 1 }).toArray()).toEqual(before);
   // Renewed meanwhile, which the worker sees when it comes to send.
-  const rewrapping = rewrapBatch(store, token, "install", jobOf(bytes), worker);
+  const rewrapping = rewrapBatch(store, { provider: token, installId: "install", job: jobOf(bytes), lease: worker });
   lease.set(new Date((await serverNow(store)).getTime() + 60_000));
   expect(await rewrapping).toEqual({ ...nothing, done: 10, skipped: 0 });
   expect(await versionsOf({ db })).toEqual({ "2": 10 });
@@ -161,7 +185,7 @@ test("a new wrap lands only where its old one was, alone; what has become of the
     oldWrap: Buffer.alloc(60, 10 + id),
     newWrap: Buffer.alloc(60, 20 + id),
   }));
-  const outcome = await applyRewraps(store, FIELD, 1, 2, rewraps, 5000, HELD);
+  const outcome = await applyRewraps(store, { field: FIELD, from: 1, to: 2, rewraps, limitMs: 5000, lease: HELD });
   // Record 0 moved too: of a statement that ends with an error MongoDB does not say what it had changed before.
   expect(outcome.done).toBe(1);
   expect(outcome.rejected.map(({ index }) => index)).toEqual([1, 2]);
@@ -189,7 +213,7 @@ test("however many records a validator refuses, each is named, by one command mo
     newWrap: Buffer.alloc(60, id + 1),
   }));
   const before = await updates();
-  const outcome = await applyRewraps(store, FIELD, 1, 2, rewraps, 5000, HELD);
+  const outcome = await applyRewraps(store, { field: FIELD, from: 1, to: 2, rewraps, limitMs: 5000, lease: HELD });
   expect((await updates()) - before).toBe(2);
   expect(outcome.rejected.map(({ index }) => index)).toEqual(ids.filter((id) => id % 2 === 1));
   expect(await versionsOf({ db })).toEqual({ "1": 100, "2": 100 });

@@ -92,7 +92,8 @@ test("a lease that was watched is taken over while it is exactly that one, and n
   if (doc?.lease == null) throw new Error("not started");
   const { token, expires_at } = doc.lease;
   const watched = { rotation: doc._id, token, expires_at };
-  const take = (lease: typeof watched) => takeOver(store, AUDITOR, doc, "you", 60_000, GRACE, lease);
+  const take = (lease: typeof watched) =>
+    takeOver(store, { auditor: AUDITOR, seen: doc, owner: "you", leaseMs: 60_000, graceMs: GRACE, watched: lease });
   const later = new Date(expires_at.getTime() + 1);
   for (const other of [{ rotation: 2 }, { token: token + 1 }, { expires_at: later }])
     expect(await take({ ...watched, ...other })).toBeUndefined();
@@ -111,11 +112,17 @@ test("a lease is taken over only after it ran out and its last batch's time as w
     store.db
       .collection("kek_rotations")
       .updateOne({}, [{ $set: { "lease.expires_at": { $subtract: ["$$NOW", ms] } } }]);
-  expect(await takeOver(store, AUDITOR, doc, "you", 60_000, GRACE)).toBeUndefined();
+  expect(
+    await takeOver(store, { auditor: AUDITOR, seen: doc, owner: "you", leaseMs: 60_000, graceMs: GRACE }),
+  ).toBeUndefined();
   await ago(GRACE / 2);
-  expect(await takeOver(store, AUDITOR, doc, "you", 60_000, GRACE)).toBeUndefined();
+  expect(
+    await takeOver(store, { auditor: AUDITOR, seen: doc, owner: "you", leaseMs: 60_000, graceMs: GRACE }),
+  ).toBeUndefined();
   await ago(GRACE * 2);
-  expect(await takeOver(store, AUDITOR, doc, "you", 60_000, GRACE)).toMatchObject({
+  expect(
+    await takeOver(store, { auditor: AUDITOR, seen: doc, owner: "you", leaseMs: 60_000, graceMs: GRACE }),
+  ).toMatchObject({
     lease: { owner: "you", token: 2 },
     epoch: doc.epoch + 1,
   });

@@ -28,7 +28,16 @@ test("a primary that steps down or shuts down is waited out, and so is a majorit
       .db("admin")
       .command({ configureFailPoint: "failCommand", mode: { times: 1 }, data: { failCommands, ...data } });
   const rewrap = () =>
-    thrownBy(applyRewraps(store, FIELD, 1, 2, [REWRAP], 5000, { date: new Date(Date.now() + 60_000) }));
+    thrownBy(
+      applyRewraps(store, {
+        field: FIELD,
+        from: 1,
+        to: 2,
+        rewraps: [REWRAP],
+        limitMs: 5000,
+        lease: { date: new Date(Date.now() + 60_000) },
+      }),
+    );
   const [INTERRUPTED, SHUTTING_DOWN, NO_PRIMARY, STEPPED_DOWN, BAD_VALUE] = [11_602, 91, 10_107, 189, 2];
   for (const code of [INTERRUPTED, SHUTTING_DOWN, NO_PRIMARY, STEPPED_DOWN, BAD_VALUE]) {
     await failing(["update"], { errorCode: code });

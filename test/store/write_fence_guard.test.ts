@@ -32,7 +32,13 @@ async function settling(store: Store, from: number, to: number): Promise<Held> {
   const doc = await started(store, from, to);
   const two = (await advancePhase(store, AUDITOR, heldOf(doc), 2)) as RotationDoc;
   const record = heldFenceRecorder(store, AUDITOR, heldOf(two), two.fence);
-  await setWriteFence(store, await readFields(store), two.fence, [from], record, () => undefined);
+  await setWriteFence(store, {
+    fields: await readFields(store),
+    before: two.fence,
+    versions: [from],
+    recorder: record,
+    tell: () => undefined,
+  });
   return heldOf((await advancePhase(store, AUDITOR, heldOf(two), 3)) as RotationDoc);
 }
 

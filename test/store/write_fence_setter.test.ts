@@ -28,7 +28,7 @@ for (const own of [{}, RULES, { ...RULES, validationAction: "warn" }, { ...RULES
       stands: async () => true,
     };
 
-    await setWriteFence(store, FIELDS, record, [1], keep, nobody);
+    await setWriteFence(store, { fields: FIELDS, before: record, versions: [1], recorder: keep, tell: nobody });
     const rejected = db.collection("c").insertOne({ owner: "me", f: { kek_version: 1 } } as never);
     expect(rejected).rejects.toMatchObject({ code: 121 });
     await rejected.catch(() => undefined);
@@ -40,15 +40,27 @@ for (const own of [{}, RULES, { ...RULES, validationAction: "warn" }, { ...RULES
       versions: [],
       collections: [{ collection: "c", own: entry?.own ?? "", expected: entry?.own ?? "" }],
     };
-    await setWriteFence(store, FIELDS, onPaper, [], keep, nobody);
+    await setWriteFence(store, { fields: FIELDS, before: onPaper, versions: [], recorder: keep, tell: nobody });
     expect(sameOptions(await live(), own)).toBe(true);
     // And a record that was refused changes nothing.
     expect(
-      await setWriteFence(store, FIELDS, record, [1], { ...keep, record: async () => false }, nobody),
+      await setWriteFence(store, {
+        fields: FIELDS,
+        before: record,
+        versions: [1],
+        recorder: { ...keep, record: async () => false },
+        tell: nobody,
+      }),
     ).toBeUndefined();
     // Nor one that stands no longer when its turn comes.
     expect(
-      await setWriteFence(store, FIELDS, record, [1], { ...keep, stands: async () => false }, nobody),
+      await setWriteFence(store, {
+        fields: FIELDS,
+        before: record,
+        versions: [1],
+        recorder: { ...keep, stands: async () => false },
+        tell: nobody,
+      }),
     ).toBeUndefined();
     expect(sameOptions(await live(), own)).toBe(true);
     await closeStore(store);

@@ -92,13 +92,19 @@ describe("the fence", () => {
     ]);
     const strict = 'validationLevel: "strict", validationAction: "error"';
     const command = `db.getSiblingDB("db").runCommand({ collMod: "fenced", validator: {}, ${strict} })`;
-    expect(rejectingCollections("db", live, fields, 2)).toEqual([
+    expect(rejectingCollections({ database: "db", live, fields, version: 2 })).toEqual([
       { collection: "fenced", paths: ["c"], remedy: command },
     ]);
-    expect(rejectingCollections("db", live, fields, 3)).toEqual([]);
+    expect(rejectingCollections({ database: "db", live, fields, version: 3 })).toEqual([]);
     // Rules that the fence laid aside are known to the record alone.
     const entry = { collection: "fenced", own: freezeOptions(own), expected: freezeOptions({ validator: CLAUSE }) };
-    const [found] = rejectingCollections("db", live, fields, 2, { versions: [2], collections: [entry] });
+    const [found] = rejectingCollections({
+      database: "db",
+      live,
+      fields,
+      version: 2,
+      record: { versions: [2], collections: [entry] },
+    });
     expect(found?.remedy).toBe(removalCommand("db", "fenced", own));
     expect(found?.remedy).toContain('validationAction: "warn"');
   });

@@ -28,10 +28,22 @@ export function healthSection(sighting: Sighting): Markup {
         ? html`<p>Nothing has been seen yet.</p>`
         : html`<p>Everything below is as of ${moment(view.at)}. Then it was: ${view.health.headline}.</p>`;
     const findings = [{ message: fault.error.message, hint: fault.error.hint, urgent: true }];
-    return banner("unseen", said, html`${unread(fault.error)} cannot be read since ${moment(since)}`, findings, last);
+    return banner({
+      level: "unseen",
+      said,
+      headline: html`${unread(fault.error)} cannot be read since ${moment(since)}`,
+      findings,
+      more: last,
+    });
   }
-  if (view === undefined) return banner("unseen", said, html`The install has not been read yet`, []);
-  return banner(view.health.level, said, html`${capital(view.health.headline)}`, view.health.findings);
+  if (view === undefined)
+    return banner({ level: "unseen", said, headline: html`The install has not been read yet`, findings: [] });
+  return banner({
+    level: view.health.level,
+    said,
+    headline: html`${capital(view.health.headline)}`,
+    findings: view.health.findings,
+  });
 }
 
 /** The headline as plain text, for the line that is read out. */
@@ -48,13 +60,19 @@ function unread(error: KekError | undefined): string {
   return error === undefined || error.code.startsWith("mongodb_") ? "MongoDB" : "The install";
 }
 
-function banner(
-  level: keyof typeof WORD,
-  said: string,
-  headline: Markup,
-  findings: Health["findings"],
-  more?: Markup,
-): Markup {
+function banner({
+  level,
+  said,
+  headline,
+  findings,
+  more,
+}: {
+  level: keyof typeof WORD;
+  said: string;
+  headline: Markup;
+  findings: Health["findings"];
+  more?: Markup | undefined;
+}): Markup {
   return html`<section id="health" class="health ${level}" data-said="${said}" aria-labelledby="health-h"><p class="level">${WORD[level]}</p>
 <h2 id="health-h">${headline}</h2>${more}${findings.length === 0 ? "" : listed(findings)}</section>`;
 }
