@@ -64,7 +64,7 @@ export class Keyring {
   async drop(version: number): Promise<void> {
     this.#proved.delete(version);
     while (this.#inHand.has(version)) await new Promise<void>((resolve) => this.#idle.push(resolve));
-    await this.#provider.forget(version);
+    await this.#provider.release(version);
   }
 
   async close(): Promise<void> {

@@ -1,5 +1,5 @@
 import { KekError } from "../errors/errors.ts";
-import { makeCanary, proofOf } from "../providers/canary.ts";
+import { keyCanaryOf, makeCanary } from "../providers/canary.ts";
 import type { Provider } from "../providers/provider.ts";
 import type { Auditor } from "../store/audit_log.ts";
 import type { KeyProblem, VersionDoc } from "../store/documents.ts";
@@ -16,7 +16,7 @@ export async function loadProved(
   doc: VersionDoc,
   waitMs?: number,
 ): Promise<void> {
-  await provider.load(doc._id, proofOf(canaryOf(doc), installId, provider.name, doc._id), waitMs);
+  await provider.load(doc._id, keyCanaryOf(canaryOf(doc), installId, provider.name, doc._id), waitMs);
 }
 
 /** The versions that this provider holds, MongoDB does not know, and a process may make known. */
@@ -38,7 +38,7 @@ export async function stageUnknown(
   for (const version of unknown) {
     await provider.load(version);
     const canary = await makeCanary(provider, installId, version);
-    await provider.forget(version);
+    await provider.release(version);
     await stageVersion(store, auditor, version, provider.name, canary, await provider.describe(version));
   }
   return unknown.length > 0;
@@ -123,7 +123,7 @@ export class KeyProver {
       return;
     }
     await this.#prove(provider, doc, report, async () => {
-      await provider.forget(doc._id);
+      await provider.release(doc._id);
       this.#provedBefore.set(doc._id, canary);
       report.available.push(doc._id);
     });

@@ -1,7 +1,7 @@
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, rfc3339 } from "../errors/errors.ts";
 import { setFence, unfencedCollections } from "../fleet/fence_keeper.ts";
-import { proofOf } from "../providers/canary.ts";
+import { keyCanaryOf } from "../providers/canary.ts";
 import type { DestroyOptions } from "../providers/provider.ts";
 import { repairOf } from "../status/strays.ts";
 import { audited } from "../store/audit_log.ts";
@@ -171,7 +171,7 @@ export async function remove(context: Context, options: RemoveOptions, reporter:
   // On this host the key may still be there, and records may have been restored since another host destroyed it.
   if (doc.state === "destroyed" && (await provider.available([version])).includes(version))
     await refuseIfCounted(context, await readFields(store), version);
-  const proof = proofOf(canaryOf(doc), install.install_id, provider.name, version);
+  const proof = keyCanaryOf(canaryOf(doc), install.install_id, provider.name, version);
   const outcome = await provider.destroy(version, proof, options);
   const advice = `${await backupsNote(context, doc)}; ${outcome.advice}`;
   return { version, outcome: "destroyed", ...outcome, advice, scanned: scanned && scannedOf(scanned) };

@@ -87,8 +87,8 @@ test("a second key of a version's name is never used, and never destroyed", asyn
   expect(init.json.error.message).toContain("ids there:");
   expect((await install.kek(ROTATE, 2)).code).toBe(3);
   await stop(running);
-  const strangers = () => keysIn(install.token).filter(({ id }) => id === "aa").length;
-  expect(strangers()).toBe(1);
+  const foreign = () => keysIn(install.token).filter(({ id }) => id === "aa").length;
+  expect(foreign()).toBe(1);
   // Once it is gone, all is as before; planted beside a key that is to be destroyed, it stays.
   const { code } = install.token.tool("--delete-object", "--type", "secrkey", "--id", "aa");
   expect(code).toBe(0);
@@ -100,7 +100,7 @@ test("a second key of a version's name is never used, and never destroyed", asyn
   expect({ code: removed.code, stderr: removed.stderr }).toMatchObject({ code: 0 });
   expect(removed.json.destroyed).toHaveLength(1);
   expect(removed.json.remaining.join()).toContain("aa");
-  expect([strangers(), keksIn(install.token)]).toEqual([1, [label(1), label(2)]]);
+  expect([foreign(), keksIn(install.token)]).toEqual([1, [label(1), label(2)]]);
   await proveHsm(install, 2, 30);
 });
 

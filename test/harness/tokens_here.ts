@@ -4,8 +4,8 @@ import { execFileSync, spawnSync } from "node:child_process";
 import { copyFileSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Pkcs11Config } from "../../src/config/config.ts";
-import { makeCanary, proofOf } from "../../src/providers/canary.ts";
-import type { Proof, Provider } from "../../src/providers/provider.ts";
+import { keyCanaryOf, makeCanary } from "../../src/providers/canary.ts";
+import type { KeyCanary, Provider } from "../../src/providers/provider.ts";
 import { makeProvider, openToken, type ProviderConfig, type Token } from "../../src/providers/registry.ts";
 import { scratchDirectory } from "./scratch.ts";
 import { hsmBuild, PIN, type Shim, SO_PIN, SOFTHSM, shimOver } from "./token.ts";
@@ -111,12 +111,12 @@ export function tokensHere(): TokensHere {
 async function load(token: Token, version: number): Promise<void> {
   await token.make(version, INSTALL);
   await token.load(version);
-  await token.load(version, await proofBy(token, version));
+  await token.load(version, await canaryBy(token, version));
 }
 
 /** What the key of a loaded version opens. */
-export async function proofBy(provider: Provider, version: number): Promise<Proof> {
-  return proofOf(await makeCanary(provider, INSTALL, version), INSTALL, provider.name, version);
+export async function canaryBy(provider: Provider, version: number): Promise<KeyCanary> {
+  return keyCanaryOf(await makeCanary(provider, INSTALL, version), INSTALL, provider.name, version);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@ import { randomBytes } from "node:crypto";
 import type { Provider } from "../../src/providers/provider.ts";
 import { codeOf } from "../harness/codes.ts";
 import { CKR } from "../harness/token.ts";
-import { INSTALL, proofBy, tokensHere } from "../harness/tokens_here.ts";
+import { canaryBy, INSTALL, tokensHere } from "../harness/tokens_here.ts";
 
 /** A token that fails now and then, errs without saying so, is away, or is another one when it comes back. */
 
@@ -57,7 +57,7 @@ describe("among calls that fail at random", () => {
 
   test("versions are loaded, proved, listed and made", async () => {
     const provider = await tokens.openWith("trouble", [1]);
-    const proof = await proofBy(provider, 1);
+    const proof = await canaryBy(provider, 1);
     shim.set({ failPpm: 5_000 });
     for (let round = 0; round < 20; round += 1) {
       await provider.load(1, proof);
@@ -173,7 +173,7 @@ test("a token in the other's place, with its label and a key of the same label, 
 
   const provider = await tokens.openWith("trouble", [1, 2]);
   const [{ dek, wrapped }] = (await wraps(provider, 1)) as [{ dek: Buffer; wrapped: Uint8Array }];
-  const proof = await proofBy(provider, 1);
+  const proof = await canaryBy(provider, 1);
   /** Pulls one out, puts the other in: the module shows it once it is initialized anew. */
   const swap = async (set: string) => {
     tokens.plug(set);

@@ -21,7 +21,7 @@ export function hangingError(tokenLabel: string): KekError {
 }
 
 /** @param cause what the token answered. */
-export function crowdedError(tokenLabel: string, cause: string): KekError {
+export function noSessionError(tokenLabel: string, cause: string): KekError {
   return new KekError(
     "hsm_away",
     `token "${tokenLabel}" has no session left for this process (${cause})`,

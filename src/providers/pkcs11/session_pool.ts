@@ -1,16 +1,16 @@
 import { KekError } from "../../errors/errors.ts";
 import type { LoginClaims } from "../login_claims.ts";
-import type { Proof, TokenCounts } from "../provider.ts";
+import type { KeyCanary, TokenCounts } from "../provider.ts";
 import { Backoff } from "./backoff.ts";
-import { type Operation, packOperations, unpackAnswers } from "./frames.ts";
-import { Gate } from "./gate.ts";
-import { LoginDesk } from "./login_desk.ts";
-import type { TokenSettings } from "./session.ts";
-import { closedError, crowdedError, errorOf, hangingError } from "./session_errors.ts";
+import { LoginCoordinator } from "./login_coordinator.ts";
+import { ModuleLock } from "./module_lock.ts";
+import { type Operation, packOperations, unpackAnswers } from "./operation_frames.ts";
+import { closedError, errorOf, hangingError, noSessionError } from "./session_errors.ts";
 import { type SessionReply, SessionThread } from "./session_thread.ts";
 import { ShareSize } from "./share_size.ts";
-import { TokenTally } from "./tally.ts";
 import type { Task, TaskValue } from "./tasks.ts";
+import { TokenCounters } from "./token_counters.ts";
+import type { TokenSettings } from "./token_settings.ts";
 import { Width } from "./width.ts";
 
 /**
@@ -21,7 +21,7 @@ import { Width } from "./width.ts";
  */
 
 /** How long a session goes on trying what the token does not do. Once it is known to be away, each call tries once. */
-const PATIENCE_MS = 5000;
+const RETRY_MS = 5000;
 /** The share in work, and the next one. */
 const SHARES_AHEAD = 2;
 /** How many sessions are opened at a time, once one has shown that the token gives them. */
@@ -47,17 +47,17 @@ export interface PoolOptions {
 export class SessionPool {
   readonly #settings: TokenSettings;
   readonly #options: PoolOptions;
-  readonly #desk: LoginDesk;
+  readonly #logins: LoginCoordinator;
   readonly #queue: Waiting[] = [];
   /** Administrative work that the sessions of the work must do. */
   readonly #tasks: Job[] = [];
   readonly #sessions: SessionThread[] = [];
   #taskSession: SessionThread | undefined;
-  readonly #known = new Map<number, Proof | undefined>();
+  readonly #known = new Map<number, KeyCanary | undefined>();
   readonly #width: Width;
   #limit: number;
   readonly #share = new ShareSize();
-  #away: KekError | undefined;
+  #unavailable: KekError | undefined;
   /** Between attempts to open a session more than the token gave. */
   readonly #further = new Backoff();
   readonly #furtherForTasks = new Backoff();
@@ -67,7 +67,7 @@ export class SessionPool {
   constructor(settings: TokenSettings, limit: number, options: PoolOptions) {
     this.#settings = settings;
     this.#options = options;
-    this.#desk = new LoginDesk(settings, options.claims);
+    this.#logins = new LoginCoordinator(settings, options.claims);
     this.#limit = limit;
     this.#width = new Width(limit);
   }
@@ -84,14 +84,14 @@ export class SessionPool {
     this.#width.atMost(this.#workLimit);
   }
 
-  know(version: number, proof: Proof | undefined): void {
-    this.#known.set(version, proof);
-    for (const session of this.#all) session.send({ kind: "know", version, proof });
+  load(version: number, canary: KeyCanary | undefined): void {
+    this.#known.set(version, canary);
+    for (const session of this.#all) session.send({ kind: "load", version, canary });
   }
 
-  forget(version: number): void {
+  release(version: number): void {
     this.#known.delete(version);
-    for (const session of this.#all) session.send({ kind: "forget", version });
+    for (const session of this.#all) session.send({ kind: "release", version });
   }
 
   /** @throws KekError `hsm_away` and what else the operation meets. */
@@ -103,20 +103,20 @@ export class SessionPool {
     });
   }
 
-  /** @param patienceMs how long the session goes on trying. @throws KekError `hsm_away` and what else the task meets. */
-  async perform<T extends Task>(task: T, patienceMs = PATIENCE_MS): Promise<TaskValue[T["do"]]> {
+  /** @param retryForMs how long the session goes on trying. @throws KekError `hsm_away` and what else the task meets. */
+  async perform<T extends Task>(task: T, retryForMs = RETRY_MS): Promise<TaskValue[T["do"]]> {
     this.#refuseClosed();
     return await new Promise<TaskValue[T["do"]]>((resolve, reject) => {
       const work = async (session: SessionThread) => {
-        const reply = await session.ask({ kind: "task", task, patienceMs: Math.min(this.#patience, patienceMs) }, []);
+        const reply = await session.ask({ kind: "task", task, retryForMs: Math.min(this.#retryForMs, retryForMs) }, []);
         if (reply.kind === "done") {
-          this.#away = undefined;
+          this.#unavailable = undefined;
           resolve(reply.value as TaskValue[T["do"]]);
-        } else if (reply.kind !== "crowded") reject(this.#noted(errorOf(reply)));
+        } else if (reply.kind !== "no_session") reject(this.#noted(errorOf(reply)));
         else if (this.#withdraw(session)) {
           this.#tasks.push(job);
           this.#plan();
-        } else reject(this.#noted(crowdedError(this.#settings.tokenLabel, reply.cause)));
+        } else reject(this.#noted(noSessionError(this.#settings.tokenLabel, reply.cause)));
       };
       const job: Job = { run: (session) => work(session).catch((thrown) => reject(this.#noted(thrown))), reject };
       const own = this.#forTasks();
@@ -130,11 +130,11 @@ export class SessionPool {
 
   counts(): TokenCounts {
     return {
-      ...new TokenTally(this.#settings.tally).read(),
-      renewals: new Gate(this.#settings.gate).epoch,
+      ...new TokenCounters(this.#settings.counters).read(),
+      renewals: new ModuleLock(this.#settings.moduleLock).epoch,
       hung: this.#all.filter((session) => session.stuck).length,
       limit: this.#limit,
-      away: this.#away !== undefined,
+      unavailable: this.#unavailable !== undefined,
     };
   }
 
@@ -155,13 +155,13 @@ export class SessionPool {
     this.#sessions.splice(0);
     this.#taskSession = undefined;
     await Promise.all(all.map((session) => session.close()));
-    await this.#desk.close();
+    await this.#logins.close();
   }
 
   // -------------------------------------------------------------------------------------------------------------------
 
-  get #patience(): number {
-    return this.#away === undefined ? PATIENCE_MS : 0;
+  get #retryForMs(): number {
+    return this.#unavailable === undefined ? RETRY_MS : 0;
   }
 
   get #all(): SessionThread[] {
@@ -278,7 +278,7 @@ export class SessionPool {
     const asked = performance.now();
     let reply: SessionReply;
     try {
-      reply = await session.ask({ kind: "operations", bytes, patienceMs: this.#patience }, [bytes.buffer]);
+      reply = await session.ask({ kind: "operations", bytes, retryForMs: this.#retryForMs }, [bytes.buffer]);
     } catch (thrown) {
       // Not sent: the thread was dead before.
       if (bytes.length > 0) bytes.fill(0);
@@ -291,19 +291,20 @@ export class SessionPool {
       return;
     }
     this.#measure(session, batch.length, asked);
-    const crowded: Waiting[] = [];
+    const noSession: Waiting[] = [];
     unpackAnswers(reply.bytes).forEach((answer, index) => {
       const waiting = batch[index] as Waiting;
-      if (answer === "crowded") crowded.push(waiting);
+      if (answer === "no_session") noSession.push(waiting);
       else if ("error" in answer) waiting.reject(this.#noted(answer.error));
       else {
-        this.#away = undefined;
+        this.#unavailable = undefined;
         waiting.resolve(answer.data);
       }
     });
-    if (crowded.length === 0) return;
-    if (this.#withdraw(session)) this.#queue.unshift(...crowded);
-    else for (const { reject } of crowded) reject(this.#noted(crowdedError(this.#settings.tokenLabel, reply.cause)));
+    if (noSession.length === 0) return;
+    if (this.#withdraw(session)) this.#queue.unshift(...noSession);
+    else
+      for (const { reject } of noSession) reject(this.#noted(noSessionError(this.#settings.tokenLabel, reply.cause)));
   }
 
   #measure(session: SessionThread, operations: number, asked: number): void {
@@ -339,23 +340,23 @@ export class SessionPool {
   #start(): SessionThread {
     const session = new SessionThread(this.#settings, {
       freed: () => this.#plan(),
-      login: (message) => this.#desk.handle(message),
+      login: (message) => this.#logins.handle(message),
     });
-    for (const [version, proof] of this.#known) session.send({ kind: "know", version, proof });
+    for (const [version, canary] of this.#known) session.send({ kind: "load", version, canary });
     return session;
   }
 
   /** One session more. Where that fails the thread is left without one, and tried again later. */
   async #open(session: SessionThread): Promise<void> {
     const reply = await session
-      .ask({ kind: "task", task: { do: "open" }, patienceMs: 0 }, [])
+      .ask({ kind: "task", task: { do: "open" }, retryForMs: 0 }, [])
       .catch((thrown) => this.#noted(thrown));
     if ("kind" in reply && reply.kind === "done") this.#further.worked();
     else if (this.#sessions.includes(session)) this.#withdraw(session);
   }
 
   #noted(error: Error): Error {
-    if (error instanceof KekError && error.code === "hsm_away") this.#away = error;
+    if (error instanceof KekError && error.code === "hsm_away") this.#unavailable = error;
     return error;
   }
 

@@ -1,19 +1,19 @@
 import { Worker } from "node:worker_threads";
 import { threadEntry } from "../../config/entry_points.ts";
 import { type ErrorCode, KekError } from "../../errors/errors.ts";
-import type { Proof } from "../provider.ts";
-import type { TokenSettings } from "./session.ts";
+import type { KeyCanary } from "../provider.ts";
 import type { PermitMessage } from "./shared_permit.ts";
 import type { Task, TaskValue } from "./tasks.ts";
 import { ThreadState } from "./thread_state.ts";
+import type { TokenSettings } from "./token_settings.ts";
 
 /** One session's thread, seen from the thread that gives it work. Requests are answered in the order in which they came. */
 
 export type SessionRequest =
-  | { kind: "operations"; bytes: Uint8Array; patienceMs: number }
-  | { kind: "task"; task: Task; patienceMs: number }
-  | { kind: "know"; version: number; proof: Proof | undefined }
-  | { kind: "forget"; version: number }
+  | { kind: "operations"; bytes: Uint8Array; retryForMs: number }
+  | { kind: "task"; task: Task; retryForMs: number }
+  | { kind: "load"; version: number; canary: KeyCanary | undefined }
+  | { kind: "release"; version: number }
   /** Closes the session and keeps the module. */
   | { kind: "rest" }
   | { kind: "close" };
@@ -21,8 +21,8 @@ export type SessionRequest =
 export type SessionReply =
   | { kind: "answers"; bytes: Uint8Array; cause: string }
   | { kind: "done"; value: TaskValue[Task["do"]] }
-  | { kind: "failed"; error: ToldError }
-  | { kind: "crowded"; cause: string }
+  | { kind: "failed"; error: SerializedError }
+  | { kind: "no_session"; cause: string }
   | { kind: "rested" }
   | { kind: "closed" };
 
@@ -33,7 +33,7 @@ export interface SessionData {
 }
 
 /** Errors do not keep their class between threads. */
-export interface ToldError {
+export interface SerializedError {
   code: ErrorCode;
   message: string;
   hint: string;
@@ -126,7 +126,7 @@ export class SessionThread {
       };
       this.send({ kind: "close" });
     });
-    // One that is inside the token is not ended by force: it would leave the gate shut for the others.
+    // One that is inside the token is not ended by force: it would keep the module lock from the others.
     if (answered) await this.#worker.terminate();
     else this.#worker.unref();
     this.#died(new KekError("closed", "the session of the HSM is closed", "this process is ending"));

@@ -2,10 +2,10 @@ import { parentPort, workerData } from "node:worker_threads";
 import { crashPointAsked } from "../../config/environment.ts";
 import { armCrashPoint } from "../../errors/crash_point.ts";
 import { KekError, messageOf } from "../../errors/errors.ts";
-import { type Answer, Inbox, type Operation, packAnswers } from "./frames.ts";
-import type { SessionData, SessionReply, SessionRequest, ToldError } from "./session_thread.ts";
+import { type Answer, Inbox, type Operation, packAnswers } from "./operation_frames.ts";
+import { RetryingSession, SessionUnavailable } from "./retrying_session.ts";
+import type { SerializedError, SessionData, SessionReply, SessionRequest } from "./session_thread.ts";
 import { SharedPermit } from "./shared_permit.ts";
-import { Crowded, SteadySession } from "./steady.ts";
 import { perform } from "./tasks.ts";
 import { ThreadState } from "./thread_state.ts";
 
@@ -17,31 +17,31 @@ armCrashPoint(crashPointAsked());
 const inbox = new Inbox();
 const { settings, state: memory } = workerData as SessionData;
 const state = new ThreadState(memory);
-const steady = new SteadySession(settings, state, new SharedPermit(state, (message) => port.postMessage(message)));
+const session = new RetryingSession(settings, state, new SharedPermit(state, (message) => port.postMessage(message)));
 state.starting = false;
 
-function operate(operation: Operation, patienceMs: number): Uint8Array {
+function operate(operation: Operation, retryForMs: number): Uint8Array {
   const { version, data, aad } = operation;
   switch (operation.kind) {
     case "wrap":
-      return steady.wrap(data, aad, version, patienceMs);
+      return session.wrap(data, aad, version, retryForMs);
     case "unwrap":
-      return steady.unwrap(data, aad, version, patienceMs);
+      return session.unwrap(data, aad, version, retryForMs);
     case "rewrap":
-      return steady.rewrap(data, { version, aad }, { version: operation.to, aad: operation.toAad }, patienceMs);
+      return session.rewrap(data, { version, aad }, { version: operation.to, aad: operation.toAad }, retryForMs);
   }
 }
 
 /** Why the token opened no session, when it last did not. */
 let cause = "";
 
-function answer(operation: Operation, patienceMs: number): Answer {
+function answer(operation: Operation, retryForMs: number): Answer {
   try {
-    return { data: operate(operation, patienceMs) };
+    return { data: operate(operation, retryForMs) };
   } catch (thrown) {
-    if (thrown instanceof Crowded) {
+    if (thrown instanceof SessionUnavailable) {
       cause = thrown.message;
-      return "crowded";
+      return "no_session";
     }
     return { error: asKekError(thrown) };
   }
@@ -53,7 +53,7 @@ function asKekError(thrown: unknown): KekError {
 }
 
 /** Errors do not keep their class between threads. */
-function told(thrown: unknown): ToldError {
+function serialized(thrown: unknown): SerializedError {
   const { code, message, hint } = asKekError(thrown);
   return { code, message, hint };
 }
@@ -65,39 +65,39 @@ function reply(message: SessionReply, transfer: ArrayBuffer[] = []): void {
 port.on("message", (request: SessionRequest) => {
   switch (request.kind) {
     case "operations": {
-      let { patienceMs } = request;
+      let { retryForMs } = request;
       const operations = inbox.read(request.bytes);
-      const answers = steady.tally.using(operations.length, () =>
+      const answers = session.counters.using(operations.length, () =>
         operations.map((operation) => {
-          const given = answer(operation, patienceMs);
+          const given = answer(operation, retryForMs);
           // The rest need not find out too that the token is away.
-          if (given !== "crowded" && "error" in given && given.error.code === "hsm_away") patienceMs = 0;
+          if (given !== "no_session" && "error" in given && given.error.code === "hsm_away") retryForMs = 0;
           return given;
         }),
       );
       inbox.clear();
       const packed = packAnswers(answers);
-      for (const given of answers) if (given !== "crowded" && "data" in given) given.data.fill(0);
+      for (const given of answers) if (given !== "no_session" && "data" in given) given.data.fill(0);
       return reply({ kind: "answers", bytes: packed, cause }, [packed.buffer]);
     }
     case "task":
       try {
-        const value = steady.tally.using(1, () => perform(steady, request.task, request.patienceMs));
+        const value = session.counters.using(1, () => perform(session, request.task, request.retryForMs));
         return reply({ kind: "done", value });
       } catch (thrown) {
-        if (thrown instanceof Crowded) return reply({ kind: "crowded", cause: thrown.message });
-        return reply({ kind: "failed", error: told(thrown) });
+        if (thrown instanceof SessionUnavailable) return reply({ kind: "no_session", cause: thrown.message });
+        return reply({ kind: "failed", error: serialized(thrown) });
       }
-    case "know":
-      return steady.keys.know(request.version, request.proof);
-    case "forget":
-      return steady.keys.forget(request.version);
+    case "load":
+      return session.keys.load(request.version, request.canary);
+    case "release":
+      return session.keys.release(request.version);
     case "rest":
-      steady.rest();
+      session.rest();
       return reply({ kind: "rested" });
     case "close":
       try {
-        steady.close();
+        session.close();
       } catch (thrown) {
         // The thread ends either way; the token gives the session up when the process is gone.
         if (!(thrown instanceof Error)) throw thrown;

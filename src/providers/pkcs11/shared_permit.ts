@@ -1,11 +1,12 @@
 import { Buffer } from "node:buffer";
 import { KekError } from "../../errors/errors.ts";
-import type { LoginPermit, PinChange } from "./login.ts";
+import type { LoginPermit } from "./login.ts";
+import type { PinChange } from "./pin.ts";
 import type { ThreadState } from "./thread_state.ts";
 
 /**
  * A permit to log in that the thread of a session, which blocks, is given by the thread that owns its pool, which can ask MongoDB.
- * One thread of a process logs in at a time (`Gate.exclusively`).
+ * One thread of a process logs in at a time (`ModuleLock.exclusively`).
  */
 
 const STATE = { idle: 0, asked: 1, granted: 2, denied: 3 } as const;

@@ -1,9 +1,9 @@
 import { KekError } from "../../errors/errors.ts";
 import { CKF } from "./constants.ts";
 import type { Cryptoki, Token, UnreadableSlot } from "./cryptoki.ts";
-import { TokenFault } from "./faults.ts";
 import { emptyTokenFiles } from "./softhsm_files.ts";
-import type { TokenMemory } from "./token_memory.ts";
+import { TokenFault } from "./token_fault.ts";
+import type { TokenState } from "./token_state.ts";
 
 /** Which slot holds the token of a label. */
 
@@ -16,16 +16,16 @@ import type { TokenMemory } from "./token_memory.ts";
 export function findToken(
   module: Cryptoki,
   label: string,
-  memory: TokenMemory,
+  tokenState: TokenState,
   epoch: number,
   modulePath: string,
 ): Token {
-  const known = knownToken(module, label, memory, epoch);
+  const known = knownToken(module, label, tokenState, epoch);
   if (known !== undefined) return known;
   const { tokens, unreadable } = module.tokens();
   const named = tokens.filter((token) => token.label === label);
   const [token] = named;
-  if (token === undefined) throw notFound(label, tokens, unreadable, memory, modulePath);
+  if (token === undefined) throw notFound(label, tokens, unreadable, tokenState, modulePath);
   if (named.length > 1) {
     throw new KekError(
       "hsm_token",
@@ -33,19 +33,19 @@ export function findToken(
       "give each token a label of its own, or leave one of them out of the module's configuration",
     );
   }
-  memory.keepSlot(token.slot, epoch);
+  tokenState.keepSlot(token.slot, epoch);
   return token;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** Enough for the module to be initialised again in between (steady.ts), and within half a second. */
+/** Enough for the module to be initialised again in between (retrying_session.ts), and within half a second. */
 const LOOKS = 8;
 const TOKEN_NOT_PRESENT = 0xe0;
 
 /** The token of the slot that is known. A slot that cannot be read just now may still open sessions. */
-function knownToken(module: Cryptoki, label: string, memory: TokenMemory, epoch: number): Token | undefined {
-  const slot = memory.slot(epoch);
+function knownToken(module: Cryptoki, label: string, tokenState: TokenState, epoch: number): Token | undefined {
+  const slot = tokenState.slot(epoch);
   if (slot === undefined) return undefined;
   try {
     const token = module.token(slot);
@@ -55,7 +55,7 @@ function knownToken(module: Cryptoki, label: string, memory: TokenMemory, epoch:
     if (!thrown.unseen)
       return { slot, label, serial: "", manufacturer: "", model: "", flags: 0, maxSessions: undefined };
   }
-  memory.forgetSlot();
+  tokenState.forgetSlot();
   return undefined;
 }
 
@@ -63,7 +63,7 @@ function notFound(
   label: string,
   tokens: Token[],
   unreadable: UnreadableSlot[],
-  memory: TokenMemory,
+  tokenState: TokenState,
   modulePath: string,
 ): Error {
   const [broken] = unreadable;
@@ -77,7 +77,7 @@ function notFound(
     );
   }
   // Another process may be writing the file at this moment: SoftHSM empties it first, and hides the token until it is written.
-  const mayBeWritten = memory.miss() % LOOKS !== 0;
+  const mayBeWritten = tokenState.countNotFound() % LOOKS !== 0;
   const [empty] = mayBeWritten ? [] : emptyTokenFiles(modulePath);
   if (empty !== undefined)
     return new KekError(
@@ -86,7 +86,8 @@ function notFound(
       `put your copy of that file back, with its owner and mode: its keys are in other files, and whole (docs/hsm/softhsm2.md)`,
     );
   // A token that was there before may come back. The daemon of one never seen may be starting: the search is repeated.
-  if (memory.met || mayBeWritten) return new TokenFault(TOKEN_NOT_PRESENT, "C_GetSlotList", `token "${label}" is gone`);
+  if (tokenState.seen || mayBeWritten)
+    return new TokenFault(TOKEN_NOT_PRESENT, "C_GetSlotList", `token "${label}" is gone`);
   const there = tokens.filter(({ flags }) => (flags & CKF.tokenInitialized) !== 0);
   return new KekError(
     "hsm_token",

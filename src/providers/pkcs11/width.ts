@@ -10,7 +10,7 @@ export class Width {
   #began: number | undefined;
   #operations = 0;
   #events = 0;
-  #crowded = 0;
+  #noSession = 0;
   /** Operations a millisecond at this width, of late and a while before that. */
   #usual = 0;
   #earlier = 0;
@@ -53,11 +53,11 @@ export class Width {
     }
     this.#operations += operations;
     this.#events += 1;
-    if (waiting) this.#crowded += 1;
+    if (waiting) this.#noSession += 1;
     const elapsed = at - this.#began;
     if (elapsed < WINDOW_MS || this.#events < EVENTS_A_SESSION * this.now) return;
     // Not enough to do for the sessions there are: nothing to learn, and no more needed.
-    if (this.#crowded * 2 > this.#events) this.#learn(this.#operations / elapsed, elapsed, at);
+    if (this.#noSession * 2 > this.#events) this.#learn(this.#operations / elapsed, elapsed, at);
     this.#restart(at);
   }
 
@@ -123,7 +123,7 @@ export class Width {
     this.#began = at;
     this.#operations = 0;
     this.#events = 0;
-    this.#crowded = 0;
+    this.#noSession = 0;
   }
 }
 

@@ -1,13 +1,13 @@
 import { expect, test } from "bun:test";
 import { once } from "node:events";
 import { Worker } from "node:worker_threads";
-import { block, Gate } from "../../src/providers/pkcs11/gate.ts";
-import { type Orders, SEEN } from "../harness/gate_thread.ts";
+import { block, ModuleLock } from "../../src/providers/pkcs11/module_lock.ts";
+import { type Orders, SEEN } from "../harness/module_lock_thread.ts";
 
 /** What the threads of a process agree on about one module. The threads here are real. */
 
 function scene() {
-  const gate = new Gate();
+  const gate = new ModuleLock();
   const shared = new SharedArrayBuffer(64);
   const words = new Int32Array(shared);
   const threads: Promise<unknown>[] = [];
@@ -17,7 +17,7 @@ function scene() {
       for (let thread = 0; thread < count; thread += 1) {
         const workerData: Orders = { memory: gate.memory, seen: shared, do: what };
         threads.push(
-          once(new Worker(new URL("../harness/gate_thread.ts", import.meta.url), { workerData }), "message"),
+          once(new Worker(new URL("../harness/module_lock_thread.ts", import.meta.url), { workerData }), "message"),
         );
       }
     },

@@ -11,8 +11,8 @@ export type Operation =
   | { kind: "unwrap"; version: number; data: Uint8Array; aad: Uint8Array }
   | { kind: "rewrap"; version: number; data: Uint8Array; aad: Uint8Array; to: number; toAad: Uint8Array };
 
-/** `crowded`: the token has no session for this thread; another thread is to do it. */
-export type Answer = { data: Uint8Array } | { error: KekError } | "crowded";
+/** `noSession`: the token has no session for this thread; another thread is to do it. */
+export type Answer = { data: Uint8Array } | { error: KekError } | "no_session";
 
 const KINDS = ["wrap", "unwrap", "rewrap"] as const;
 const HEAD = 24;
@@ -100,11 +100,11 @@ export class Inbox {
   }
 }
 
-const STATUS = { data: 0, error: 1, crowded: 2 } as const;
+const STATUS = { data: 0, error: 1, noSession: 2 } as const;
 
 export function packAnswers(answers: Answer[]): Uint8Array<ArrayBuffer> {
   const bodies = answers.map((answer) => {
-    if (answer === "crowded") return NOTHING;
+    if (answer === "no_session") return NOTHING;
     if ("data" in answer) return answer.data;
     const { code, message, hint } = answer.error;
     return Buffer.from(JSON.stringify({ code, message, hint }));
@@ -114,7 +114,7 @@ export function packAnswers(answers: Answer[]): Uint8Array<ArrayBuffer> {
   let at = 0;
   answers.forEach((answer, index) => {
     const body = bodies[index] as Uint8Array;
-    view.setUint32(at, answer === "crowded" ? STATUS.crowded : "data" in answer ? STATUS.data : STATUS.error);
+    view.setUint32(at, answer === "no_session" ? STATUS.noSession : "data" in answer ? STATUS.data : STATUS.error);
     view.setUint32(at + 4, body.length);
     bytes.set(body, at + 8);
     at += 8 + body.length;
@@ -130,7 +130,7 @@ export function unpackAnswers(bytes: Uint8Array): Answer[] {
     const [status, length] = [view.getUint32(at), view.getUint32(at + 4)];
     const body = bytes.subarray(at + 8, at + 8 + length);
     if (status === STATUS.data) answers.push({ data: Buffer.from(body) });
-    else if (status === STATUS.crowded) answers.push("crowded");
+    else if (status === STATUS.noSession) answers.push("no_session");
     else {
       const { code, message, hint } = JSON.parse(Buffer.from(body).toString("utf8"));
       answers.push({ error: new KekError(code as ErrorCode, message, hint) });
