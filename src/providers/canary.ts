@@ -5,7 +5,7 @@ import { KEY_BYTES, WRAP_BYTES } from "../envelope/gcm.ts";
 import { KekError } from "../errors/errors.ts";
 import type { KeyCanary, Provider } from "./provider.ts";
 
-/** A canary is a wrap of 32 random bytes kept with their digest: whoever opens it holds the very same KEK. */
+/** A canary is a wrap of 32 random bytes kept with their digest: what opens it is the same KEK. */
 export interface Canary {
   canary: Uint8Array;
   /** SHA-256 of the 32 bytes. */

@@ -65,10 +65,10 @@ export class EnvProvider implements Provider {
     return Object.keys(this.#all()).map(Number);
   }
 
-  load(version: number, proof?: KeyCanary): void {
-    // A proof is made of a canary: whoever has one knows that the version's key exists.
-    this.#keys.get(version) ?? this.#read(version, proof !== undefined);
-    if (proof === undefined || opensCanary(proof, (wrap, aad) => this.unwrap(wrap, aad, version))) return;
+  load(version: number, canary?: KeyCanary): void {
+    // Who has a canary knows that the version's key exists.
+    this.#keys.get(version) ?? this.#read(version, canary !== undefined);
+    if (canary === undefined || opensCanary(canary, (wrap, aad) => this.unwrap(wrap, aad, version))) return;
     this.release(version);
     throw keyMismatch(
       "the key held here",
@@ -77,7 +77,7 @@ export class EnvProvider implements Provider {
     );
   }
 
-  /** Bytes in memory do not go away. */
+  /** Bytes in memory stay. */
   check(version: number): void {
     this.#key(version);
   }
@@ -108,7 +108,7 @@ export class EnvProvider implements Provider {
     this.#keys.delete(version);
   }
 
-  destroy(version: number, _proof: KeyCanary, { keepCopy }: DestroyOptions): DestroyOutcome {
+  destroy(version: number, _canary: KeyCanary, { keepCopy }: DestroyOptions): DestroyOutcome {
     this.release(version);
     const outcome: DestroyOutcome = {
       destroyed: [],

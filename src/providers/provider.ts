@@ -39,12 +39,12 @@ export interface Provider {
 
   /**
    * Makes a version usable.
-   * @param proof what its key must open, now and wherever it is found again; only a key whose canary is not made yet has none.
+   * @param canary what its key must open, now and whenever it is found again; undefined only before the canary is made.
    * @param waitMs how long the caller can wait: a heartbeat waits for no token. The load itself goes on.
    * @throws KekError `key_missing` when there is no such key, `key_invalid` when it is not an AES-256 key, `key_mismatch` when
-   * it does not open the proof. On any of them the version is not loaded.
+   * it does not open the canary. On any of them the version is not loaded.
    */
-  load(version: number, proof?: KeyCanary, waitMs?: number): Awaitable<void>;
+  load(version: number, canary?: KeyCanary, waitMs?: number): Awaitable<void>;
 
   /** Makes sure that a loaded version can be used at this moment. @throws KekError as `load`. */
   check(version: number): Awaitable<void>;
@@ -66,10 +66,10 @@ export interface Provider {
 
   /**
    * Destroys the key itself, where this provider owns it, and says what it could not reach. Run again after a crash, it finishes.
-   * @param proof what the key opens: another one under the same name is left alone.
+   * @param canary what the key opens: another one under the same name is left alone.
    * @throws KekError `usage` when a copy is asked for and keys cannot be copied; `refused` when another file has the copy's name.
    */
-  destroy(version: number, proof: KeyCanary, options: DestroyOptions): Awaitable<DestroyOutcome>;
+  destroy(version: number, canary: KeyCanary, options: DestroyOptions): Awaitable<DestroyOutcome>;
 
   /** A provider over a copy of this one's secrets. @throws KekError `usage` where keys cannot be copied into a file. */
   overCopy(file: string): Provider;
@@ -133,7 +133,7 @@ export interface TokenCounts {
   faults: { [kind: string]: number };
   /** Sessions opened so far, first ones and those that took the place of a lost one. */
   opened: number;
-  /** Times that the module was initialized anew. */
+  /** Times that the module was initialised again. */
   renewals: number;
   /** Sessions open at this moment, those in the middle of work, those that nobody waits for any more, and how many there may be. */
   open: number;

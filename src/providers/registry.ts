@@ -45,7 +45,7 @@ export type ProviderConfig = Pick<Config, "encryption" | "secretsFile">;
 export interface RegistryOptions {
   /** Asks a person for the PIN of a token, where none is configured. */
   askPin?: AskPin | undefined;
-  /** False for commands that do no cryptography: they work while an HSM is away. */
+  /** False for commands that do no cryptography: they work while an HSM is unavailable. */
   probe?: boolean;
   /** How the processes of the install agree on logins; without it this process decides alone. */
   claims?: LoginClaims | undefined;

@@ -209,7 +209,7 @@ test("this process: without a token nothing is said of one; faults are told by k
   const tally = new TokenCounters();
   tally.opened();
   tally.opened();
-  tally.gone();
+  tally.closed();
   tally.using(3, () => new TokenCounters(tally.memory).fault("unavailable"));
   const token = { ...tally.read(), renewals: 1, hung: 0, limit: 4, unavailable: true };
   const hsm = parseExposition(await textOf(PROCESS_METRICS, { ...FACTS, standing: { ...FACTS.standing, token } }));

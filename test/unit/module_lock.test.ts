@@ -55,7 +55,7 @@ test("exclusively lets go when the work throws, and inside does too", () => {
   expect(gate.inside(() => 6)).toBe(6);
 });
 
-test("nobody is inside while the module is initialized anew, and all go on afterwards", async () => {
+test("nobody is inside while the module is initialised again, and all go on afterwards", async () => {
   const { gate, start, all, get, set, until } = scene();
   gate.join(() => true);
   start("inside", 3);
@@ -75,7 +75,7 @@ test("nobody is inside while the module is initialized anew, and all go on after
   expect(get("violations")).toBe(0);
 });
 
-test("a thread that stays inside is not waited for beyond patience: nothing is initialized under it", async () => {
+test("a thread that stays inside is not waited for beyond the time limit: nothing is initialized under it", async () => {
   const { gate, start, all, set, until } = scene();
   gate.join(() => true);
   start("stay", 1);
@@ -95,7 +95,7 @@ test("a thread that stays inside is not waited for beyond patience: nothing is i
   await all();
 });
 
-test("the module is initialized anew once for all that ask, and not in a storm", () => {
+test("the module is initialised again once for all that ask, and not in a storm", () => {
   const { gate } = scene();
   let times = 0;
   const renew = (epoch: number) =>

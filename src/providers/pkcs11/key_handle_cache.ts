@@ -9,7 +9,7 @@ import type { Wrapping } from "./wrapping.ts";
 /** A token showed no key of the label: believed when another session says so too. */
 export class KeyNotFound extends KekError {}
 
-/** The keys that a thread may use: found by label, proved by their canary, anew in each session. */
+/** Object handles of the keys that a thread may use: found by label and verified by their canary, once for each session. */
 export class KeyHandleCache {
   readonly #wrapping: Wrapping;
   readonly #canaries = new Map<number, KeyCanary | undefined>();
@@ -52,7 +52,7 @@ export class KeyHandleCache {
     return key;
   }
 
-  /** Finds and proves the key now, also when it was found before. */
+  /** Finds and verifies the key now, also when it was found before. */
   check(open: OpenSession, version: number): void {
     const had = this.#handles.has(version) && this.#of === open;
     const key = this.handle(open, version);

@@ -29,7 +29,7 @@ export function describeKeys(open: OpenSession, version: number): KeyFacts[] {
 /** Two runs made a key at the same moment: the one whose key is not to stay takes it out. */
 export class ConcurrentKeyCreation extends KekError {}
 
-export interface Wanted {
+export interface NewKey {
   version: number;
   installId: string;
 }
@@ -40,7 +40,7 @@ export interface Wanted {
  * @throws KekError `refused` when the label is taken by a key of another install, or two runs met; `hsm_unfit` when the token
  * made the key otherwise than it was asked to.
  */
-export function makeKey(open: OpenSession, wanted: Wanted): KeyFacts {
+export function makeKey(open: OpenSession, wanted: NewKey): KeyFacts {
   const { version, installId } = wanted;
   const there = describeKeys(open, version);
   if (there.length > 0) return onlyOwnKey(open, there, wanted);
@@ -66,7 +66,7 @@ export function makeKey(open: OpenSession, wanted: Wanted): KeyFacts {
  */
 export function tidyKeys(
   open: OpenSession,
-  { version, installId }: Wanted,
+  { version, installId }: NewKey,
   recorded: string,
   opensCanary: (key: Handle) => boolean,
 ): KeyFacts {
@@ -183,7 +183,7 @@ export function labelTaken(tokenLabel: string, version: number, there: KeyFacts[
 const KEY_HANDLE_INVALID = 0x60;
 
 /** The one key of the label, if it is this install's, and as it was asked for. */
-function onlyOwnKey(open: OpenSession, there: KeyFacts[], { version, installId }: Wanted): KeyFacts {
+function onlyOwnKey(open: OpenSession, there: KeyFacts[], { version, installId }: NewKey): KeyFacts {
   const { token } = open;
   const own = there.filter((key) => isOwnKeyId(key.id, installId, version));
   const [key] = own;

@@ -27,7 +27,7 @@ export class ModuleLock {
     this.#words = new Int32Array(memory);
   }
 
-  /** Grows with each C_Initialize: sessions of an older epoch are gone. */
+  /** Grows with each C_Initialize: sessions of an older epoch have ended. */
   get epoch(): number {
     return Atomics.load(this.#words, WORD.epoch);
   }

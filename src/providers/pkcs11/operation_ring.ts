@@ -43,7 +43,7 @@ export class OperationRing {
   /** @param write fills a request and returns its length. @returns whether the session's thread must be woken by a message. */
   ask(retryForMs: number, write: (into: Uint8Array) => number): boolean {
     const asked = Atomics.load(this.#words, WORD.asked);
-    const slot = asked % REQUESTS_AHEAD;
+    const slot = slotOf(asked);
     this.#words[WORD.lengths + slot] = write(this.#requests[slot] as Uint8Array);
     this.#words[WORD.retryForMs + slot] = retryForMs;
     Atomics.store(this.#words, WORD.asked, asked + 1);
@@ -60,8 +60,8 @@ export class OperationRing {
   /** The next answer. It is valid until this thread asks again. @param callMs the shortest time of a call into the module. */
   take(): { bytes: Uint8Array; callMs: number } | undefined {
     if (this.#handled === Atomics.load(this.#words, WORD.answered)) return undefined;
-    const slot = this.#handled % REQUESTS_AHEAD;
-    this.#handled += 1;
+    const slot = slotOf(this.#handled);
+    this.#handled = (this.#handled + 1) | 0;
     const bytes = (this.#answers[slot] as Uint8Array).subarray(0, this.#words[WORD.lengths + slot]);
     return { bytes, callMs: this.#callMs[slot] as number };
   }
@@ -69,7 +69,7 @@ export class OperationRing {
   // ------------------------------------------------------------------------------------------- the thread of the session
 
   messageReceived(): void {
-    this.#handled += 1;
+    this.#handled = (this.#handled + 1) | 0;
   }
 
   /**
@@ -82,7 +82,7 @@ export class OperationRing {
       if (this.#handled !== Atomics.load(this.#words, WORD.messages)) return undefined;
       const answered = Atomics.load(this.#words, WORD.answered);
       if (answered !== Atomics.load(this.#words, WORD.asked)) {
-        const slot = answered % REQUESTS_AHEAD;
+        const slot = slotOf(answered);
         const bytes = (this.#requests[slot] as Uint8Array).subarray(0, this.#words[WORD.lengths + slot]);
         return { bytes, retryForMs: this.#words[WORD.retryForMs + slot] as number };
       }
@@ -95,7 +95,7 @@ export class OperationRing {
 
   answer(bytes: Uint8Array, callMs: number): void {
     const answered = Atomics.load(this.#words, WORD.answered);
-    const slot = answered % REQUESTS_AHEAD;
+    const slot = slotOf(answered);
     (this.#answers[slot] as Uint8Array).set(bytes);
     this.#words[WORD.lengths + slot] = bytes.length;
     this.#callMs[slot] = callMs;
@@ -130,6 +130,11 @@ export class AnswerBell {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+
+/** @param count of requests, which wraps around at 32 bits. */
+function slotOf(count: number): number {
+  return (count >>> 0) % REQUESTS_AHEAD;
+}
 
 /** How long a session's thread blocks for its next request before it returns to its event loop. */
 const LINGER_MS = 20;

@@ -52,7 +52,7 @@ export async function pinOf(config: Pkcs11Config, tokenLabel: string, askPin: As
     throw new KekError("config_invalid", `${VARIABLE} ${fault}`, "set it to the PIN and nothing else");
   }
   if (config.pinFile !== undefined) {
-    // A file that is no PIN file is told at once, not at the first login.
+    // A file that is no PIN file is refused at once, not at the first login.
     pinOfFile(config.pinFile);
     return { value: undefined, file: config.pinFile, from: `the PIN file ${config.pinFile}`, typed: false };
   }

@@ -12,8 +12,8 @@ import type { TokenSettings } from "./token_settings.ts";
 import { couldBeData, SURE_TRIES, UNSURE_TRIES, WrapMismatch, Wrapping } from "./wrapping.ts";
 
 /**
- * A session that comes back: what the token did not do is done again, in a new session if need be, until it is done or the
- * caller's patience is over. Blocking; lives in a worker thread.
+ * A session that retries: what the token did not do is tried again, in a new session where needed, until it is done or the
+ * time for retries is over. Blocking; lives in a worker thread.
  *
  * A token that fails and bytes that do not open look alike (SoftHSM says CKR_GENERAL_ERROR for both). So bytes are called bad
  * only after they failed several times beside a known wrap that opened.
@@ -60,7 +60,7 @@ export class RetryingSession {
   /**
    * Runs work with the session until it succeeds.
    * @param retryForMs how long to go on; at least one try is made.
-   * @throws KekError `hsm_away` when patience is over, `envelope_does_not_open`; whatever KekError the work throws; SessionUnavailable.
+   * @throws KekError `hsm_away` when the time for retries is over, `envelope_does_not_open`; whatever KekError the work throws; SessionUnavailable.
    */
   attempt<T>(retryForMs: number, work: (open: OpenSession) => T): T {
     const until = performance.now() + retryForMs;
@@ -135,7 +135,7 @@ export class RetryingSession {
     // When a new session is not enough, the module is initialised again: its daemon may have been restarted.
     const enough = fault.kind === "module" ? 1 : fault.kind === "lost" ? RENEW_AFTER * 2 : RENEW_AFTER;
     if (this.#failures >= enough) this.#renew();
-    if (late) throw this.#away(fault);
+    if (late) throw this.#unavailable(fault);
   }
 
   #unwrap(open: OpenSession, wrapped: Uint8Array, aad: Uint8Array, version: number, dek: Uint8Array): void {
@@ -162,12 +162,12 @@ export class RetryingSession {
     try {
       this.#session.renew();
     } catch (thrown) {
-      // It is away altogether; the next try says so.
+      // The token is unavailable; the next try says so.
       if (!(thrown instanceof TokenFault)) throw thrown;
     }
   }
 
-  #away(fault: TokenFault): KekError {
+  #unavailable(fault: TokenFault): KekError {
     return new KekError("hsm_away", `token "${this.#tokenLabel}" does not answer: ${fault.message}`, hintOf(fault), {
       cause: fault,
     });

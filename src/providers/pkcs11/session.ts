@@ -50,7 +50,7 @@ export class TokenSession {
     this.#tokenState = new TokenState(settings.token);
   }
 
-  /** Whether a session is open that this thread has not lost sight of. */
+  /** Whether a session is open and belongs to the current epoch of the module. */
   get isOpen(): boolean {
     return this.#open !== undefined && this.#epoch === this.moduleLock.epoch;
   }
@@ -86,7 +86,7 @@ export class TokenSession {
     this.#open = undefined;
     this.#state.open = false;
     if (open === undefined) return;
-    this.counters.gone();
+    this.counters.closed();
     this.moduleLock.inside(() => {
       this.#works(false);
       // After a renewal the handle may be another thread's.
@@ -138,7 +138,7 @@ export class TokenSession {
   }
 
   #openNow(): OpenSession {
-    if (this.#open !== undefined) this.counters.gone();
+    if (this.#open !== undefined) this.counters.closed();
     this.#open = undefined;
     this.#state.open = false;
     return this.#starting(() =>

@@ -1,7 +1,7 @@
 import { KekError } from "../../errors/errors.ts";
 import type { SessionReply } from "./session_thread.ts";
 
-/** What is told of work that no session did. */
+/** Errors of work that no session did. */
 
 export function errorOf(reply: SessionReply): Error {
   if (reply.kind === "failed") return new KekError(reply.error.code, reply.error.message, reply.error.hint);
@@ -29,7 +29,7 @@ export function noSessionError(tokenLabel: string, cause: string): KekError {
   );
 }
 
-/** The work goes on, and this caller waits for it no longer. */
+/** The work continues; this caller stops waiting. */
 export function slowError(tokenLabel: string, limitMs: number): KekError {
   return new KekError(
     "hsm_away",

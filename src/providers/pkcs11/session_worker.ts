@@ -2,22 +2,29 @@ import { parentPort, workerData } from "node:worker_threads";
 import { crashPointAsked } from "../../config/environment.ts";
 import { armCrashPoint } from "../../errors/crash_point.ts";
 import { KekError, messageOf } from "../../errors/errors.ts";
-import { type Answer, Inbox, type Operation, packAnswers } from "./operation_frames.ts";
+import { type Answer, type Operation, OperationReader, packAnswers } from "./operation_frames.ts";
+import { AnswerBell, OperationRing } from "./operation_ring.ts";
 import { RetryingSession, SessionUnavailable } from "./retrying_session.ts";
-import type { SerializedError, SessionData, SessionReply, SessionRequest } from "./session_thread.ts";
+import type { AnsweredMessage, SerializedError, SessionData, SessionReply, SessionRequest } from "./session_thread.ts";
 import { SharedPermit } from "./shared_permit.ts";
-import { perform } from "./tasks.ts";
+import { performTask, type Task } from "./tasks.ts";
 import { ThreadState } from "./thread_state.ts";
 
-/** A thread with one session of the token: it does what it is told, blocking, one operation at a time. */
+/** A thread with one session of the token: runs requests, blocking, one at a time. */
 
 const port = parentPort;
 if (port === null) throw new Error("session_worker is started by session_pool.ts, not by hand");
 armCrashPoint(crashPointAsked());
-const inbox = new Inbox();
-const { settings, state: memory } = workerData as SessionData;
-const state = new ThreadState(memory);
-const session = new RetryingSession(settings, state, new SharedPermit(state, (message) => port.postMessage(message)));
+const reader = new OperationReader();
+const shared = workerData as SessionData;
+const state = new ThreadState(shared.state);
+const ring = new OperationRing(shared.ring);
+const bell = new AnswerBell(shared.bell);
+const session = new RetryingSession(
+  shared.settings,
+  state,
+  new SharedPermit(state, (message) => port.postMessage(message)),
+);
 state.starting = false;
 
 function operate(operation: Operation, retryForMs: number): Uint8Array {
@@ -32,17 +39,11 @@ function operate(operation: Operation, retryForMs: number): Uint8Array {
   }
 }
 
-/** Why the token opened no session, when it last did not. */
-let cause = "";
-
 function answer(operation: Operation, retryForMs: number): Answer {
   try {
     return { data: operate(operation, retryForMs) };
   } catch (thrown) {
-    if (thrown instanceof SessionUnavailable) {
-      cause = thrown.message;
-      return "no_session";
-    }
+    if (thrown instanceof SessionUnavailable) return { noSession: thrown.message };
     return { error: asKekError(thrown) };
   }
 }
@@ -62,46 +63,89 @@ function reply(message: SessionReply, transfer: ArrayBuffer[] = []): void {
   port?.postMessage(message, transfer);
 }
 
+/** The shortest time of one call into the module, among the operations of the request in work. */
+let callMs = Number.NaN;
+
+/** @returns the answers to the operations of a frame, as a frame. */
+function answerAll(frame: Uint8Array, retryForMs: number): Uint8Array<ArrayBuffer> {
+  const operations = reader.read(frame);
+  let retryFor = retryForMs;
+  callMs = Number.NaN;
+  const answers = session.counters.using(operations.length, () =>
+    operations.map((operation) => {
+      const [opened, calls, began] = [state.open, state.calls, performance.now()];
+      const given = answer(operation, retryFor);
+      // An operation that opens the session and finds the key says nothing of its own calls.
+      if (opened && "data" in given) {
+        const ms = (performance.now() - began) / (state.calls - calls);
+        if (!(ms >= callMs)) callMs = ms;
+      }
+      // The rest need not find out too that the token is unavailable.
+      if ("error" in given && given.error.code === "hsm_away") retryFor = 0;
+      return given;
+    }),
+  );
+  reader.clear();
+  const packed = packAnswers(answers);
+  for (const given of answers) if ("data" in given) given.data.fill(0);
+  return packed;
+}
+
+/** Answers what is in the ring until a message comes, or nothing has come for a while. */
+function serveRing(): void {
+  for (let request = ring.next(); request !== undefined; request = ring.next()) {
+    const packed = answerAll(request.bytes, request.retryForMs);
+    ring.answer(packed, callMs);
+    packed.fill(0);
+    if (bell.ring()) port?.postMessage({ kind: "answered" } satisfies AnsweredMessage);
+  }
+}
+
 port.on("message", (request: SessionRequest) => {
+  ring.messageReceived();
+  handle(request);
+  if (request.kind !== "close") serveRing();
+});
+
+function handle(request: SessionRequest): void {
   switch (request.kind) {
-    case "operations": {
-      let { retryForMs } = request;
-      const operations = inbox.read(request.bytes);
-      const answers = session.counters.using(operations.length, () =>
-        operations.map((operation) => {
-          const given = answer(operation, retryForMs);
-          // The rest need not find out too that the token is away.
-          if (given !== "no_session" && "error" in given && given.error.code === "hsm_away") retryForMs = 0;
-          return given;
-        }),
-      );
-      inbox.clear();
-      const packed = packAnswers(answers);
-      for (const given of answers) if (given !== "no_session" && "data" in given) given.data.fill(0);
-      return reply({ kind: "answers", bytes: packed, cause }, [packed.buffer]);
+    case "wake":
+      break;
+    case "operation": {
+      const bytes = answerAll(request.bytes, request.retryForMs);
+      reply({ kind: "answer", bytes }, [bytes.buffer]);
+      break;
     }
     case "task":
-      try {
-        const value = session.counters.using(1, () => perform(session, request.task, request.retryForMs));
-        return reply({ kind: "done", value });
-      } catch (thrown) {
-        if (thrown instanceof SessionUnavailable) return reply({ kind: "no_session", cause: thrown.message });
-        return reply({ kind: "failed", error: serialized(thrown) });
-      }
+      reply(perform(request.task, request.retryForMs));
+      break;
     case "load":
-      return session.keys.load(request.version, request.canary);
+      session.keys.load(request.version, request.canary);
+      break;
     case "release":
-      return session.keys.release(request.version);
+      session.keys.release(request.version);
+      break;
     case "rest":
       session.rest();
-      return reply({ kind: "rested" });
+      reply({ kind: "rested" });
+      break;
     case "close":
       try {
         session.close();
       } catch (thrown) {
-        // The thread ends either way; the token gives the session up when the process is gone.
+        // The thread ends either way; the token closes the session when the process ends.
         if (!(thrown instanceof Error)) throw thrown;
       }
-      return reply({ kind: "closed" });
+      reply({ kind: "closed" });
+      break;
   }
-});
+}
+
+function perform(task: Task, retryForMs: number): SessionReply {
+  try {
+    return { kind: "done", value: session.counters.using(1, () => performTask(session, task, retryForMs)) };
+  } catch (thrown) {
+    if (thrown instanceof SessionUnavailable) return { kind: "no_session", cause: thrown.message };
+    return { kind: "failed", error: serialized(thrown) };
+  }
+}

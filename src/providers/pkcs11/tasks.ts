@@ -7,9 +7,9 @@ import {
   destroyKey,
   listVersions,
   makeKey,
+  type NewKey,
   requireKeyVisible,
   tidyKeys,
-  type Wanted,
 } from "./key_lifecycle.ts";
 import type { KeyFacts } from "./key_object.ts";
 import { findKeys } from "./key_search.ts";
@@ -43,12 +43,12 @@ export interface TaskValue {
 }
 
 /** Blocking. @throws KekError */
-export function perform<T extends Task>(session: RetryingSession, task: T, retryForMs: number): TaskValue[T["do"]] {
+export function performTask<T extends Task>(session: RetryingSession, task: T, retryForMs: number): TaskValue[T["do"]] {
   return done(session, task, retryForMs) as TaskValue[T["do"]];
 }
 
 /** Waits for another run to take its key out again. */
-function makeWithRetry(session: RetryingSession, wanted: Wanted, retryForMs: number): KeyFacts {
+function makeWithRetry(session: RetryingSession, wanted: NewKey, retryForMs: number): KeyFacts {
   for (let tries = 1; ; tries += 1) {
     try {
       return session.attempt(retryForMs, (open) => makeKey(open, wanted));

@@ -42,7 +42,7 @@ const DEFAULT_SESSIONS = 32;
 const START_LIMIT_MS = 60_000;
 const CALL_LIMIT_MS = 10_000;
 
-/** A module is initialized once a process, whoever uses it. */
+/** A module is initialised once for each process. */
 const locks = new Map<string, SharedArrayBuffer>();
 /** What the process knows of a token, by where the PIN comes from: one that was refused says nothing of another. */
 const states = new Map<string, SharedArrayBuffer>();

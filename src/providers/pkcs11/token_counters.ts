@@ -1,7 +1,7 @@
 import type { TokenCounts } from "../provider.ts";
 import type { FaultKind } from "./token_fault.ts";
 
-/** What the sessions of one process do with a token and what they meet there, counted in memory that their threads share. */
+/** What the sessions of one process do with a token and which faults they see, counted in memory that their threads share. */
 
 /** A kind of fault, or a wrap that did not give the data key back. */
 export type CountedFault = FaultKind | "wrap_mismatch";
@@ -38,7 +38,7 @@ export class TokenCounters {
     this.#add("open", 1n);
   }
 
-  gone(): void {
+  closed(): void {
     this.#add("open", -1n);
   }
 
