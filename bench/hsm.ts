@@ -86,7 +86,7 @@ async function slow(stage: Stage, rounds: number): Promise<Line[]> {
       await settled(stage);
       const rotation = { flags: [`--hsm-sessions=${sessions}`], variables: { ...variables, ...NO_DRAIN } };
       const { rewrapSeconds } = await timed(() => rotate(stage, database, to, rotation));
-      // Over the whole phase, with the time in which it finds out how many sessions to keep busy.
+      // Over the whole phase, with the time in which its sessions open.
       const rotating = (CALLS_A_RECORD * records) / rewrapSeconds;
       // This machine may be another one by then: what the token alone does is what it did before and after.
       const alone = (before + (await timed(() => drivenAlone(token, sessions)))) / 2;

@@ -1,5 +1,5 @@
 import { KekError } from "../../errors/errors.ts";
-import type { SessionReply } from "./session_thread.ts";
+import type { SessionReply } from "./session_messages.ts";
 
 /** Errors of work that no session did. */
 

@@ -1,61 +1,20 @@
 import { Worker } from "node:worker_threads";
 import { threadEntry } from "../../config/entry_points.ts";
-import { type ErrorCode, KekError } from "../../errors/errors.ts";
-import type { KeyCanary } from "../provider.ts";
+import { KekError } from "../../errors/errors.ts";
 import { type Answer, frameBytes, type Operation, unpackAnswers, writeOperations } from "./operation_frames.ts";
 import { type AnswerBell, OperationRing, REQUEST_BYTES } from "./operation_ring.ts";
+import type { AnsweredMessage, SessionData, SessionReply, SessionRequest } from "./session_messages.ts";
 import type { PermitMessage } from "./shared_permit.ts";
-import type { Task, TaskValue } from "./tasks.ts";
 import { ThreadState } from "./thread_state.ts";
 import type { TokenSettings } from "./token_settings.ts";
 
 /** One session's thread, seen from the thread that gives it work. Requests are answered in the order in which they came. */
-
-export type SessionRequest =
-  /** There are operations in the ring, and the thread waits in its event loop. */
-  | { kind: "wake" }
-  /** One that does not fit into the ring. */
-  | { kind: "operation"; bytes: Uint8Array; retryForMs: number }
-  | { kind: "task"; task: Task; retryForMs: number }
-  | { kind: "load"; version: number; canary: KeyCanary | undefined }
-  | { kind: "release"; version: number }
-  /** Closes the session and keeps the module. */
-  | { kind: "rest" }
-  | { kind: "close" };
-
-export type SessionReply =
-  | { kind: "answer"; bytes: Uint8Array }
-  | { kind: "done"; value: TaskValue[Task["do"]] }
-  | { kind: "failed"; error: SerializedError }
-  | { kind: "no_session"; cause: string }
-  | { kind: "rested" }
-  | { kind: "closed" };
-
-/** There are answers in the ring of this session, or of another one that shares its bell. */
-export interface AnsweredMessage {
-  kind: "answered";
-}
-
-/** What a session's thread is made from. */
-export interface SessionData {
-  settings: TokenSettings;
-  state: SharedArrayBuffer;
-  ring: SharedArrayBuffer;
-  bell: SharedArrayBuffer;
-}
 
 /** What became of a batch of operations. */
 export interface BatchAnswer {
   answers: Answer[];
   /** The shortest time of one call into the module, in milliseconds; NaN where that was not measured. */
   callMs: number;
-}
-
-/** Errors do not keep their class between threads. */
-export interface SerializedError {
-  code: ErrorCode;
-  message: string;
-  hint: string;
 }
 
 const CLOSE_LIMIT_MS = 2000;

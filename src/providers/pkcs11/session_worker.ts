@@ -5,7 +5,13 @@ import { KekError, messageOf } from "../../errors/errors.ts";
 import { type Answer, type Operation, OperationReader, packAnswers } from "./operation_frames.ts";
 import { AnswerBell, OperationRing } from "./operation_ring.ts";
 import { RetryingSession, SessionUnavailable } from "./retrying_session.ts";
-import type { AnsweredMessage, SerializedError, SessionData, SessionReply, SessionRequest } from "./session_thread.ts";
+import type {
+  AnsweredMessage,
+  SerializedError,
+  SessionData,
+  SessionReply,
+  SessionRequest,
+} from "./session_messages.ts";
 import { SharedPermit } from "./shared_permit.ts";
 import { performTask, type Task } from "./tasks.ts";
 import { ThreadState } from "./thread_state.ts";
