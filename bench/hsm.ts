@@ -1,22 +1,11 @@
-import { spawn } from "node:child_process";
-import { join } from "node:path";
-import { hsmBuild, PIN, SOFTHSM, type TestToken, testToken } from "../test/harness/token.ts";
+import { hsmBuild, SOFTHSM, type TestToken, testToken } from "../test/harness/token.ts";
+import { clients } from "./hsm_clients.ts";
 import { columns, type Line, line, median, ratio } from "./line.ts";
 import { NO_DRAIN, rotate } from "./rotation.ts";
 import { thereAndBack } from "./rounds.ts";
 import { seed } from "./seed.ts";
-import {
-  FIELD,
-  owned,
-  type Stage,
-  say,
-  sayRates,
-  serve,
-  settled,
-  succeed,
-  type Variables,
-  variablesOf,
-} from "./stage.ts";
+import { FIELD, type Stage, say, sayRates, settled } from "./stage.ts";
+import { driven, inToken } from "./token_install.ts";
 
 /** A rotation with keys in a token: SoftHSM bare beside keys in memory, and SoftHSM made slow beside a loop in C that drives it. */
 
@@ -25,7 +14,7 @@ const BARE_RECORDS = 120_000;
 /** Microseconds added to each call of the token; sessions. */
 const SLOW = [500, 1000, 5000].flatMap((us) => [1, 8, 32, 64].map((sessions) => ({ us, sessions })));
 const PROMISED = { us: 1000, sessions: 32, atLeast: 0.9 };
-/** Init and the operation itself, of an unwrap, a wrap and the unwrap that proves it. */
+/** Init and the operation itself, of an unwrap, a wrap and the unwrap that verifies it. */
 const CALLS_A_RECORD = 6;
 /** How long a rotation should take about, as far as the delays go. */
 const ROTATION_S = 10;
@@ -35,7 +24,7 @@ const ALONE_S = 3;
 const MEMORY = "hsm_env";
 
 export async function hsm(stage: Stage, rounds: number): Promise<Line[]> {
-  return [...(await bare(stage, rounds)), ...(await slow(stage, rounds))];
+  return [...(await bare(stage, rounds)), ...(await slow(stage, rounds)), ...(await clients(stage, rounds))];
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -97,7 +86,7 @@ async function slow(stage: Stage, rounds: number): Promise<Line[]> {
       await settled(stage);
       const rotation = { flags: [`--hsm-sessions=${sessions}`], variables: { ...variables, ...NO_DRAIN } };
       const { rewrapSeconds } = await timed(() => rotate(stage, database, to, rotation));
-      // Over the whole phase, with the time in which it finds out how many sessions to keep busy.
+      // Over the whole phase, with the time in which its sessions open.
       const rotating = (CALLS_A_RECORD * records) / rewrapSeconds;
       // This machine may be another one by then: what the token alone does is what it did before and after.
       const alone = (before + (await timed(() => drivenAlone(token, sessions)))) / 2;
@@ -134,41 +123,6 @@ async function slow(stage: Stage, rounds: number): Promise<Line[]> {
 /** As many as the delays alone let through in that time, and at least a batch. */
 function recordsFor(us: number, sessions: number, seconds: number): number {
   return Math.max(1000, Math.round((sessions * seconds * 1e6) / us / CALLS_A_RECORD / 1000) * 1000);
-}
-
-/** An install with its keys in the token, and so many records sealed by it. @returns its settings. */
-async function inToken(stage: Stage, database: string, token: TestToken, records: number): Promise<Variables> {
-  const {
-    CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V1: _1,
-    CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V2: _2,
-    ...rest
-  } = variablesOf(stage, database, 1);
-  const all = { ...rest, ...token.variables };
-  await succeed(["kek", "pkcs11-init", "--version=1"], all);
-  await (await serve(all)).stop();
-  await succeed(["kek", "pkcs11-init", "--version=2"], all);
-  say(`hsm: writing ${records} records`);
-  const words = [join(import.meta.dir, "seed_by_library.ts"), String(records)];
-  const child = owned(spawn(process.execPath, words, { env: all, stdio: ["ignore", "ignore", "inherit"] }));
-  const code = await new Promise((resolve) => child.once("close", resolve));
-  if (code !== 0) throw new Error(`seeding through the token ended with ${code}`);
-  // Without these the process would look for keys in memory.
-  return { ...token.variables, CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V1: "", CERTAUTOPILOT_ENCRYPTION_ENV_KEK_V2: "" };
-}
-
-/** As many threads as sessions, each in a loop over the calls of a rewrap. @returns calls a second. */
-async function driven(token: TestToken, sessions: number, seconds: number, module: string): Promise<number> {
-  const words = [module, token.label, "certautopilot-kek-v1", String(sessions), String(seconds)];
-  const env = { PATH: process.env["PATH"] ?? "", ...token.environment };
-  const child = owned(spawn(hsmBuild("drive"), words, { env, stdio: ["pipe", "pipe", "inherit"] }));
-  child.stdin.end(`${PIN}\n`);
-  let said = "";
-  child.stdout.on("data", (chunk: Buffer) => {
-    said += chunk.toString();
-  });
-  const code = await new Promise((resolve) => child.once("close", resolve));
-  if (code !== 0) throw new Error(`the loop that drives the token ended with ${code}`);
-  return Number(said);
 }
 
 async function drivenAlone(token: TestToken, sessions: number): Promise<number> {

@@ -42,7 +42,7 @@ export async function beginInstall(
   await stageUnknown(store, { auditor, provider, installId, known: versions });
   const doc = (await readState(store)).versions.find((version) => version._id === first);
   if (doc !== undefined) await loadVerified(provider, installId, doc);
-  await provider.forget(first);
+  await provider.release(first);
   await activateFirst(store, auditor, first);
   return await readState(store);
 }

@@ -3,7 +3,7 @@ import type { Config } from "../config/config.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, rfc3339 } from "../errors/errors.ts";
 import type { Claim, InstallDoc, VersionDoc } from "../protocol/documents.ts";
-import { canaryCheck, makeCanary } from "../providers/canary.ts";
+import { keyCanaryOf, makeCanary } from "../providers/canary.ts";
 import type { KeyDescription } from "../providers/provider.ts";
 import { type AskPin, checkLock, openToken, type Token } from "../providers/registry.ts";
 import { type Auditor, checkSecret } from "../store/audit_log.ts";
@@ -106,7 +106,7 @@ async function makeOrProve(
     await token.load(version);
     const canary = await makeCanary(token, installId, version);
     if (import.meta.crashPoints) crashPoint("canary.made");
-    token.forget(version);
+    token.release(version);
     await stageVersion(store, { auditor, version, provider: "pkcs11", canary, key });
     const staged = await known(store, version);
     if (staged === undefined)
@@ -129,11 +129,11 @@ async function verify(store: Store, token: Token, installId: string, doc: Versio
     );
   }
   const recorded = doc.key_id === undefined ? undefined : Buffer.from(doc.key_id.buffer).toString("hex");
-  const proof = canaryCheck(canaryOf(doc), installId, token.name, version);
+  const proof = keyCanaryOf(canaryOf(doc), installId, token.name, version);
   if (recorded !== undefined) await token.tidy(version, installId, recorded, proof);
   await loadVerified(token, installId, doc);
   const key = await token.describe(version);
-  token.forget(version);
+  token.release(version);
   if (key === undefined)
     throw new KekError("key_missing", `the key of KEK version ${version} is gone`, "look at the token");
   return { version, state: doc.state, key, already: true };

@@ -1,6 +1,6 @@
 import { KekError } from "../errors/errors.ts";
 import type { KeyProblem, VersionDoc } from "../protocol/documents.ts";
-import { canaryCheck, makeCanary } from "../providers/canary.ts";
+import { keyCanaryOf, makeCanary } from "../providers/canary.ts";
 import type { Provider } from "../providers/provider.ts";
 import type { Auditor } from "../store/audit_log.ts";
 import type { Store } from "../store/store.ts";
@@ -16,7 +16,7 @@ export async function loadVerified(
   doc: VersionDoc,
   waitMs?: number,
 ): Promise<void> {
-  await provider.load(doc._id, canaryCheck(canaryOf(doc), installId, provider.name, doc._id), waitMs);
+  await provider.load(doc._id, keyCanaryOf(canaryOf(doc), installId, provider.name, doc._id), waitMs);
 }
 
 /** The versions that this provider holds, MongoDB does not know, and a process may make known. */
@@ -40,7 +40,7 @@ export async function stageUnknown(
   for (const version of unknown) {
     await provider.load(version);
     const canary = await makeCanary(provider, installId, version);
-    await provider.forget(version);
+    await provider.release(version);
     await stageVersion(store, {
       auditor,
       version,
@@ -131,7 +131,7 @@ export class KeyLoader {
       return;
     }
     await this.#verify(provider, doc, report, async () => {
-      await provider.forget(doc._id);
+      await provider.release(doc._id);
       this.#provedBefore.set(doc._id, canary);
       report.available.push(doc._id);
     });

@@ -65,7 +65,7 @@ export class Keyring {
   async drop(version: number): Promise<void> {
     this.#verified.delete(version);
     while (this.#inHand.has(version)) await new Promise<void>((resolve) => this.#idle.push(resolve));
-    await this.#provider.forget(version);
+    await this.#provider.release(version);
   }
 
   async close(): Promise<void> {

@@ -3,9 +3,9 @@ import type { ProviderName } from "../config/config.ts";
 import { canaryAad } from "../envelope/aad.ts";
 import { KEY_BYTES, WRAP_BYTES } from "../envelope/gcm.ts";
 import { KekError } from "../errors/errors.ts";
-import type { Proof, Provider } from "./provider.ts";
+import type { KeyCanary, Provider } from "./provider.ts";
 
-/** A canary is a wrap of 32 random bytes kept with their digest: whoever opens it holds the very same KEK. */
+/** A canary is a wrap of 32 random bytes kept with their digest: what opens it is the same KEK. */
 export interface Canary {
   canary: Uint8Array;
   /** SHA-256 of the 32 bytes. */
@@ -22,18 +22,18 @@ export async function makeCanary(provider: Provider, installId: string, version:
 }
 
 /** What a provider is to load a version by. */
-export function canaryCheck(
+export function keyCanaryOf(
   { canary, digest }: Canary,
   installId: string,
   provider: ProviderName,
   version: number,
-): Proof {
+): KeyCanary {
   return { wrap: canary, aad: canaryAad(installId, provider, version), digest };
 }
 
 /** @param unwrap opens a wrap with the key in question, or throws. */
-export function opensProof(
-  { wrap, aad, digest }: Proof,
+export function opensCanary(
+  { wrap, aad, digest }: KeyCanary,
   unwrap: (wrap: Uint8Array, aad: Uint8Array) => Uint8Array,
 ): boolean {
   if (wrap.length !== WRAP_BYTES || digest.length !== 32) return false;

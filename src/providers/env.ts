@@ -6,12 +6,12 @@ import { KEK_HEX, kekVersionOf } from "../config/schema.ts";
 import { readSecretsFile, removeSecret } from "../config/secrets_file.ts";
 import { KEY_BYTES, unwrapWithKey, wrapWithKey } from "../envelope/gcm.ts";
 import { KekError } from "../errors/errors.ts";
-import { keyMismatch, opensProof } from "./canary.ts";
+import { keyMismatch, opensCanary } from "./canary.ts";
 import {
   type Capability,
   type DestroyOptions,
   type DestroyOutcome,
-  type Proof,
+  type KeyCanary,
   type Provider,
   type ProviderRecipe,
   rewrapBy,
@@ -65,11 +65,11 @@ export class EnvProvider implements Provider {
     return Object.keys(this.#all()).map(Number);
   }
 
-  load(version: number, proof?: Proof): void {
-    // A proof is made of a canary: whoever has one knows that the version's key exists.
-    this.#keys.get(version) ?? this.#read(version, proof !== undefined);
-    if (proof === undefined || opensProof(proof, (wrap, aad) => this.unwrap(wrap, aad, version))) return;
-    this.forget(version);
+  load(version: number, canary?: KeyCanary): void {
+    // Who has a canary knows that the version's key exists.
+    this.#keys.get(version) ?? this.#read(version, canary !== undefined);
+    if (canary === undefined || opensCanary(canary, (wrap, aad) => this.unwrap(wrap, aad, version))) return;
+    this.release(version);
     throw keyMismatch(
       "the key held here",
       version,
@@ -77,7 +77,7 @@ export class EnvProvider implements Provider {
     );
   }
 
-  /** Bytes in memory do not go away. */
+  /** Bytes in memory stay. */
   check(version: number): void {
     this.#key(version);
   }
@@ -103,13 +103,13 @@ export class EnvProvider implements Provider {
     return rewrapBy(this, wrapped, from, to);
   }
 
-  forget(version: number): void {
+  release(version: number): void {
     this.#keys.get(version)?.fill(0);
     this.#keys.delete(version);
   }
 
-  destroy(version: number, _proof: Proof, { keepCopy }: DestroyOptions): DestroyOutcome {
-    this.forget(version);
+  destroy(version: number, _canary: KeyCanary, { keepCopy }: DestroyOptions): DestroyOutcome {
+    this.release(version);
     const outcome: DestroyOutcome = {
       destroyed: [],
       remaining: [],
@@ -167,7 +167,7 @@ export class EnvProvider implements Provider {
   }
 
   close(): void {
-    for (const version of [...this.#keys.keys()]) this.forget(version);
+    for (const version of [...this.#keys.keys()]) this.release(version);
   }
 
   #read(version: number, known: boolean): void {

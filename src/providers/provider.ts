@@ -1,7 +1,7 @@
 import { timingSafeEqual } from "node:crypto";
 import type { KekHex, ProviderName } from "../config/config.ts";
 import { KekError } from "../errors/errors.ts";
-import type { TokenSettings } from "./pkcs11/session.ts";
+import type { TokenSettings } from "./pkcs11/token_settings.ts";
 
 /**
  * What holds KEKs. `env` keeps their bytes in memory, `pkcs11` keeps handles to keys that never leave a token.
@@ -39,12 +39,12 @@ export interface Provider {
 
   /**
    * Makes a version usable.
-   * @param proof what its key must open, now and wherever it is found again; only a key whose canary is not made yet has none.
-   * @param waitMs how long the caller can wait: a heartbeat waits for no token. The load itself goes on.
+   * @param canary what its key must open, now and whenever it is found again; undefined only before the canary is made.
+   * @param waitMs how long the caller can wait: a heartbeat waits for no token. The load itself continues.
    * @throws KekError `key_missing` when there is no such key, `key_invalid` when it is not an AES-256 key, `key_mismatch` when
-   * it does not open the proof. On any of them the version is not loaded.
+   * it does not open the canary. On any of them the version is not loaded.
    */
-  load(version: number, proof?: Proof, waitMs?: number): Awaitable<void>;
+  load(version: number, canary?: KeyCanary, waitMs?: number): Awaitable<void>;
 
   /** Makes sure that a loaded version can be used at this moment. @throws KekError as `load`. */
   check(version: number): Awaitable<void>;
@@ -58,18 +58,18 @@ export interface Provider {
   /** @returns the same DEK under another version; the new wrap was opened again and compared. @throws KekError as `unwrap`. */
   rewrap(wrapped: Uint8Array, from: Under, to: Under): Awaitable<Uint8Array>;
 
-  /** Gives a version up: key bytes are zeroed. Forgetting an unknown version does nothing. */
-  forget(version: number): Awaitable<void>;
+  /** Releases a version: key bytes are zeroed. Releasing an unknown version does nothing. */
+  release(version: number): Awaitable<void>;
 
   /** What is to be kept about a version's key beside its canary. Names and ids, no secret. */
   describe(version: number): Awaitable<KeyDescription | undefined>;
 
   /**
    * Destroys the key itself, where this provider owns it, and says what it could not reach. Run again after a crash, it finishes.
-   * @param proof what the key opens: another one under the same name is left alone.
+   * @param canary what the key opens: another one under the same name is left alone.
    * @throws KekError `usage` when a copy is asked for and keys cannot be copied; `refused` when another file has the copy's name.
    */
-  destroy(version: number, proof: Proof, options: DestroyOptions): Awaitable<DestroyOutcome>;
+  destroy(version: number, canary: KeyCanary, options: DestroyOptions): Awaitable<DestroyOutcome>;
 
   /** A provider over a copy of this one's secrets. @throws KekError `usage` where keys cannot be copied into a file. */
   overCopy(file: string): Provider;
@@ -99,7 +99,7 @@ export type ProviderRecipe =
   | { provider: "pkcs11"; token: TokenSettings; sessions: number; separateTasks: boolean };
 
 /** A wrap that was made before, and the SHA-256 of the 32 bytes in it. */
-export interface Proof {
+export interface KeyCanary {
   wrap: Uint8Array;
   aad: Uint8Array;
   digest: Uint8Array;
@@ -127,21 +127,21 @@ export interface KeyDescription {
 
 /** Counted since this process began, over all its sessions. */
 export interface TokenCounts {
-  /** Pieces of work that sessions were given: a wrap with its proof, an unwrap, a look for a key. However often one is tried. */
+  /** Pieces of work that sessions were given: a wrap with its verification, an unwrap, a look for a key. However often one is tried. */
   uses: number;
   /** What the token answered instead, by kind; also where the next try went well. */
   faults: { [kind: string]: number };
   /** Sessions opened so far, first ones and those that took the place of a lost one. */
   opened: number;
-  /** Times that the module was initialized anew. */
+  /** Times that the module was initialised again. */
   renewals: number;
   /** Sessions open at this moment, those in the middle of work, those that nobody waits for any more, and how many there may be. */
   open: number;
   busy: number;
   hung: number;
   limit: number;
-  /** Whether the last answer was that the token is away. */
-  away: boolean;
+  /** Whether the last answer was that the token is unavailable. */
+  unavailable: boolean;
 }
 
 export interface DestroyOptions {

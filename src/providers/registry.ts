@@ -2,8 +2,9 @@ import type { Config, ProviderName } from "../config/config.ts";
 import { KekError, rfc3339 } from "../errors/errors.ts";
 import { EnvProvider } from "./env.ts";
 import type { LoginClaims } from "./login_claims.ts";
-import { type AskPin, tokenSettings } from "./pkcs11/pin.ts";
+import type { AskPin } from "./pkcs11/pin.ts";
 import { Pkcs11Provider, type Token } from "./pkcs11/provider.ts";
+import { tokenSettings } from "./pkcs11/token_config.ts";
 import type { Provider, ProviderRecipe } from "./provider.ts";
 
 /** Chooses the provider, after the install's lock has been compared with the configuration. */
@@ -44,7 +45,7 @@ export type ProviderConfig = Pick<Config, "encryption" | "secretsFile">;
 export interface RegistryOptions {
   /** Asks a person for the PIN of a token, where none is configured. */
   askPin?: AskPin | undefined;
-  /** False for commands that do no cryptography: they work while an HSM is away. */
+  /** False for commands that do no cryptography: they work while an HSM is unavailable. */
   probe?: boolean;
   /** How the processes of the install agree on logins; without it this process decides alone. */
   claims?: LoginClaims | undefined;

@@ -7,7 +7,7 @@ import { memberName } from "../protocol/member.ts";
 import { isOpen } from "../protocol/phases.ts";
 import { repairOf } from "../protocol/stale_envelopes.ts";
 import { isVersion } from "../protocol/version_count.ts";
-import { canaryCheck } from "../providers/canary.ts";
+import { keyCanaryOf } from "../providers/canary.ts";
 import type { DestroyOptions } from "../providers/provider.ts";
 import { audited } from "../store/audit_log.ts";
 import { fieldId, readFields } from "../store/fields.ts";
@@ -174,7 +174,7 @@ export async function remove(context: Context, options: RemoveOptions, reporter:
   // On this host the key may still be there, and records may have been restored since another host destroyed it.
   if (doc.state === "destroyed" && (await provider.available([version])).includes(version))
     await refuseIfCounted(context, await readFields(store), version);
-  const proof = canaryCheck(canaryOf(doc), install.install_id, provider.name, version);
+  const proof = keyCanaryOf(canaryOf(doc), install.install_id, provider.name, version);
   const outcome = await provider.destroy(version, proof, options);
   const advice = `${await backupsNote(context, doc)}; ${outcome.advice}`;
   return { version, outcome: "destroyed", ...outcome, advice, scanned: scanned && scannedOf(scanned) };

@@ -3,7 +3,7 @@ import { parentPort, workerData } from "node:worker_threads";
 import { crashPointAsked } from "../config/environment.ts";
 import { collectGarbage } from "../config/runtime.ts";
 import { armCrashPoint } from "../errors/crash_point.ts";
-import { canaryCheck } from "../providers/canary.ts";
+import { keyCanaryOf } from "../providers/canary.ts";
 import { makeProvider } from "../providers/registry.ts";
 import { LoginRegister } from "../store/logins.ts";
 import { LeaseEnd } from "../store/rotation_lease.ts";
@@ -30,7 +30,7 @@ const opened = (async () => {
   // The threads of an HSM's sessions would inherit it: they mostly wait, and one that wakes late leaves the token idle.
   if (provider.computes) comeAfterServices();
   for (const key of keys) {
-    await provider.load(key.version, canaryCheck(key, installId, provider.name, key.version));
+    await provider.load(key.version, keyCanaryOf(key, installId, provider.name, key.version));
   }
   return { store, provider };
 })();

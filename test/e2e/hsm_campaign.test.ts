@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { proveHsm, seededHsm } from "../harness/hsm_install.ts";
 import { start } from "../harness/program.ts";
 import { newestRotation, versionStates } from "../harness/schedule.ts";
-import { random, trouble, WELL } from "../harness/token_trouble.ts";
+import { problem, random, WELL } from "../harness/token_trouble.ts";
 
 /**
  * Rotations while the token misbehaves at random, over a fleet that reads and writes. Whatever a rotation ends with meanwhile, the
@@ -30,7 +30,7 @@ test(`${ROTATIONS} rotations under trouble, seed ${SEED}`, async () => {
     const rotate = () => start(words, install.variables(to));
     const first = rotate();
     for (let round = 0; round < TROUBLES; round += 1) {
-      const order = trouble(shim, next);
+      const order = problem(shim, next);
       orders.push(order);
       shim.set({ ...WELL, ...order });
       await Bun.sleep(TROUBLE_MS);

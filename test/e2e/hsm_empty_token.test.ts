@@ -87,7 +87,7 @@ test("a copy is not made of a file that was cut short, and a directory that cann
   const backup = join(install.token.directory, "backup");
   const over = { [BACKUP]: backup };
 
-  // An earlier copy that is incomplete is no way back.
+  // An earlier copy that is incomplete is no reverse rotation.
   mkdirSync(join(backup, name), { recursive: true });
   const whole = readFileSync(file);
   writeFileSync(join(backup, name, "token.object"), whole.subarray(0, 100));

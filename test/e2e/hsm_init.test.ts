@@ -48,7 +48,7 @@ function expectGivenBack({ token: { shim } }: HsmInstall): void {
   expect([shim.get("sessions"), shim.get("finalized")]).toEqual([0, shim.get("initialized")]);
 }
 
-test("a fresh database is locked and version 1 staged; run again, its key is proved and nothing changes", async () => {
+test("a fresh database is locked and version 1 staged; run again, its key is verified and nothing changes", async () => {
   const install = await hsmInstall();
   const ran = await run(INIT, install.variables());
   expect({ code: ran.code, stderr: ran.stderr }).toEqual({ code: 0, stderr: "" });
@@ -80,7 +80,7 @@ test("a fresh database is locked and version 1 staged; run again, its key is pro
     expect({ code: again.code, stderr: again.stderr }).toEqual({ code: 0, stderr: "" });
     expect(again.json).toMatchObject({ version: 1, state: "staged", already: true, locked_now: false });
     expect(again.json.key.id).toBe(version?.["key_id"].toString("hex"));
-    expect((await run(INIT, install.variables())).stdout).toMatch(/version 1 is there already .*proved/);
+    expect((await run(INIT, install.variables())).stdout).toMatch(/version 1 is there already .*verified/);
   });
   // One key, made once; the probe's own keys are gone with their sessions.
   await expectMade(install, [1]);
@@ -434,7 +434,7 @@ test("hints name the step that helps: a free number, the first key, the module's
   expectRefusal(unknown, { exit: 3, code: "refused", error: /9 is not known/, hint: /pkcs11-init --version=9/ }, false);
   const backup = await run([...rotate, "--to-version=2", "--require-backup"], install.variables(1));
   const own = /the token's own backup.*leave --require-backup out/;
-  expectRefusal(backup, { exit: 3, code: "refused", error: /no backup has been proved/, hint: own }, false);
+  expectRefusal(backup, { exit: 3, code: "refused", error: /no backup has been verified/, hint: own }, false);
 
   await install.db.collection("kek_versions").updateOne({ _id: 2 as never }, { $set: { state: "destroyed" } });
   const destroyed = { exit: 3, code: "refused", error: /version 2 was destroyed/, hint: /pkcs11-init --version=4$/ };

@@ -104,7 +104,7 @@ test("killed before its n-th call", async () => expect(await sweep(killed("killI
 test("killed after its n-th call", async () => expect(await sweep(killed("killAfterIn"))).toBeGreaterThan(20));
 
 for (const code of ["SESSION_HANDLE_INVALID", "GENERAL_ERROR"] as const) {
-  test(`its n-th call fails once with ${code}: it goes on by itself`, async () => {
+  test(`its n-th call fails once with ${code}: it continues automatically`, async () => {
     const gaveUp: unknown[] = [];
     const tried = await sweep(async (install, n) => {
       const { shim } = install.token;

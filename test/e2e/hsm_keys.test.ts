@@ -48,7 +48,7 @@ test("a staged version whose key is gone stops no process; verify and rotate nam
   expect(problemsOf(verified.json)).toMatch(/api-1 .*version 2|kek-v2/);
   const refused = await install.kek(ROTATE, 2);
   expect([refused.code, await install.db.collection("kek_rotations").countDocuments()]).toEqual([3, 0]);
-  // Forgotten and made anew, it is another key, and the running process takes it.
+  // Forgotten and made again, it is another key, and the running process takes it.
   expect((await install.kek(["remove", "--version=2"], 2)).code).toBe(0);
   await made(install, 2);
   await until("it holds both", async () => (await install.kek(["verify", "--target=2"], 2)).code === 0);
@@ -87,8 +87,8 @@ test("a second key of a version's name is never used, and never destroyed", asyn
   expect(init.json.error.message).toContain("ids there:");
   expect((await install.kek(ROTATE, 2)).code).toBe(3);
   await stop(running);
-  const strangers = () => keysIn(install.token).filter(({ id }) => id === "aa").length;
-  expect(strangers()).toBe(1);
+  const foreign = () => keysIn(install.token).filter(({ id }) => id === "aa").length;
+  expect(foreign()).toBe(1);
   // Once it is gone, all is as before; planted beside a key that is to be destroyed, it stays.
   const { code } = install.token.tool("--delete-object", "--type", "secrkey", "--id", "aa");
   expect(code).toBe(0);
@@ -100,7 +100,7 @@ test("a second key of a version's name is never used, and never destroyed", asyn
   expect({ code: removed.code, stderr: removed.stderr }).toMatchObject({ code: 0 });
   expect(removed.json.destroyed).toHaveLength(1);
   expect(removed.json.remaining.join()).toContain("aa");
-  expect([strangers(), keksIn(install.token)]).toEqual([1, [label(1), label(2)]]);
+  expect([foreign(), keksIn(install.token)]).toEqual([1, [label(1), label(2)]]);
   await proveHsm(install, 2, 30);
 });
 
@@ -111,7 +111,7 @@ test("a retired key that somebody has destroyed by hand: verify says what it is 
   const running = await install.serve("api-1", 2);
   const back = await install.kek(["verify", "--target=1"], 2);
   expect(back.code).toBe(3);
-  expect(problemsOf(back.json)).toContain("there is no key of KEK version 1, which a way back would need");
+  expect(problemsOf(back.json)).toContain("there is no key of KEK version 1, which a reverse rotation would need");
   const removed = await install.kek(["remove", "--version=1"], 2);
   expect({ code: removed.code, stderr: removed.stderr }).toMatchObject({ code: 0 });
   expect(removed.json).toMatchObject({ outcome: "destroyed", destroyed: [] });
@@ -156,7 +156,7 @@ test("Ctrl-C while the token hangs cancels the rotation", async () => {
   await proveHsm(install, 2, 400);
 });
 
-test("a copy in a file cannot be proved where keys never leave the token", async () => {
+test("a copy in a file cannot be verified where keys never leave the token", async () => {
   const install = await seededHsm(5);
   await changesNothing(install.db, async () => {
     const ran = await run(["kek", "verify", "--backup=/nowhere/copy.env", "--json"], install.variables(2));

@@ -71,7 +71,7 @@ test("a bad record is told from a token that fails", async () => {
 });
 
 for (const code of ["DEVICE_REMOVED", "GENERAL_ERROR"] as const) {
-  test(`taken away in the middle (${code}) and put back after three seconds: it goes on by itself`, async () => {
+  test(`taken away in the middle (${code}) and put back after three seconds: it continues automatically`, async () => {
     const install = await seededHsm(800, [2], PATIENT);
     const { shim } = install.token;
     const before = await payloads(install);
@@ -110,7 +110,7 @@ test("away for long: it waits and says so, the rest is refused or works, killed 
   await running.says(/token "certautopilot" .*trying again/);
   const moved = await wrapsAt(install, 2);
 
-  // What needs the token says that it is away; what does not, works.
+  // What needs the token says that it is unavailable; what does not, works.
   for (const words of [ROTATE, ["verify"], ["remove", "--version=1"], ["pkcs11-init", "--version=3"]]) {
     const refused = await install.kek(words, 2);
     expect([words, refused.code]).toEqual([words, 8]);
@@ -130,14 +130,14 @@ test("away for long: it waits and says so, the rest is refused or works, killed 
   expect(resumed.json.state).toBe("completed");
   const after = await wrapsAt(install, 2);
   for (const [id, wrap] of moved) expect(after.get(id)).toBe(wrap);
-  // A token that is away is not asked to log in over and over.
+  // A token that is unavailable is not asked to log in over and over.
   expect(shim.get("logins") - logins).toBeLessThan(60);
   expect(await evicted(install)).toEqual([]);
   await stop(...fleet);
   await expectAllRight(install, before, 800);
 });
 
-test("cancelled while the token is away: the waiting command stops, the fleet reads on when it is back", async () => {
+test("cancelled while the token is unavailable: the waiting command stops, the fleet reads on when it is back", async () => {
   const install = await seededHsm(600, [2], PATIENT);
   const { shim } = install.token;
   const serving = await install.serve("api-1", 2);

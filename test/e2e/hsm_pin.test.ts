@@ -122,8 +122,12 @@ test("typed on a terminal it is asked for once and shown nowhere", async () => {
   expectNoPin("terminal", corrected.shown);
   // Keys that correct, and keys that mean nothing: never a part of the PIN, and no try at the token.
   for (const keys of [`wrong\x15${PIN}`, `wrong words\x17\x17${PIN}`, `\x1b[A\x1bOB${PIN}\x1b[3~\x1b[1;5C`]) {
-    const mended = await ask(INIT, `${keys}\r`);
-    expect({ keys, code: mended.code, asked: mended.shown.split(ASKED).length }).toEqual({ keys, code: 0, asked: 2 });
+    const repaired = await ask(INIT, `${keys}\r`);
+    expect({ keys, code: repaired.code, asked: repaired.shown.split(ASKED).length }).toEqual({
+      keys,
+      code: 0,
+      asked: 2,
+    });
   }
   for (const key of ["\x1a", "\x1b", "\t", "\0"]) {
     shim.set({ logins: 0 });

@@ -104,7 +104,7 @@ test("a reset before the file is changed: one process sends the old PIN, and all
   await stop(...fleet);
 }, 180_000);
 
-test("hosts with files of their own: the one that has the new PIN goes on, the others send the old one once in all", async () => {
+test("hosts with files of their own: the one that has the new PIN continues, the others send the old one once in all", async () => {
   const install = await seededHsm(5, [], TIMES);
   const paths = [pinFile(PIN), pinFile(PIN), pinFile(PIN)] as const;
   const fleet = await Promise.all(paths.map((path, index) => serveWith(install, `api-${index}`, path)));

@@ -5,7 +5,7 @@ import { type Running, run, start, stop, until } from "../harness/program.ts";
 import { versionsOf } from "../harness/records.ts";
 import { endLease, events, movedTo, newestRotation, versionStates, wrapsAt } from "../harness/schedule.ts";
 
-/** The main job with keys in a token: a fleet rotates under live traffic, the old key is destroyed, the way back. */
+/** The main job with keys in a token: a fleet rotates under live traffic, the old key is destroyed, the reverse rotation. */
 
 const ROTATE = ["rotate", "--to-version=2"];
 
@@ -79,15 +79,15 @@ test("a fleet under traffic rotates from a key in the token to the next, and the
   expect(await versionStates(install)).toEqual({ "1": "destroyed", "2": "active" });
   const back = await install.kek(["rotate", "--to-version=1", "--from-version=2"], 2);
   expect([back.code, back.json.error.code]).toEqual([3, "refused"]);
-  const anew = await install.kek(["pkcs11-init", "--version=1"]);
-  expect([anew.code, anew.json.error.message]).toEqual([3, expect.stringContaining("never used again")]);
+  const restart = await install.kek(["pkcs11-init", "--version=1"]);
+  expect([restart.code, restart.json.error.message]).toEqual([3, expect.stringContaining("never used again")]);
 
   await stop(...fleet);
   await proveHsm(install, 2, 1500);
   expect(install.token.shim.get("overlaps")).toBe(0);
 });
 
-test("keys that are in use are not removed; a staged one is forgotten, and its number can be made anew", async () => {
+test("keys that are in use are not removed; a staged one is forgotten, and its number can be made again", async () => {
   const install = await seededHsm(50);
   const running = await install.serve("api-1", 1);
   for (const [version, why] of [
@@ -101,8 +101,8 @@ test("keys that are in use are not removed; a staged one is forgotten, and its n
   const forgotten = await install.kek(["remove", "--version=2"], 1);
   expect([forgotten.code, forgotten.json.outcome]).toEqual([0, "forgotten"]);
   expect(await versionStates(install)).toEqual({ "1": "active" });
-  const anew = await install.kek(["pkcs11-init", "--version=2"]);
-  expect({ code: anew.code, stderr: anew.stderr }).toEqual({ code: 0, stderr: "" });
+  const restart = await install.kek(["pkcs11-init", "--version=2"]);
+  expect({ code: restart.code, stderr: restart.stderr }).toEqual({ code: 0, stderr: "" });
   expect(keksIn(install.token)).toEqual(["certautopilot-kek-v1", "certautopilot-kek-v2"]);
   expect((await install.kek(ROTATE, 2)).code).toBe(0);
   // --remove-old takes the key along.

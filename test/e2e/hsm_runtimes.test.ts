@@ -44,7 +44,7 @@ for (const runtime of ["bun", "deno"] as const) {
     expect(await events(install, "record.failed")).toEqual([]);
 
     token.shim.set({ away: CKR.DEVICE_REMOVED });
-    await until("it is seen to be away", async () => (await kek(["verify"], 2)).code === 8);
+    await until("it is seen to be unavailable", async () => (await kek(["verify"], 2)).code === 8);
     token.shim.set({ away: 0 });
     expect((await kek(["remove", "--version=1"], 2)).code).toBe(0);
     expect(keksIn(token)).toEqual(["certautopilot-kek-v2"]);

@@ -17,14 +17,14 @@ import { changesNothing, expectRefusal } from "../harness/refusal.ts";
 import { movedTo } from "../harness/schedule.ts";
 import { CKR, copyOf, SOFTHSM } from "../harness/token.ts";
 
-/** A process of the fleet whose KEKs are in a token: what it does while the token is away, another one, or without a key. */
+/** A process of the fleet whose KEKs are in a token: what it does while the token is unavailable, another one, or without a key. */
 
 /** Nobody is evicted while a token is tried again for five seconds. */
 const PATIENT = { leaseMs: 10_000, evictionMs: 20_000 };
 const V1 = "certautopilot-kek-v1";
 
 for (const code of ["TOKEN_NOT_PRESENT", "DEVICE_REMOVED", "GENERAL_ERROR"] as const) {
-  test(`not ready while the token is away (${code}), ready again without a restart`, async () => {
+  test(`not ready while the token is unavailable (${code}), ready again without a restart`, async () => {
     const install = await seededHsm(20, []);
     const { shim } = install.token;
     const serving = await install.serve("api-1", 1);
@@ -39,7 +39,7 @@ for (const code of ["TOKEN_NOT_PRESENT", "DEVICE_REMOVED", "GENERAL_ERROR"] as c
       });
       // A request fails, in a time that a client waits for, and says why.
       const began = performance.now();
-      const failed = await service.ask({ encrypt: "while it is away", id: 1 });
+      const failed = await service.ask({ encrypt: "while it is unavailable", id: 1 });
       expect(failed.error.message).toMatch(/token "certautopilot"/);
       expect(performance.now() - began).toBeLessThan(15_000);
       expect((await service.ask({ right: true })).error.message).toMatch(/token "certautopilot"/);
@@ -83,7 +83,7 @@ test("sessions that are closed behind its back are opened again, and no request 
   expect(shim.get("overlaps")).toBe(0);
 });
 
-test("its heart beats on while the token is away or hangs, and it ends when it is told to", async () => {
+test("its heart beats on while the token is unavailable or hangs, and it ends when it is told to", async () => {
   const leaseMs = 5000;
   const install = await seededHsm(5, [], { leaseMs, evictionMs: 10_000 });
   const { shim } = install.token;
@@ -165,7 +165,7 @@ test("another token of the same label with a key of the same name is never used"
   const service = await install.service(1);
   expect(await service.ask({ encrypt: "before", id: 1 })).toEqual({ version: 1 });
 
-  // Away for long enough that the module is initialized anew, and another token when it is back.
+  // Away for long enough that the module is initialized again, and another token when it is back.
   const pull = async () => {
     shim.set({ away: CKR.DEVICE_REMOVED });
     await Promise.all([service.ask({ decrypt: 1 }), Bun.sleep(3000)]);

@@ -142,12 +142,12 @@ test("an HSM that is taken away and put back", async () => {
   const before = await scrape(api);
   expect(before.value("certautopilot_hsm_up")).toBe(1);
   expect(before.value("certautopilot_hsm_sessions", { state: "open" })).toBe(shim.get("sessions"));
-  expect(before.value("certautopilot_hsm_faults_total", { kind: "away" })).toBe(0);
+  expect(before.value("certautopilot_hsm_faults_total", { kind: "unavailable" })).toBe(0);
   expect(before.value("certautopilot_hsm_uses_total")).toBeGreaterThan(0);
   expect(before.values("certautopilot_operation_duration_seconds_count", { provider: "pkcs11" })).toEqual([0, 0, 0, 0]);
   shim.set({ away: 1 });
-  const away = await scrapeUntil("the token is unavailable", api, (told) => told.value("certautopilot_hsm_up") === 0);
-  expect(away.value("certautopilot_hsm_faults_total", { kind: "away" })).toBeGreaterThan(0);
+  const away = await scrapeUntil("the token is away", api, (told) => told.value("certautopilot_hsm_up") === 0);
+  expect(away.value("certautopilot_hsm_faults_total", { kind: "unavailable" })).toBeGreaterThan(0);
   await scrapeUntil("it is not ready", api, (told) => told.value("certautopilot_ready") === 0);
   shim.set({ away: 0 });
   const back = await scrapeUntil("the token is back", api, (told) => told.value("certautopilot_ready") === 1);

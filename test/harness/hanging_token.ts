@@ -1,5 +1,5 @@
 import { loadConfig } from "../../src/config/load.ts";
-import { canaryCheck, makeCanary } from "../../src/providers/canary.ts";
+import { keyCanaryOf, makeCanary } from "../../src/providers/canary.ts";
 import { makeProvider, openToken } from "../../src/providers/registry.ts";
 import { CKR, shimOver } from "./token.ts";
 
@@ -10,7 +10,7 @@ const shim = shimOver(process.env["SHIM_CONTROL"] ?? "");
 const first = await openToken(loadConfig(), undefined);
 await first.make(1, INSTALL);
 await first.load(1);
-const proof = canaryCheck(await makeCanary(first, INSTALL, 1), INSTALL, "pkcs11", 1);
+const proof = keyCanaryOf(await makeCanary(first, INSTALL, 1), INSTALL, "pkcs11", 1);
 await first.load(1, proof);
 const [recipe] = await first.recipes();
 if (recipe === undefined) throw new Error("no recipe");

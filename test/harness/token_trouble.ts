@@ -17,7 +17,7 @@ export function random(seed: number): () => number {
 /** Codes that a token in trouble answers. A refused PIN, and bytes called bad, are findings and no trouble: others test them. */
 const CODES = [
   ...Object.entries(RETURN_CODES).flatMap(([kind, codes]) =>
-    ["lost", "module", "crowded", "away", "unfit"].includes(kind) ? Object.values(codes) : [],
+    ["lost", "module", "no_session", "unavailable", "unsupported"].includes(kind) ? Object.values(codes) : [],
   ),
   0x80000001,
 ];
@@ -25,7 +25,7 @@ const CALLS = Object.values(CALL).filter((call) => call !== CALL.generate && cal
 
 type Orders = Parameters<Shim["set"]>[0];
 
-export function trouble(shim: Shim, next: () => number): Orders {
+export function problem(shim: Shim, next: () => number): Orders {
   const one = <T>(of: readonly T[]): T => of[Math.floor(next() * of.length)] as T;
   const code = one(CODES);
   switch (Math.floor(next() * 6)) {

@@ -4,8 +4,8 @@ import { execFileSync, spawnSync } from "node:child_process";
 import { copyFileSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Pkcs11Config } from "../../src/config/config.ts";
-import { canaryCheck, makeCanary } from "../../src/providers/canary.ts";
-import type { Proof, Provider } from "../../src/providers/provider.ts";
+import { keyCanaryOf, makeCanary } from "../../src/providers/canary.ts";
+import type { KeyCanary, Provider } from "../../src/providers/provider.ts";
 import { makeProvider, openToken, type ProviderConfig, type Token } from "../../src/providers/registry.ts";
 import { scratchDirectory } from "./scratch.ts";
 import { hsmBuild, PIN, type Shim, SO_PIN, SOFTHSM, shimOver } from "./token.ts";
@@ -26,7 +26,7 @@ export interface TokensHere {
   config(label: string, more?: Pkcs11Config): ProviderConfig;
   /** A probed token, closed after the test. One at a time: closing it finalizes the module for the process. */
   open(label: string, more?: Pkcs11Config): Promise<Token>;
-  /** The same, with keys of these versions, made where there are none, loaded and proved by canaries. */
+  /** The same, with keys of these versions, made where there are none, loaded and verified by canaries. */
   openWith(label: string, versions: number[], more?: Pkcs11Config): Promise<Token>;
   /** Another instance, as a thread makes it, closed after the test. */
   twin(of: Provider): Promise<Provider>;
@@ -111,12 +111,12 @@ export function tokensHere(): TokensHere {
 async function load(token: Token, version: number): Promise<void> {
   await token.make(version, INSTALL);
   await token.load(version);
-  await token.load(version, await proofBy(token, version));
+  await token.load(version, await canaryBy(token, version));
 }
 
 /** What the key of a loaded version opens. */
-export async function proofBy(provider: Provider, version: number): Promise<Proof> {
-  return canaryCheck(await makeCanary(provider, INSTALL, version), INSTALL, provider.name, version);
+export async function canaryBy(provider: Provider, version: number): Promise<KeyCanary> {
+  return keyCanaryOf(await makeCanary(provider, INSTALL, version), INSTALL, provider.name, version);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ export const MUTANTS: Mutant[] = [
       during(2, 300, { act: "pause coordinators", ms: 700 }),
       during(2, 1500, { act: "pause coordinators", ms: 700 }),
     ],
-    finding: /envelope_does_not_open|does not open/,
+    finding: /decryption_failed|does not open/,
     times: { leaseMs: 4000, evictionMs: 8000 },
   },
   {

@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { KekError } from "../../src/errors/errors.ts";
 import { type Observed, observed } from "../../src/fleet/observe.ts";
-import { TokenTally } from "../../src/providers/pkcs11/tally.ts";
+import { TokenCounters } from "../../src/providers/pkcs11/token_counters.ts";
 import { OperationMetrics, textOf } from "../../src/server/metrics/exposition.ts";
 import { INSTALL_METRICS } from "../../src/server/metrics/install_metrics.ts";
 import { PROCESS_METRICS, type ProcessFacts } from "../../src/server/metrics/process_metrics.ts";
@@ -206,14 +206,14 @@ test("this process: without a token nothing is said of one; faults are told by k
   expect(plain.value("certautopilot_sync_age_seconds")).toBe(1.5);
   expect(plain.value("certautopilot_process_cpu_seconds_total", { mode: "user" })).toBe(1.5);
   expect([...plain.names].filter((name) => name.includes("hsm"))).toEqual([]);
-  const tally = new TokenTally();
+  const tally = new TokenCounters();
   tally.opened();
   tally.opened();
-  tally.gone();
-  tally.using(3, () => new TokenTally(tally.memory).fault("away"));
-  const token = { ...tally.read(), renewals: 1, hung: 0, limit: 4, away: true };
+  tally.closed();
+  tally.using(3, () => new TokenCounters(tally.memory).fault("unavailable"));
+  const token = { ...tally.read(), renewals: 1, hung: 0, limit: 4, unavailable: true };
   const hsm = parseExposition(await textOf(PROCESS_METRICS, { ...FACTS, standing: { ...FACTS.standing, token } }));
-  expect(hsm.value("certautopilot_hsm_faults_total", { kind: "away" })).toBe(1);
+  expect(hsm.value("certautopilot_hsm_faults_total", { kind: "unavailable" })).toBe(1);
   expect(hsm.value("certautopilot_hsm_faults_total", { kind: "data" })).toBe(0);
   expect(hsm.value("certautopilot_hsm_sessions", { state: "open" })).toBe(1);
   expect(hsm.value("certautopilot_hsm_sessions", { state: "busy" })).toBe(0);
@@ -250,7 +250,7 @@ test("operations are told with outcome and time; the work's own result and error
 test.skipIf(PROMTOOL === undefined)("promtool has nothing to say against names, units and texts", async () => {
   const history = [rotation({ ended_at: AT })];
   const install = await textOf(INSTALL_METRICS, view({ history, processes: [member({})] }));
-  const token = { ...new TokenTally().read(), renewals: 0, hung: 0, limit: 4, away: false };
+  const token = { ...new TokenCounters().read(), renewals: 0, hung: 0, limit: 4, unavailable: false };
   const own = await textOf(PROCESS_METRICS, { ...FACTS, standing: { ...FACTS.standing, token } });
   const operations = await new OperationMetrics("env").text();
   expect(promtool(["check", "metrics"], [install, own, operations].join("\n"))).toBe("");

@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { randomBytes } from "node:crypto";
 import type { Provider } from "../../src/providers/provider.ts";
 import { refusalOf } from "../harness/codes.ts";
-import { random, trouble, WELL } from "../harness/token_trouble.ts";
+import { problem, random, WELL } from "../harness/token_trouble.ts";
 import { tokensHere } from "../harness/tokens_here.ts";
 
 /**
@@ -57,7 +57,7 @@ test(`${ROUNDS} rounds of trouble, seed ${SEED}`, async () => {
   const clients = Promise.all(Array.from({ length: 12 }, () => work(provider, client, () => going)));
   const late: unknown[] = [];
   for (let round = 0; round < ROUNDS; round += 1) {
-    const orders = [trouble(shim, next), ...(next() < 0.3 ? [trouble(shim, next)] : [])];
+    const orders = [problem(shim, next), ...(next() < 0.3 ? [problem(shim, next)] : [])];
     for (const each of orders) shim.set(each);
     await Bun.sleep(TROUBLE_MS);
     shim.set(WELL);
@@ -73,6 +73,6 @@ test(`${ROUNDS} rounds of trouble, seed ${SEED}`, async () => {
   expect({ late, wrong: client.wrong }).toEqual({ late: [], wrong: 0 });
   expect(client.right).toBeGreaterThan(ROUNDS * 10);
   const codes = new Set(client.failed.map(({ message }) => message.split(":")[0]));
-  expect([...codes].filter((code) => code !== "hsm_away" && code !== "hsm_unfit")).toEqual([]);
+  expect([...codes].filter((code) => code !== "hsm_unavailable" && code !== "hsm_unfit")).toEqual([]);
   expect([shim.get("wrongPins"), shim.get("overlaps")]).toEqual([0, 0]);
 }, 1_200_000);

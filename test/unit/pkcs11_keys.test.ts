@@ -2,7 +2,7 @@ import { beforeEach, describe, expect, test } from "bun:test";
 import { randomBytes } from "node:crypto";
 import { codeOf, refusalOf } from "../harness/codes.ts";
 import { CALL, CKR } from "../harness/token.ts";
-import { INSTALL, proofBy, tokensHere } from "../harness/tokens_here.ts";
+import { canaryBy, INSTALL, tokensHere } from "../harness/tokens_here.ts";
 
 /** The life of a KEK in its token, as far as one process sees it. `pkcs11-tool` says what is really there. */
 
@@ -73,7 +73,7 @@ describe("making a key", () => {
 
   test("never makes again what the install knows: it is missing", async () => {
     const other = await tokens.openWith(label, [7]);
-    const proof = await proofBy(other, 7);
+    const proof = await canaryBy(other, 7);
     const refusal = await refusalOf(() => other.tidy(3, INSTALL, "ab".repeat(16), proof));
     expect(refusal?.code).toBe("key_missing");
     expect(refusal?.message).toContain("ab".repeat(16));
@@ -84,7 +84,7 @@ describe("making a key", () => {
 
   test("takes out what an interrupted run of this install left, and keeps the key that is recorded", async () => {
     const token = await tokens.openWith(label, [3]);
-    const proof = await proofBy(token, 3);
+    const proof = await canaryBy(token, 3);
     const known = (await token.describe(3))?.id as string;
     const left = `${known.slice(0, 16)}${"0".repeat(16)}`;
     foreign(left);
@@ -100,7 +100,7 @@ describe("making a key", () => {
 
   test("destroys nothing that is recorded, also where a restored backup stands beside it", async () => {
     const token = await tokens.openWith(label, [3]);
-    const proof = await proofBy(token, 3);
+    const proof = await canaryBy(token, 3);
     const known = (await token.describe(3))?.id as string;
     foreign(known);
     expect(await codeOf(() => token.tidy(3, INSTALL, known, proof))).toBe("key_invalid");
@@ -134,7 +134,7 @@ describe("a key is not used", () => {
 
   test("that vanished, whatever was loaded before", async () => {
     const token = await tokens.openWith(label, [3]);
-    const proof = await proofBy(token, 3);
+    const proof = await canaryBy(token, 3);
     tokens.tool(label, "--delete-object", "--type", "secrkey", "--label", LABEL);
     shim.set({ drops: 1 });
     expect(await codeOf(() => token.check(3))).toBe("key_missing");
@@ -145,7 +145,7 @@ describe("a key is not used", () => {
 describe("destroying a key", () => {
   test("takes the install's out of the token, and again finds nothing", async () => {
     const token = await tokens.openWith(label, [3, 4]);
-    const proof = await proofBy(token, 3);
+    const proof = await canaryBy(token, 3);
     expect(await codeOf(() => token.destroy(3, proof, { keepCopy: true }))).toBe("usage");
     expect(ids()).toHaveLength(1);
     expect(await token.destroy(3, proof, { keepCopy: false })).toMatchObject({
@@ -164,7 +164,7 @@ describe("destroying a key", () => {
 
   test("leaves another key of its label alone, and says which", async () => {
     const token = await tokens.openWith(label, [3]);
-    const proof = await proofBy(token, 3);
+    const proof = await canaryBy(token, 3);
     foreign("0042");
     const outcome = await token.destroy(3, proof, { keepCopy: false });
     expect(outcome.destroyed).toHaveLength(1);
@@ -174,7 +174,7 @@ describe("destroying a key", () => {
 
   test("survives calls that fail", async () => {
     const token = await tokens.openWith(label, [3]);
-    const proof = await proofBy(token, 3);
+    const proof = await canaryBy(token, 3);
     foreign("0042");
     shim.set({ failPpm: 10_000 });
     const { remaining } = await token.destroy(3, proof, { keepCopy: false });

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { randomBytes } from "node:crypto";
-import { proofBy, tokensHere } from "../harness/tokens_here.ts";
+import { canaryBy, tokensHere } from "../harness/tokens_here.ts";
 
 /** A token that logs the application out, as an HSM does that was reset: it shows no private key, and every key is still there. */
 
@@ -21,7 +21,7 @@ test("keys that a token does not show after a logout are not gone: the process l
 
 test("a key that a logout hides is destroyed all the same, and not reported as one that was never there", async () => {
   const provider = await tokens.openWith("out", [1, 2], { sessions: 1 });
-  const proof = await proofBy(provider, 2);
+  const proof = await canaryBy(provider, 2);
   shim.set({ logouts: 1 });
   const { destroyed } = await provider.destroy(2, proof, { keepCopy: false });
   expect([destroyed.length, shim.get("logouts")]).toEqual([1, 0]);

@@ -6,7 +6,7 @@ import { buildRegistry, openToken } from "../../src/providers/registry.ts";
 import { codeOf, refusalOf } from "../harness/codes.ts";
 import { scratchDirectory } from "../harness/scratch.ts";
 import { CKR, PIN } from "../harness/token.ts";
-import { proofBy, tokensHere } from "../harness/tokens_here.ts";
+import { canaryBy, tokensHere } from "../harness/tokens_here.ts";
 
 /** Whether a token is the right one, lets this program in, and can do what is needed: asked before anything is written. */
 
@@ -23,7 +23,7 @@ const LOCKED = 0x40000;
 describe("a PIN", () => {
   test("that is wrong is tried once, by however many operations and threads, and never shown", async () => {
     const good = await tokens.openWith("token", [1]);
-    const proof = await proofBy(good, 1);
+    const proof = await canaryBy(good, 1);
     await good.close();
     shim.clear();
     const config = tokens.config("token", { pin: WRONG });

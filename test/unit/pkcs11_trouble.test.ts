@@ -3,9 +3,9 @@ import { randomBytes } from "node:crypto";
 import type { Provider } from "../../src/providers/provider.ts";
 import { codeOf } from "../harness/codes.ts";
 import { CKR } from "../harness/token.ts";
-import { INSTALL, proofBy, tokensHere } from "../harness/tokens_here.ts";
+import { canaryBy, INSTALL, tokensHere } from "../harness/tokens_here.ts";
 
-/** A token that fails now and then, errs without saying so, is away, or is another one when it comes back. */
+/** A token that fails now and then, errs without saying so, is unavailable, or is another one when it comes back. */
 
 const tokens = tokensHere();
 const { shim } = tokens;
@@ -55,9 +55,9 @@ describe("among calls that fail at random", () => {
     expect(outcomes).toEqual(made.map((_, index) => (bad(index) ? "decryption_failed" : undefined)));
   });
 
-  test("versions are loaded, proved, listed and made", async () => {
+  test("versions are loaded, verified, listed and made", async () => {
     const provider = await tokens.openWith("trouble", [1]);
-    const proof = await proofBy(provider, 1);
+    const proof = await canaryBy(provider, 1);
     shim.set({ failPpm: 5_000 });
     for (let round = 0; round < 20; round += 1) {
       await provider.load(1, proof);
@@ -98,9 +98,9 @@ describe("a token that gives other bytes and says CKR_OK", () => {
   });
 });
 
-describe("a token that is away", () => {
+describe("a token that is unavailable", () => {
   for (const code of ["TOKEN_NOT_PRESENT", "GENERAL_ERROR", "CRYPTOKI_NOT_INITIALIZED"] as const) {
-    test(`with CKR_${code}: hsm_unavailable in time, then at once, and it goes on when the token is back`, async () => {
+    test(`with CKR_${code}: hsm_unavailable in time, then at once, and it continues when the token is back`, async () => {
       const provider = await tokens.openWith("trouble", [1, 2]);
       const made = await wraps(provider, 20);
       shim.set({ away: CKR[code] });
@@ -150,7 +150,7 @@ describe("a token that is away", () => {
     tokens.plug("first");
   });
 
-  test("is away for a thread that has not met it, too", async () => {
+  test("is unavailable for a thread that has not met it, too", async () => {
     shim.set({ sessionLimit: 1 });
     const provider = await tokens.openWith("trouble", [1]);
     // Its one session is lent.
@@ -173,8 +173,8 @@ test("a token in the other's place, with its label and a key of the same label, 
 
   const provider = await tokens.openWith("trouble", [1, 2]);
   const [{ dek, wrapped }] = (await wraps(provider, 1)) as [{ dek: Buffer; wrapped: Uint8Array }];
-  const proof = await proofBy(provider, 1);
-  /** Pulls one out, puts the other in: the module shows it once it is initialized anew. */
+  const proof = await canaryBy(provider, 1);
+  /** Pulls one out, puts the other in: the module shows it once it is initialized again. */
   const swap = async (set: string) => {
     tokens.plug(set);
     const before = shim.get("finalized");

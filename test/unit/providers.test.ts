@@ -1,13 +1,13 @@
 import { beforeAll, describe, expect, test } from "bun:test";
 import { randomBytes } from "node:crypto";
 import type { Pkcs11Config, ProviderName } from "../../src/config/config.ts";
-import { canaryCheck, makeCanary } from "../../src/providers/canary.ts";
+import { keyCanaryOf, makeCanary } from "../../src/providers/canary.ts";
 import { EnvProvider } from "../../src/providers/env.ts";
 import type { Provider } from "../../src/providers/provider.ts";
 import { makeProvider } from "../../src/providers/registry.ts";
 import { codeOf, refusalOf } from "../harness/codes.ts";
 import { KRYOPTIC, kryopticHere } from "../harness/kryoptic_here.ts";
-import { INSTALL, proofBy, tokensHere } from "../harness/tokens_here.ts";
+import { canaryBy, INSTALL, tokensHere } from "../harness/tokens_here.ts";
 
 const KEYS: Record<number, string> = { 1: randomBytes(32).toString("hex"), 2: randomBytes(32).toString("hex") };
 const [AAD, OTHER] = [Buffer.from("one place"), Buffer.from("another place")];
@@ -72,7 +72,7 @@ for (const [what, name, make] of PROVIDERS) {
       expect(await codeOf(() => provider.unwrap(fresh, AAD, 2))).toBe("decryption_failed");
       expect(await codeOf(() => provider.unwrap(fresh, OTHER, 1))).toBe("decryption_failed");
       expect(dek.equals(await provider.unwrap(wrapped, AAD, 1))).toBe(true);
-      await provider.forget(2);
+      await provider.release(2);
       const again = () => provider.rewrap(wrapped, { version: 1, aad: AAD }, { version: 2, aad: OTHER });
       expect(await codeOf(again)).toBe("version_not_loaded");
       await provider.close();
@@ -101,8 +101,8 @@ for (const [what, name, make] of PROVIDERS) {
     test("forgets, loads again, and names a key that is not there", async () => {
       const provider = await loaded();
       const wrapped = await provider.wrap(Buffer.alloc(32, 7), AAD, 1);
-      await provider.forget(1);
-      await provider.forget(1);
+      await provider.release(1);
+      await provider.release(1);
       expect(await codeOf(() => provider.unwrap(wrapped, AAD, 1))).toBe("version_not_loaded");
       expect(await codeOf(() => provider.check(1))).toBe("version_not_loaded");
       await provider.load(1);
@@ -118,12 +118,12 @@ for (const [what, name, make] of PROVIDERS) {
     test("loads a version by its proof, and by no other", async () => {
       const provider = await loaded();
       const canary = await makeCanary(provider, INSTALL, 1);
-      const right = canaryCheck(canary, INSTALL, provider.name, 1);
+      const right = keyCanaryOf(canary, INSTALL, provider.name, 1);
       await provider.load(1, right);
       await provider.check(1);
       const strange = [
-        canaryCheck(canary, "another install", provider.name, 1),
-        canaryCheck(await makeCanary(provider, INSTALL, 2), INSTALL, provider.name, 1),
+        keyCanaryOf(canary, "another install", provider.name, 1),
+        keyCanaryOf(await makeCanary(provider, INSTALL, 2), INSTALL, provider.name, 1),
         { ...right, digest: Buffer.alloc(32) },
         { ...right, wrap: right.wrap.subarray(1) },
       ];
@@ -161,7 +161,7 @@ for (const [what, name, make] of PROVIDERS) {
 
     test("gives recipes, plain data, for instances of its own kind beside it", async () => {
       const provider = await loaded();
-      const proof = await proofBy(provider, 1);
+      const proof = await canaryBy(provider, 1);
       const recipes = structuredClone(await provider.recipes(2));
       expect([1, 2]).toContain(recipes.length);
       for (const recipe of recipes) {

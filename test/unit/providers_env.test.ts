@@ -32,7 +32,7 @@ test("the bytes of a key are zeroed when it is forgotten, when it is not the ins
     const held = decoded.filter((bytes) => bytes.some((byte) => byte !== 0));
     expect(held).toHaveLength(3);
     const zeroed = () => held.map((bytes) => bytes.every((byte) => byte === 0));
-    provider.forget(1);
+    provider.release(1);
     expect(zeroed()).toEqual([true, false, false]);
     const proof = { wrap: Buffer.alloc(60), aad: AAD, digest: Buffer.alloc(32) };
     expect(await codeOf(() => provider.load(2, proof))).toBe("key_mismatch");

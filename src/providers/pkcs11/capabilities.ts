@@ -5,9 +5,9 @@ import { KekError } from "../../errors/errors.ts";
 import type { Capability } from "../provider.ts";
 import { CKF, CKM_AES_GCM, CKM_AES_KEY_GEN } from "./constants.ts";
 import type { Handle } from "./cryptoki.ts";
-import { TokenFault } from "./faults.ts";
-import { keyTemplate, notAsMade, readKey } from "./key_object.ts";
+import { attributeMismatches, keyTemplate, readKey } from "./key_object.ts";
 import type { OpenSession } from "./session.ts";
+import { TokenFault } from "./token_fault.ts";
 
 /**
  * What a token can do, tried out and not believed: a session key made as a KEK would be, a round trip with AAD, a tampered
@@ -60,7 +60,7 @@ export function probeToken(open: OpenSession, options: ProbeOptions): Capability
 }
 
 /** @throws KekError `hsm_unfit` naming every lack. */
-export function refuseUnfit(tokenLabel: string, rows: Capability[]): void {
+export function refuseUnsupported(tokenLabel: string, rows: Capability[]): void {
   const lacking = rows.filter((row) => !row.ok);
   const [first] = lacking;
   if (first === undefined) return;
@@ -99,7 +99,7 @@ function trialKey(
   try {
     const template = keyTemplate("certautopilot-probe", randomFillSync(Buffer.alloc(16)), false);
     const key = module.generateAesKey(handle, template);
-    const wrong = notAsMade(readKey(module, handle, key));
+    const wrong = attributeMismatches(readKey(module, handle, key));
     rows.push(
       wrong.length === 0
         ? ok("key generation", "in the token; sensitive, never extractable, local")
@@ -109,7 +109,7 @@ function trialKey(
   } catch (thrown) {
     if (!(thrown instanceof TokenFault) || thrown.call !== "C_GenerateKey" || thrown.kind === "lost") throw thrown;
     // A hiccup is no refusal: it is tried again.
-    if (existing === undefined && thrown.kind !== "unfit") throw thrown;
+    if (existing === undefined && thrown.kind !== "unsupported") throw thrown;
     if (existing === undefined) {
       rows.push(lacks("key generation", `refused (${thrown.message})`, "log in as a user who may make keys"));
       return undefined;
@@ -128,7 +128,7 @@ function roundTrip({ module, handle }: OpenSession, key: Handle, ownIvs: boolean
   try {
     length = module.encrypt(handle, key, iv, AAD, secret, room);
   } catch (thrown) {
-    if (!(thrown instanceof TokenFault) || thrown.kind !== "unfit") throw thrown;
+    if (!(thrown instanceof TokenFault) || thrown.kind !== "unsupported") throw thrown;
     const hint = ownIvs
       ? "the token takes no IV of zeros: take use_gcm_iv_from_hsm out of the configuration"
       : "an HSM that insists on making the IV needs use_gcm_iv_from_hsm: true (AWS CloudHSM does)";

@@ -2,9 +2,9 @@ import type { Buffer } from "node:buffer";
 import pkcs11js from "pkcs11js";
 import { IV_BYTES, TAG_BYTES } from "../../envelope/gcm.ts";
 import { CKM_AES_GCM, CKM_AES_KEY_GEN } from "./constants.ts";
-import { TokenFault } from "./faults.ts";
 import { withoutStdout } from "./module_output.ts";
 import type { ThreadState } from "./thread_state.ts";
+import { TokenFault } from "./token_fault.ts";
 
 /**
  * The PKCS#11 v2.40 calls that are needed, blocking, with typed results. The only importer of pkcs11js (by its default

@@ -113,7 +113,7 @@ export function unusable(facts: KeyFacts): string | undefined {
 }
 
 /** Why a key that was just made is not what was asked for: a token must say each of these of it. */
-export function notAsMade(facts: KeyFacts): string[] {
+export function attributeMismatches(facts: KeyFacts): string[] {
   const wrong: string[] = [];
   const must = (name: string, value: boolean | undefined, wanted: boolean) => {
     if (value !== wanted) wrong.push(`${name} is ${value === undefined ? "not shown" : value}`);

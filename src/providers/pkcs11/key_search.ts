@@ -1,8 +1,8 @@
 import type { Handle } from "./cryptoki.ts";
-import { TokenFault } from "./faults.ts";
 import { keyLabel, searchTemplate } from "./key_object.ts";
 import { RETURN_CODES } from "./return_codes.ts";
 import type { OpenSession } from "./session.ts";
+import { TokenFault } from "./token_fault.ts";
 
 /**
  * The token's keys with the label of a version. A token that has logged the application out shows no private object (PKCS#11 v2.40,

@@ -1,9 +1,9 @@
 import { KekError } from "../../errors/errors.ts";
 import { CKF } from "./constants.ts";
 import type { Cryptoki, Handle } from "./cryptoki.ts";
-import { TokenFault } from "./faults.ts";
-import { type PinSource, readPin } from "./pin.ts";
-import type { TokenMemory } from "./token_memory.ts";
+import { type PinChange, type PinSource, readPin } from "./pin.ts";
+import { TokenFault } from "./token_fault.ts";
+import type { TokenState } from "./token_state.ts";
 
 /** Logs in, and never sends a PIN again that the token refused: a few wrong ones lock it. */
 
@@ -15,18 +15,10 @@ export interface LoginPermit {
   give(refusedWith: number | undefined): void;
 }
 
-/** When the source of the PIN last changed, for processes on other hosts. Says nothing of the PIN. */
-export interface PinChange {
-  /** The file's identity and change time, as one number; 0 where the PIN is in no file. */
-  identity: bigint;
-  /** Milliseconds since 1970 by this host's clock; undefined where the PIN is in no file. */
-  at: number | undefined;
-}
-
 /** @throws TokenFault as the module answers; KekError `hsm_pin`, `secret_unreadable`, `secrets_file_exposed`. */
 export function logIn(
   settings: { tokenLabel: string; pin: PinSource },
-  memory: TokenMemory,
+  tokenState: TokenState,
   permit: LoginPermit,
   module: Cryptoki,
   handle: Handle,
@@ -35,12 +27,12 @@ export function logIn(
   const { tokenLabel, pin: source } = settings;
   const refuse = (what: string, hint: string) => new KekError("hsm_pin", `token "${tokenLabel}": ${what}`, hint);
   const { pin, change } = readPin(source);
-  const before = memory.refusedFor(change.identity);
+  const before = tokenState.refusedFor(change.identity);
   if (before !== 0) throw refused(settings, new TokenFault(before, "C_Login"), " before");
   // Read now: another process may have tried a wrong one.
   const { flags } = module.token(slot);
   if ((flags & CKF.userPinLocked) !== 0)
-    throw refuse("the user PIN is locked", "have the token's security officer set it anew");
+    throw refuse("the user PIN is locked", "have the token's security officer set it again");
   if ((flags & CKF.userPinFinalTry) !== 0)
     throw refuse(
       "one more wrong PIN would lock it (CKF_USER_PIN_FINAL_TRY), so none is tried",
@@ -57,9 +49,9 @@ export function logIn(
     module.login(handle, pin);
     refusedWith = 0;
   } catch (thrown) {
-    if (!(thrown instanceof TokenFault) || !isRefusal(thrown, memory)) throw thrown;
+    if (!(thrown instanceof TokenFault) || !isRefusal(thrown, tokenState)) throw thrown;
     refusedWith = thrown.code;
-    memory.refuse(thrown.code, change.identity);
+    tokenState.refuse(thrown.code, change.identity);
     throw refused(settings, thrown, "");
   } finally {
     permit.give(refusedWith);
@@ -69,7 +61,7 @@ export function logIn(
 // ---------------------------------------------------------------------------------------------------------------------
 
 const PIN_NOT_INITIALIZED = 0x102;
-const DOUBTFUL_LOGINS = 1;
+const UNCLEAR_LOGINS = 1;
 /** The token has not even looked at the PIN. */
 const UNTRIED_LOGINS = 20;
 
@@ -97,9 +89,11 @@ function refused(
  * A PIN that has been accepted once is right until the token says otherwise. One that never was, and fails without a word
  * about it, is tried once more and no further: some tokens say "function failed" to a wrong PIN, and count it.
  */
-function isRefusal(fault: TokenFault, memory: TokenMemory): boolean {
+function isRefusal(fault: TokenFault, tokenState: TokenState): boolean {
   if (fault.kind === "pin") return true;
-  if (memory.met || fault.kind === "lost" || fault.kind === "crowded" || fault.unseen) return false;
+  if (tokenState.seen || fault.kind === "lost" || fault.kind === "no_session" || fault.unseen) return false;
   const vendors = fault.code >= 0x8000_0000;
-  return vendors || memory.doubt() > (fault.code === PIN_NOT_INITIALIZED ? UNTRIED_LOGINS : DOUBTFUL_LOGINS);
+  return (
+    vendors || tokenState.countUnclearLogin() > (fault.code === PIN_NOT_INITIALIZED ? UNTRIED_LOGINS : UNCLEAR_LOGINS)
+  );
 }

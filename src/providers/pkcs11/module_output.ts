@@ -3,7 +3,7 @@ import process from "node:process";
 /**
  * Runs work while file descriptor 1 is a copy of descriptor 2: some vendors' modules print to stdout when they are loaded or
  * initialised, and stdout holds this program's result. Where the runtime has no calls to libc (Node.js, Deno) it just runs the work.
- * One thread at a time: see `Gate.exclusively`.
+ * One thread at a time: see `ModuleLock.exclusively`.
  */
 export function withoutStdout<T>(work: () => T): T {
   libc ??= openLibc() ?? "none";

@@ -1,21 +1,12 @@
-import { createHash } from "node:crypto";
 import { statSync } from "node:fs";
 import type { Pkcs11Config } from "../../config/config.ts";
 import { readPrivateFile } from "../../config/secrets_file.ts";
 import { KekError } from "../../errors/errors.ts";
-import { Gate } from "./gate.ts";
-import type { PinChange } from "./login.ts";
-import type { TokenSettings } from "./session.ts";
-import { TokenTally } from "./tally.ts";
-import { TokenMemory } from "./token_memory.ts";
 
-/** From the configuration to what a session needs. The PIN: given, in a file of mode 0600, or asked for. */
+/** The user PIN of a token: given in the configuration, in a file of mode 0600, or asked for. */
 
 /** Asks a person. @returns undefined where nobody can be asked. */
 export type AskPin = (tokenLabel: string) => Promise<string | undefined>;
-
-/** More threads than this cost more than they bring; an operator may ask for more. */
-const DEFAULT_SESSIONS = 32;
 
 /** Where a PIN comes from: plain data. A file is read at each login. */
 export interface PinSource {
@@ -28,23 +19,12 @@ export interface PinSource {
   typed: boolean;
 }
 
-/** @throws KekError `config_invalid`, `secret_unreadable`, `secrets_file_exposed`, naming the setting. */
-export async function tokenSettings(
-  config: Pkcs11Config,
-  askPin: AskPin | undefined,
-): Promise<{ token: TokenSettings; sessions: number }> {
-  const { ownIvs = false } = config;
-  const modulePath = required(config.modulePath, "MODULE_PATH", "module_path", "the vendor's PKCS#11 library (.so)");
-  const tokenLabel = required(config.tokenLabel, "TOKEN_LABEL", "token_label", "the label of the token to use");
-  const pin = await pinOf(config, tokenLabel, askPin);
-  const limits = { startMs: config.startLimitMs ?? START_LIMIT_MS, workMs: config.callLimitMs ?? CALL_LIMIT_MS };
-  const gate = shared(gates, modulePath, () => new Gate().memory);
-  const user = JSON.stringify([modulePath, tokenLabel, pin.file ?? digestOf(pin.value)]);
-  const memory = shared(memories, user, () => new TokenMemory().memory);
-  const { softHsmBackup } = config;
-  const tally = new TokenTally().memory;
-  const token = { modulePath, tokenLabel, pin, softHsmBackup, ownIvs, limits, gate, token: memory, tally };
-  return { token, sessions: config.sessions ?? DEFAULT_SESSIONS };
+/** When the source of the PIN last changed, for processes on other hosts. Says nothing of the PIN. */
+export interface PinChange {
+  /** The file's identity and change time, as one number; 0 where the PIN is in no file. */
+  identity: bigint;
+  /** Milliseconds since 1970 by this host's clock; undefined where the PIN is in no file. */
+  at: number | undefined;
 }
 
 /** The PIN as it is now, and when its source changed. @throws KekError `secret_unreadable`, `secrets_file_exposed`. */
@@ -57,25 +37,6 @@ export function readPin({ value, file }: PinSource): { pin: string | undefined; 
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-const START_LIMIT_MS = 60_000;
-const CALL_LIMIT_MS = 10_000;
-
-/** A module is initialized once a process, whoever uses it. */
-const gates = new Map<string, SharedArrayBuffer>();
-/** What the process knows of a token, by where the PIN comes from: one that was refused says nothing of another. */
-const memories = new Map<string, SharedArrayBuffer>();
-
-function shared<T>(all: Map<string, T>, name: string, make: () => T): T {
-  const found = all.get(name) ?? make();
-  all.set(name, found);
-  return found;
-}
-
-/** Kept in this process's memory only. */
-function digestOf(pin: string | undefined): string | undefined {
-  return pin && createHash("sha256").update(pin).digest("hex");
-}
-
 /** Replacing, writing and touching a file change its time; replacing it changes its number too. */
 function changeOf(path: string): PinChange {
   const found = statSync(path, { bigint: true, throwIfNoEntry: false });
@@ -84,14 +45,14 @@ function changeOf(path: string): PinChange {
 }
 
 /** @throws KekError where a PIN cannot have been meant as it stands: it would cost a try at the token. */
-async function pinOf(config: Pkcs11Config, tokenLabel: string, askPin: AskPin | undefined): Promise<PinSource> {
+export async function pinOf(config: Pkcs11Config, tokenLabel: string, askPin: AskPin | undefined): Promise<PinSource> {
   if (config.pin !== undefined) {
     const fault = faultOf(config.pin);
     if (fault === undefined) return { value: config.pin, file: undefined, from: VARIABLE, typed: false };
     throw new KekError("config_invalid", `${VARIABLE} ${fault}`, "set it to the PIN and nothing else");
   }
   if (config.pinFile !== undefined) {
-    // A file that is no PIN file is told at once, not at the first login.
+    // A file that is no PIN file is refused at once, not at the first login.
     pinOfFile(config.pinFile);
     return { value: undefined, file: config.pinFile, from: `the PIN file ${config.pinFile}`, typed: false };
   }
@@ -120,13 +81,4 @@ function faultOf(pin: string): string | undefined {
   if (/\p{Cc}/u.test(pin)) return "has a control character in it";
   if (pin !== pin.trim()) return "has a blank before or after the PIN";
   return undefined;
-}
-
-function required(value: string | undefined, variable: string, key: string, what: string): string {
-  if (value !== undefined) return value;
-  throw new KekError(
-    "config_invalid",
-    `CERTAUTOPILOT_ENCRYPTION_PKCS11_${variable} (encryption.pkcs11.${key}) is not set`,
-    `the pkcs11 provider needs ${what}: see docs/hsm`,
-  );
 }

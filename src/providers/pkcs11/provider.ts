@@ -4,19 +4,19 @@ import type {
   Capability,
   DestroyOptions,
   DestroyOutcome,
+  KeyCanary,
   KeyDescription,
-  Proof,
   Provider,
   ProviderRecipe,
   TokenCounts,
   Under,
 } from "../provider.ts";
-import { refuseUnfit } from "./capabilities.ts";
-import { taken } from "./key_life.ts";
+import { refuseUnsupported } from "./capabilities.ts";
+import { labelTaken } from "./key_lifecycle.ts";
 import { keyLabel } from "./key_object.ts";
-import type { TokenSettings } from "./session.ts";
 import { slowError } from "./session_errors.ts";
 import { type PoolOptions, SessionPool } from "./session_pool.ts";
+import type { TokenSettings } from "./token_settings.ts";
 
 /** A provider that can make keys too: what `pkcs11-init` works with. */
 export type Token = Pkcs11Provider;
@@ -47,13 +47,13 @@ export class Pkcs11Provider implements Provider {
     await this.#learnLimit();
     const { ownIvs, tokenLabel } = this.#settings;
     const rows = await this.#pool.perform({ do: "probe", ownIvs, sessions: this.#pool.limit, versions });
-    refuseUnfit(tokenLabel, rows);
+    refuseUnsupported(tokenLabel, rows);
     return rows;
   }
 
   async available(versions: number[], waitMs?: number): Promise<number[]> {
     if (versions.length === 0) return [];
-    return await this.#within(waitMs, this.#pool.perform({ do: "list", versions }, LIST_PATIENCE_MS));
+    return await this.#within(waitMs, this.#pool.perform({ do: "list", versions }, LIST_RETRY_MS));
   }
 
   /** A key in a token says by its label alone nothing about whose it is: only the versions that MongoDB knows count. */
@@ -61,10 +61,10 @@ export class Pkcs11Provider implements Provider {
     return [];
   }
 
-  /** A load that takes longer than the caller waits goes on, and the next call waits for the same one. */
-  async load(version: number, proof?: Proof, waitMs?: number): Promise<void> {
-    const key = `${version} ${proof === undefined ? "" : Buffer.from(proof.wrap).toString("hex")}`;
-    const loading = this.#loading.get(key) ?? this.#loadNow(version, proof).finally(() => this.#loading.delete(key));
+  /** A load that takes longer than the caller waits continues, and the next call waits for the same one. */
+  async load(version: number, canary?: KeyCanary, waitMs?: number): Promise<void> {
+    const key = `${version} ${canary === undefined ? "" : Buffer.from(canary.wrap).toString("hex")}`;
+    const loading = this.#loading.get(key) ?? this.#loadNow(version, canary).finally(() => this.#loading.delete(key));
     this.#loading.set(key, loading);
     await this.#within(waitMs, loading);
   }
@@ -86,8 +86,8 @@ export class Pkcs11Provider implements Provider {
     return await this.#pool.operate({ kind: "rewrap", version, data: wrapped, aad, to: to.version, toAad: to.aad });
   }
 
-  forget(version: number): void {
-    this.#pool.forget(version);
+  release(version: number): void {
+    this.#pool.release(version);
   }
 
   async describe(version: number): Promise<KeyDescription | undefined> {
@@ -95,7 +95,7 @@ export class Pkcs11Provider implements Provider {
     return key && { label: key.label, id: key.id, mechanism: MECHANISM };
   }
 
-  async destroy(version: number, proof: Proof, { keepCopy }: DestroyOptions): Promise<DestroyOutcome> {
+  async destroy(version: number, canary: KeyCanary, { keepCopy }: DestroyOptions): Promise<DestroyOutcome> {
     if (keepCopy) {
       throw new KekError(
         "usage",
@@ -103,19 +103,19 @@ export class Pkcs11Provider implements Provider {
         "leave --keep-copy out; the token's own backup keeps the key",
       );
     }
-    this.#pool.forget(version);
-    const { destroyed, strangers } = await this.#pool.perform({ do: "destroy", version, proof });
+    this.#pool.release(version);
+    const { destroyed, foreign } = await this.#pool.perform({ do: "destroy", version, canary });
     const name = `${keyLabel(version)} in token "${this.#settings.tokenLabel}"`;
     return {
       destroyed: destroyed > 0 ? [`the key ${name}`] : [],
-      remaining: strangers.map(
+      remaining: foreign.map(
         (id) => `a key ${name} with id ${id || "none"}: it is not this install's, and was left alone`,
       ),
       copy: undefined,
       advice:
-        destroyed + strangers.length === 0
+        destroyed + foreign.length === 0
           ? `no key ${name} was found: if it lives in another token, destroy it there`
-          : "backups of the token, and members of its cluster that were away, may still hold the key",
+          : "backups of the token, and members of its cluster that were unavailable, may still hold the key",
     };
   }
 
@@ -132,21 +132,21 @@ export class Pkcs11Provider implements Provider {
    * Makes sure that the key MongoDB knows for a version is there, and the only one of its label.
    * @param recorded its id, in hex. @throws KekError `key_missing`, `key_invalid`, `key_mismatch`, `refused`.
    */
-  async tidy(version: number, installId: string, recorded: string, proof: Proof): Promise<void> {
-    await this.#pool.perform({ do: "tidy", version, installId, recorded, proof });
+  async tidy(version: number, installId: string, recorded: string, canary: KeyCanary): Promise<void> {
+    await this.#pool.perform({ do: "tidy", version, installId, recorded, canary });
   }
 
   /** @throws KekError `refused` when the token holds a key of the version's name, which a fresh install cannot have made. */
   async refuseTaken(version: number): Promise<void> {
     const there = await this.#pool.perform({ do: "describe", version });
-    if (there.length > 0) throw taken(this.#settings.tokenLabel, version, there);
+    if (there.length > 0) throw labelTaken(this.#settings.tokenLabel, version, there);
   }
 
   overCopy(file: string): Provider {
     throw new KekError(
       "usage",
       `${file} cannot hold the keys of a token: they never leave it`,
-      "back the token up as its vendor says (docs/hsm), and prove the copy by pointing the token label at it: `certautopilot kek verify`",
+      "back the token up as its vendor says (docs/hsm), and verify the copy by pointing the token label at it: `certautopilot kek verify`",
     );
   }
 
@@ -157,7 +157,7 @@ export class Pkcs11Provider implements Provider {
   }
 
   howToBackUp(): string {
-    return "keys in a token are saved by the token's own backup (docs/hsm): make one, restore it elsewhere and prove it, then leave --require-backup out, which is for the env provider";
+    return "keys in a token are saved by the token's own backup (docs/hsm): make one, restore it elsewhere and verify it, then leave --require-backup out, which is for the env provider";
   }
 
   async recipes(): Promise<ProviderRecipe[]> {
@@ -176,12 +176,12 @@ export class Pkcs11Provider implements Provider {
     await this.#pool.close();
   }
 
-  async #loadNow(version: number, proof: Proof | undefined): Promise<void> {
-    this.#pool.know(version, proof);
+  async #loadNow(version: number, canary: KeyCanary | undefined): Promise<void> {
+    this.#pool.load(version, canary);
     try {
       await this.#pool.perform({ do: "check", version });
     } catch (thrown) {
-      this.#pool.forget(version);
+      this.#pool.release(version);
       throw thrown;
     }
   }
@@ -216,5 +216,5 @@ export class Pkcs11Provider implements Provider {
 // ---------------------------------------------------------------------------------------------------------------------
 
 /** The list is asked for again at the next sync. */
-const LIST_PATIENCE_MS = 500;
+const LIST_RETRY_MS = 500;
 const MECHANISM = "CKM_AES_GCM";

@@ -33,7 +33,7 @@ export const RETURN_CODES = {
     CKR_PIN_TOO_WEAK: 0x1b8,
   },
   /** The token cannot do this, or does not permit it. A retry does not help. */
-  unfit: {
+  unsupported: {
     CKR_ARGUMENTS_BAD: 0x7,
     CKR_NEED_TO_CREATE_THREADS: 0x9,
     CKR_CANT_LOCK: 0xa,
@@ -79,7 +79,7 @@ export const RETURN_CODES = {
     CKR_PUBLIC_KEY_INVALID: 0x1b9,
   },
   /** The token has no further session at this moment. `TokenSession` applies it to any failure of a further C_OpenSession. */
-  crowded: {
+  no_session: {
     CKR_SESSION_COUNT: 0xb1,
   },
   /** These bytes are not what this key made: another key, another AAD, or changed bytes. */
@@ -95,7 +95,7 @@ export const RETURN_CODES = {
     CKR_WRAPPED_KEY_LEN_RANGE: 0x112,
   },
   /** The token, its reader, its network or its daemon does not work. Retry later. Codes that are not listed belong here too. */
-  away: {
+  unavailable: {
     CKR_CANCEL: 0x1,
     CKR_HOST_MEMORY: 0x2,
     CKR_SLOT_ID_INVALID: 0x3,
@@ -123,7 +123,7 @@ export const RETURN_CODES = {
 export type FaultKind = keyof typeof RETURN_CODES;
 
 export function kindOf(code: number): FaultKind {
-  return BY_CODE.get(code)?.kind ?? "away";
+  return BY_CODE.get(code)?.kind ?? "unavailable";
 }
 
 /** @returns the name in the specification; a vendor's code in hex. */

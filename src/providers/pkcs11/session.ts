@@ -1,41 +1,15 @@
 import { TARGET } from "../../config/version.ts";
 import { KekError } from "../../errors/errors.ts";
 import { Cryptoki, type Handle, type Token } from "./cryptoki.ts";
-import { TokenFault } from "./faults.ts";
-import { Gate } from "./gate.ts";
 import { type LoginPermit, logIn } from "./login.ts";
-import type { PinSource } from "./pin.ts";
+import { ModuleLock } from "./module_lock.ts";
 import { backUpToken } from "./softhsm_backup.ts";
-import { TokenTally } from "./tally.ts";
 import type { ThreadState } from "./thread_state.ts";
-import { TokenMemory } from "./token_memory.ts";
+import { TokenCounters } from "./token_counters.ts";
+import { TokenFault } from "./token_fault.ts";
 import { findToken } from "./token_search.ts";
-
-/** How a thread reaches its token: plain data, handed from thread to thread. */
-export interface TokenSettings {
-  modulePath: string;
-  tokenLabel: string;
-  pin: PinSource;
-  /** Where SoftHSM's `token.object` is copied to before each login (`softhsm_backup_dir`). */
-  softHsmBackup?: string | undefined;
-  /** The token makes the IVs of GCM itself, and takes none (`use_gcm_iv_from_hsm`). */
-  ownIvs: boolean;
-  limits: CallLimits;
-  /** Shared by all threads of the process that use the module. */
-  gate: SharedArrayBuffer;
-  /** Shared by all threads of the process that use this token with this PIN. */
-  token: SharedArrayBuffer;
-  /** Shared by all sessions of one provider. */
-  tally: SharedArrayBuffer;
-}
-
-/** How long one call into the module may take before nobody waits for it any more. */
-export interface CallLimits {
-  /** C_Initialize, C_OpenSession, C_Login. */
-  startMs: number;
-  /** Every other call. */
-  workMs: number;
-}
+import type { TokenSettings } from "./token_settings.ts";
+import { TokenState } from "./token_state.ts";
 
 /** A session that is open and logged in, with the module to use it by. */
 export interface OpenSession {
@@ -52,39 +26,39 @@ export class NoFurtherSession extends Error {
 }
 
 /**
- * The one session of a thread. `use` is the only way to it: it opens one if there is none, and holds the gate, so that the
+ * The one session of a thread. `use` is the only way to it: it opens one if there is none, and holds the module lock, so that the
  * module is not finalised during a call. Nothing is tried twice here.
  */
 export class TokenSession {
-  readonly gate: Gate;
-  readonly tally: TokenTally;
+  readonly moduleLock: ModuleLock;
+  readonly counters: TokenCounters;
   readonly #settings: TokenSettings;
-  readonly #memory: TokenMemory;
+  readonly #tokenState: TokenState;
   readonly #state: ThreadState;
   readonly #permit: LoginPermit;
   #module: Cryptoki | undefined;
   #open: OpenSession | undefined;
   #epoch = -1;
-  /** Whether this session is among the gate's working ones. */
+  /** Whether this session is among those that the module lock counts as working. */
   #working = false;
 
   constructor(settings: TokenSettings, state: ThreadState, permit: LoginPermit) {
     this.#settings = settings;
     this.#state = state;
     this.#permit = permit;
-    this.gate = new Gate(settings.gate);
-    this.tally = new TokenTally(settings.tally);
-    this.#memory = new TokenMemory(settings.token);
+    this.moduleLock = new ModuleLock(settings.moduleLock);
+    this.counters = new TokenCounters(settings.counters);
+    this.#tokenState = new TokenState(settings.token);
   }
 
-  /** Whether a session is open that this thread has not lost sight of. */
+  /** Whether a session is open and belongs to the current epoch of the module. */
   get isOpen(): boolean {
-    return this.#open !== undefined && this.#epoch === this.gate.epoch;
+    return this.#open !== undefined && this.#epoch === this.moduleLock.epoch;
   }
 
   /** Whether other sessions of this process with this token work, while this one does not. */
   get othersWork(): boolean {
-    return this.#memory.working > 0;
+    return this.#tokenState.working > 0;
   }
 
   /**
@@ -93,7 +67,7 @@ export class TokenSession {
    */
   use<T>(work: (open: OpenSession) => T): T {
     const open = this.isOpen && this.#open !== undefined ? this.#open : this.#openNow();
-    return this.gate.inside(() => {
+    return this.moduleLock.inside(() => {
       if (!this.isOpen) throw new TokenFault(SESSION_CLOSED, "C_GetSessionInfo");
       try {
         const result = work(open);
@@ -113,11 +87,11 @@ export class TokenSession {
     this.#open = undefined;
     this.#state.open = false;
     if (open === undefined) return;
-    this.tally.gone();
-    this.gate.inside(() => {
+    this.counters.closed();
+    this.moduleLock.inside(() => {
       this.#works(false);
       // After a renewal the handle may be another thread's.
-      if (epoch === this.gate.epoch) open.module.closeSession(open.handle);
+      if (epoch === this.moduleLock.epoch) open.module.closeSession(open.handle);
     });
   }
 
@@ -127,7 +101,7 @@ export class TokenSession {
     if (module === undefined) return;
     this.drop();
     this.#starting(() =>
-      this.gate.renew(this.gate.epoch, RENEW_WAIT_MS, () => {
+      this.moduleLock.renew(this.moduleLock.epoch, RENEW_WAIT_MS, () => {
         try {
           module.finalize();
         } catch (thrown) {
@@ -143,7 +117,7 @@ export class TokenSession {
     this.drop();
     const module = this.#module;
     this.#module = undefined;
-    if (module !== undefined) this.gate.part(() => module.finalize());
+    if (module !== undefined) this.moduleLock.part(() => module.finalize());
   }
 
   // -------------------------------------------------------------------------------------------------------------------
@@ -151,8 +125,8 @@ export class TokenSession {
   #works(does: boolean): void {
     if (does === this.#working) return;
     this.#working = does;
-    this.gate.count(does ? 1 : -1, this.#epoch);
-    this.#memory.count(does ? 1 : -1, this.#epoch);
+    this.moduleLock.count(does ? 1 : -1, this.#epoch);
+    this.#tokenState.count(does ? 1 : -1, this.#epoch);
   }
 
   #starting<T>(work: () => T): T {
@@ -165,19 +139,19 @@ export class TokenSession {
   }
 
   #openNow(): OpenSession {
-    if (this.#open !== undefined) this.tally.gone();
+    if (this.#open !== undefined) this.counters.closed();
     this.#open = undefined;
     this.#state.open = false;
     return this.#starting(() =>
-      this.gate.exclusively(() => {
+      this.moduleLock.exclusively(() => {
         this.#module ??= this.#load();
         const module = this.#module;
-        return this.gate.inside(() => {
+        return this.moduleLock.inside(() => {
           // The sessions that an older epoch counted ended with it.
-          if (this.#epoch === this.gate.epoch) this.#works(false);
+          if (this.#epoch === this.moduleLock.epoch) this.#works(false);
           this.#working = false;
-          this.#epoch = this.gate.epoch;
-          this.#memory.begin(this.#epoch);
+          this.#epoch = this.moduleLock.epoch;
+          this.#tokenState.startEpoch(this.#epoch);
           try {
             this.#open = this.#openIn(module);
           } catch (thrown) {
@@ -185,8 +159,8 @@ export class TokenSession {
             if (thrown instanceof TokenFault && this.othersWork) throw new NoFurtherSession(thrown);
             throw thrown;
           }
-          this.#memory.meet();
-          this.tally.opened();
+          this.#tokenState.markSeen();
+          this.counters.opened();
           this.#state.open = true;
           return this.#open;
         });
@@ -196,12 +170,12 @@ export class TokenSession {
 
   #openIn(module: Cryptoki): OpenSession {
     const { tokenLabel, modulePath, softHsmBackup } = this.#settings;
-    const token = findToken(module, tokenLabel, this.#memory, this.gate.epoch, this.#settings);
+    const token = findToken(module, tokenLabel, this.#tokenState, this.moduleLock.epoch, this.#settings);
     const handle = this.#sessionIn(module, token);
     try {
       if (!module.isLoggedIn(handle)) {
         if (softHsmBackup !== undefined) backUpToken(modulePath, softHsmBackup, token.serial);
-        logIn(this.#settings, this.#memory, this.#permit, module, handle, token.slot);
+        logIn(this.#settings, this.#tokenState, this.#permit, module, handle, token.slot);
       }
     } catch (thrown) {
       module.closeSession(handle);
@@ -214,7 +188,7 @@ export class TokenSession {
     try {
       return module.openSession(token.slot);
     } catch (thrown) {
-      if (thrown instanceof TokenFault && thrown.noToken) this.#memory.forgetSlot();
+      if (thrown instanceof TokenFault && thrown.noToken) this.#tokenState.forgetSlot();
       throw thrown;
     }
   }
@@ -222,7 +196,7 @@ export class TokenSession {
   #load(): Cryptoki {
     const { modulePath } = this.#settings;
     const module = this.#loaded(modulePath);
-    this.gate.join(() => module.initialize());
+    this.moduleLock.join(() => module.initialize());
     return module;
   }
 

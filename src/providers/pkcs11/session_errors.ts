@@ -1,7 +1,7 @@
 import { KekError } from "../../errors/errors.ts";
-import type { SessionReply } from "./session_thread.ts";
+import type { SessionReply } from "./session_messages.ts";
 
-/** What is told of work that no session did. */
+/** Errors of work that no session did. */
 
 export function errorOf(reply: SessionReply): Error {
   if (reply.kind === "failed") return new KekError(reply.error.code, reply.error.message, reply.error.hint);
@@ -21,7 +21,7 @@ export function hangingError(tokenLabel: string): KekError {
 }
 
 /** @param cause what the token answered. */
-export function crowdedError(tokenLabel: string, cause: string): KekError {
+export function noSessionError(tokenLabel: string, cause: string): KekError {
   return new KekError(
     "hsm_unavailable",
     `token "${tokenLabel}" has no session left for this process (${cause})`,
@@ -29,11 +29,11 @@ export function crowdedError(tokenLabel: string, cause: string): KekError {
   );
 }
 
-/** The work goes on, and this caller waits for it no longer. */
+/** The work continues; this caller stops waiting. */
 export function slowError(tokenLabel: string, limitMs: number): KekError {
   return new KekError(
     "hsm_unavailable",
-    `token "${tokenLabel}" has not finished within ${limitMs / 1000} s; the call goes on`,
+    `token "${tokenLabel}" has not finished within ${limitMs / 1000} s; the call continues`,
     "see whether the HSM or its network is slow; this program looks again at the next heartbeat",
   );
 }

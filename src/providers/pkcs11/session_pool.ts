@@ -1,31 +1,26 @@
+import { availableParallelism } from "node:os";
 import { KekError } from "../../errors/errors.ts";
 import type { LoginClaims } from "../login_claims.ts";
-import type { Proof, TokenCounts } from "../provider.ts";
-import { Backoff } from "./backoff.ts";
-import { type Operation, packOperations, unpackAnswers } from "./frames.ts";
-import { Gate } from "./gate.ts";
-import { LoginDesk } from "./login_desk.ts";
-import type { TokenSettings } from "./session.ts";
-import { closedError, crowdedError, errorOf, hangingError } from "./session_errors.ts";
-import { type SessionReply, SessionThread } from "./session_thread.ts";
-import { ShareSize } from "./share_size.ts";
-import { TokenTally } from "./tally.ts";
+import type { KeyCanary, TokenCounts } from "../provider.ts";
+import { LoginCoordinator } from "./login_coordinator.ts";
+import { ModuleLock } from "./module_lock.ts";
+import { frameBytes, type Operation } from "./operation_frames.ts";
+import { MOST_OPERATIONS, REQUEST_BYTES } from "./operation_ring.ts";
+import { OperationTiming } from "./operation_timing.ts";
+import { closedError, errorOf, hangingError, noSessionError } from "./session_errors.ts";
+import { SessionSet } from "./session_set.ts";
+import type { BatchAnswer, SessionThread } from "./session_thread.ts";
 import type { Task, TaskValue } from "./tasks.ts";
-import { Width } from "./width.ts";
+import { TokenCounters } from "./token_counters.ts";
+import type { TokenSettings } from "./token_settings.ts";
 
 /**
- * The sessions of a token that this thread may use, each in a worker thread that blocks in the token's calls. Work waits in one
- * queue; an open session takes a share of it at a time, and has the next one at hand while it works. Sessions are opened as
- * work comes in and as far as that is of use. A session that the token does not give is asked for again after a backoff.
- * Administrative work (finding, making and checking keys) has a session of its own where the token gives one.
+ * The work for a token. It waits in one queue; an open session takes a batch of it at a time, and has the next one at hand while
+ * it works. Each session is a worker thread that blocks in the token's calls.
  */
 
-/** How long a session goes on trying what the token does not do. Once it is known to be away, each call tries once. */
-const PATIENCE_MS = 5000;
-/** The share in work, and the next one. */
-const SHARES_AHEAD = 2;
-/** How many sessions are opened at a time, once one has shown that the token gives them. */
-const OPENED_AT_ONCE = 4;
+/** How long a session retries what the token does not do. While the token is unavailable, each call tries once. */
+const RETRY_MS = 5000;
 
 interface Job {
   run(session: SessionThread): Promise<void>;
@@ -46,80 +41,71 @@ export interface PoolOptions {
 
 export class SessionPool {
   readonly #settings: TokenSettings;
-  readonly #options: PoolOptions;
-  readonly #desk: LoginDesk;
+  readonly #logins: LoginCoordinator;
+  readonly #sessions: SessionSet;
+  readonly #timing = new OperationTiming(availableParallelism());
   readonly #queue: Waiting[] = [];
   /** Administrative work that the sessions of the work must do. */
   readonly #tasks: Job[] = [];
-  readonly #sessions: SessionThread[] = [];
-  #taskSession: SessionThread | undefined;
-  readonly #known = new Map<number, Proof | undefined>();
-  readonly #width: Width;
-  #limit: number;
-  readonly #share = new ShareSize();
-  #away: KekError | undefined;
-  /** Between attempts to open a session more than the token gave. */
-  readonly #further = new Backoff();
-  readonly #furtherForTasks = new Backoff();
+  #unavailable: KekError | undefined;
   #closed = false;
   #planned = false;
 
-  constructor(settings: TokenSettings, limit: number, options: PoolOptions) {
+  constructor(settings: TokenSettings, limit: number, { separateTasks, claims }: PoolOptions) {
     this.#settings = settings;
-    this.#options = options;
-    this.#desk = new LoginDesk(settings, options.claims);
-    this.#limit = limit;
-    this.#width = new Width(limit);
+    this.#logins = new LoginCoordinator(settings, claims);
+    this.#sessions = new SessionSet(settings, limit, {
+      separateTasks,
+      logins: this.#logins,
+      changed: () => this.#plan(),
+    });
   }
 
   /** How many sessions may be open. */
   get limit(): number {
-    return this.#limit;
+    return this.#sessions.limit;
   }
 
   /** Lowers the limit to what the token gives. */
   atMost(limit: number): void {
-    this.#limit = Math.max(1, Math.min(this.#limit, limit));
-    if (this.#limit === 1) this.#lendTaskSession();
-    this.#width.atMost(this.#workLimit);
+    this.#sessions.atMost(limit);
   }
 
-  know(version: number, proof: Proof | undefined): void {
-    this.#known.set(version, proof);
-    for (const session of this.#all) session.send({ kind: "know", version, proof });
+  load(version: number, canary: KeyCanary | undefined): void {
+    this.#sessions.load(version, canary);
   }
 
-  forget(version: number): void {
-    this.#known.delete(version);
-    for (const session of this.#all) session.send({ kind: "forget", version });
+  release(version: number): void {
+    this.#sessions.release(version);
   }
 
   /** @throws KekError `hsm_unavailable` and what else the operation meets. */
-  async operate(operation: Operation): Promise<Uint8Array> {
-    this.#refuseClosed();
-    return await new Promise((resolve, reject) => {
+  operate(operation: Operation): Promise<Uint8Array> {
+    return new Promise((resolve, reject) => {
+      if (this.#closed) throw closedError();
       this.#queue.push({ operation, resolve, reject });
       this.#plan();
     });
   }
 
-  /** @param patienceMs how long the session goes on trying. @throws KekError `hsm_unavailable` and what else the task meets. */
-  async perform<T extends Task>(task: T, patienceMs = PATIENCE_MS): Promise<TaskValue[T["do"]]> {
-    this.#refuseClosed();
+  /** @param retryForMs how long the session retries. @throws KekError `hsm_unavailable` and what else the task meets. */
+  async perform<T extends Task>(task: T, retryForMs = RETRY_MS): Promise<TaskValue[T["do"]]> {
+    if (this.#closed) throw closedError();
     return await new Promise<TaskValue[T["do"]]>((resolve, reject) => {
       const work = async (session: SessionThread) => {
-        const reply = await session.ask({ kind: "task", task, patienceMs: Math.min(this.#patience, patienceMs) }, []);
+        const request = { kind: "task", task, retryForMs: Math.min(this.#retryForMs, retryForMs) } as const;
+        const reply = await session.ask(request, []);
         if (reply.kind === "done") {
-          this.#away = undefined;
+          this.#unavailable = undefined;
           resolve(reply.value as TaskValue[T["do"]]);
-        } else if (reply.kind !== "crowded") reject(this.#noted(errorOf(reply)));
-        else if (this.#withdraw(session)) {
+        } else if (reply.kind !== "no_session") reject(this.#noted(errorOf(reply)));
+        else if (this.#sessions.withdraw(session)) {
           this.#tasks.push(job);
           this.#plan();
-        } else reject(this.#noted(crowdedError(this.#settings.tokenLabel, reply.cause)));
+        } else reject(this.#noted(noSessionError(this.#settings.tokenLabel, reply.cause)));
       };
       const job: Job = { run: (session) => work(session).catch((thrown) => reject(this.#noted(thrown))), reject };
-      const own = this.#forTasks();
+      const own = this.#sessions.forTasks();
       if (own !== undefined) this.#run(job.run(own));
       else {
         this.#tasks.push(job);
@@ -130,71 +116,33 @@ export class SessionPool {
 
   counts(): TokenCounts {
     return {
-      ...new TokenTally(this.#settings.tally).read(),
-      renewals: new Gate(this.#settings.gate).epoch,
-      hung: this.#all.filter((session) => session.stuck).length,
-      limit: this.#limit,
-      away: this.#away !== undefined,
+      ...new TokenCounters(this.#settings.counters).read(),
+      renewals: new ModuleLock(this.#settings.moduleLock).epoch,
+      hung: this.#sessions.hung,
+      limit: this.limit,
+      unavailable: this.#unavailable !== undefined,
     };
   }
 
   /** Gives all sessions back; later calls open them again. The module stays initialised. */
   async rest(): Promise<void> {
-    const kept = this.#all.find((session) => !session.stuck);
-    const others = this.#all.filter((session) => session !== kept);
-    this.#sessions.splice(0);
-    this.#taskSession = undefined;
-    if (kept !== undefined) this.#sessions.push(kept);
-    await Promise.all([...others.map((session) => session.close()), kept?.ask({ kind: "rest" }, [])]);
+    await this.#sessions.rest();
   }
 
   async close(): Promise<void> {
     this.#closed = true;
     this.#rejectAll(closedError());
-    const all = this.#all;
-    this.#sessions.splice(0);
-    this.#taskSession = undefined;
-    await Promise.all(all.map((session) => session.close()));
-    await this.#desk.close();
+    await this.#sessions.close();
+    await this.#logins.close();
   }
 
   // -------------------------------------------------------------------------------------------------------------------
 
-  get #patience(): number {
-    return this.#away === undefined ? PATIENCE_MS : 0;
+  get #retryForMs(): number {
+    return this.#unavailable === undefined ? RETRY_MS : 0;
   }
 
-  get #all(): SessionThread[] {
-    return this.#taskSession === undefined ? [...this.#sessions] : [this.#taskSession, ...this.#sessions];
-  }
-
-  /** How many sessions the work may have. */
-  get #workLimit(): number {
-    return this.#taskSession === undefined ? this.#limit : this.#limit - 1;
-  }
-
-  /** The session for administrative work; undefined where the sessions of the work must do it. */
-  #forTasks(): SessionThread | undefined {
-    if (this.#taskSession?.dead) this.#taskSession = undefined;
-    if (this.#taskSession !== undefined) return this.#taskSession.stuck ? undefined : this.#taskSession;
-    const room = this.#options.separateTasks && this.#limit > 1 && this.#sessions.length < this.#limit;
-    if (!room || !this.#furtherForTasks.over) return undefined;
-    this.#taskSession = this.#start();
-    this.#width.atMost(this.#workLimit);
-    return this.#taskSession;
-  }
-
-  /** Work comes first: where the token gives one session, that one does everything. */
-  #lendTaskSession(): SessionThread | undefined {
-    const session = this.#taskSession;
-    if (session === undefined || session.stuck) return undefined;
-    this.#taskSession = undefined;
-    this.#furtherForTasks.failed();
-    this.#sessions.push(session);
-    return session;
-  }
-
-  /** Calls that are made in one go are shared out together. */
+  /** Calls that are made together are shared out together. */
   #plan(): void {
     if (this.#planned) return;
     this.#planned = true;
@@ -205,63 +153,29 @@ export class SessionPool {
   }
 
   #shareOut(): void {
-    for (const session of this.#sessions.filter((each) => each.dead))
-      this.#sessions.splice(this.#sessions.indexOf(session), 1);
-    for (;;) {
-      const idle = this.#tasks.length + this.#queue.length === 0;
-      if (idle && this.#sessions.every(({ pending }) => pending === 0)) this.#width.idle();
-      if (idle || this.#closed) return;
-      const session = this.#next();
-      if (session === undefined) return;
-      const task = this.#tasks.shift();
-      if (task !== undefined) this.#run(task.run(session));
-      else this.#run(this.#send(session, this.#queue.splice(0, this.#share.of(this.#queue.length, this.#width))));
-    }
-  }
-
-  /** The session that is to have the next share: the least busy of those that are open. Opens more while that is of use. */
-  #next(): SessionThread | undefined {
-    if (this.#further.over) this.#width.atMost(this.#workLimit);
-    const able = this.#sessions.filter((session) => !session.stuck);
-    const open = able.filter((session) => session.open).slice(0, this.#width.now);
-    const opening = able.filter((session) => !session.open && session.pending > 0);
-    const least = open.reduce<SessionThread | undefined>(
-      (best, session) => (best === undefined || session.pending < best.pending ? session : best),
-      undefined,
-    );
-    if (least?.pending === 0) return least;
-    if (open.length === 0) return opening.length > 0 ? spare(opening[0]) : this.#firstSession();
-    const wanted = open.length + opening.length < this.#width.now && opening.length < this.#openedAtOnce;
-    if (wanted && this.#further.over) {
-      const session = this.#closedOne();
-      if (session !== undefined) {
-        this.#run(this.#open(session));
-        return this.#next();
+    while (!this.#closed && this.#tasks.length + this.#queue.length > 0) {
+      const wanted = this.#timing.sessions(this.#sessions.workLimit);
+      const session = this.#sessions.next(wanted);
+      if (session === "busy") return;
+      if (session === "hung") {
+        this.#rejectAll(hangingError(this.#settings.tokenLabel));
+        return;
       }
+      const task = this.#tasks.shift();
+      this.#run(task === undefined ? this.#send(session, this.#nextBatch(wanted)) : task.run(session));
     }
-    return spare(least);
   }
 
-  /** Where the token gave none of late, one is asked for to see whether it does again. */
-  get #openedAtOnce(): number {
-    return this.#further.failing ? 1 : OPENED_AT_ONCE;
-  }
-
-  /** Where none is open there is none to wait for: one that opens its session takes work along. */
-  #firstSession(): SessionThread | undefined {
-    const session = this.#closedOne() ?? this.#lendTaskSession();
-    // Every session there may be hangs in the token.
-    if (session === undefined) this.#rejectAll(hangingError(this.#settings.tokenLabel));
-    return session;
-  }
-
-  /** A thread without a session and without work; a new one where there may be more. */
-  #closedOne(): SessionThread | undefined {
-    const idle = this.#sessions.find((session) => !session.stuck && !session.open && session.pending === 0);
-    if (idle !== undefined || this.#sessions.length >= this.#workLimit) return idle;
-    const session = this.#start();
-    this.#sessions.push(session);
-    return session;
+  #nextBatch(sessions: number): Waiting[] {
+    const most = Math.min(MOST_OPERATIONS, this.#timing.batch(this.#queue.length, sessions));
+    let count = 0;
+    let bytes = 0;
+    for (; count < most; count += 1) {
+      bytes += frameBytes((this.#queue[count] as Waiting).operation);
+      // One that is larger than the ring goes alone.
+      if (bytes > REQUEST_BYTES && count > 0) break;
+    }
+    return this.#queue.splice(0, count);
   }
 
   #rejectAll(error: KekError): void {
@@ -274,98 +188,39 @@ export class SessionPool {
   }
 
   async #send(session: SessionThread, batch: Waiting[]): Promise<void> {
-    const bytes = packOperations(batch.map(({ operation }) => operation));
     const asked = performance.now();
-    let reply: SessionReply;
+    let reply: BatchAnswer;
     try {
-      reply = await session.ask({ kind: "operations", bytes, patienceMs: this.#patience }, [bytes.buffer]);
+      const operations = batch.map(({ operation }) => operation);
+      reply = await session.operate(operations, this.#retryForMs);
     } catch (thrown) {
-      // Not sent: the thread was dead before.
-      if (bytes.length > 0) bytes.fill(0);
-      this.#share.failed(batch.length, performance.now() - asked);
+      this.#timing.failed(batch.length, performance.now() - asked);
       for (const { reject } of batch) reject(this.#noted(thrown as Error));
       return;
     }
-    if (reply.kind !== "answers") {
-      for (const { reject } of batch) reject(this.#noted(errorOf(reply)));
-      return;
-    }
-    this.#measure(session, batch.length, asked);
-    const crowded: Waiting[] = [];
-    unpackAnswers(reply.bytes).forEach((answer, index) => {
+    const now = performance.now();
+    this.#timing.done(batch.length, now - Math.max(asked, session.answeredAt), reply.callMs);
+    session.answeredAt = now;
+    const left: Waiting[] = [];
+    let cause = "";
+    reply.answers.forEach((answer, index) => {
       const waiting = batch[index] as Waiting;
-      if (answer === "crowded") crowded.push(waiting);
-      else if ("error" in answer) waiting.reject(this.#noted(answer.error));
-      else {
-        this.#away = undefined;
+      if ("data" in answer) {
+        this.#unavailable = undefined;
         waiting.resolve(answer.data);
+      } else if ("error" in answer) waiting.reject(this.#noted(answer.error));
+      else {
+        cause = answer.noSession;
+        left.push(waiting);
       }
     });
-    if (crowded.length === 0) return;
-    if (this.#withdraw(session)) this.#queue.unshift(...crowded);
-    else for (const { reject } of crowded) reject(this.#noted(crowdedError(this.#settings.tokenLabel, reply.cause)));
-  }
-
-  #measure(session: SessionThread, operations: number, asked: number): void {
-    const now = performance.now();
-    this.#share.done(operations, now - Math.max(asked, session.answeredAt));
-    session.answeredAt = now;
-    const able = this.#sessions.filter((each) => !each.stuck);
-    const busy = able.filter((each) => each.open).slice(0, this.#width.now);
-    // Shares that sessions of a wider time still have in hand would be counted for the narrower one.
-    const settled = busy.length === this.#width.now && able.every((each) => busy.includes(each) || each.pending === 0);
-    this.#width.done(operations, this.#queue.length > 0, settled, now);
-  }
-
-  /** The token gives no session for this thread now. @returns whether there are others to do its work. */
-  #withdraw(session: SessionThread): boolean {
-    if (session === this.#taskSession) {
-      this.#taskSession = undefined;
-      this.#furtherForTasks.failed();
-      session.retire();
-      return true;
-    }
-    const others = this.#sessions.filter(
-      (other) => other !== session && !other.stuck && (other.open || other.pending > 0),
-    );
-    const lent = others.length === 0 ? this.#lendTaskSession() : undefined;
-    if (lent !== undefined) others.push(lent);
-    if (others.length === 0) return false;
-    this.#further.failed();
-    this.#width.atMost(others.length);
-    return true;
-  }
-
-  #start(): SessionThread {
-    const session = new SessionThread(this.#settings, {
-      freed: () => this.#plan(),
-      login: (message) => this.#desk.handle(message),
-    });
-    for (const [version, proof] of this.#known) session.send({ kind: "know", version, proof });
-    return session;
-  }
-
-  /** One session more. Where that fails the thread is left without one, and tried again later. */
-  async #open(session: SessionThread): Promise<void> {
-    const reply = await session
-      .ask({ kind: "task", task: { do: "open" }, patienceMs: 0 }, [])
-      .catch((thrown) => this.#noted(thrown));
-    if ("kind" in reply && reply.kind === "done") this.#further.worked();
-    else if (this.#sessions.includes(session)) this.#withdraw(session);
+    if (left.length === 0) return;
+    if (this.#sessions.withdraw(session)) this.#queue.unshift(...left);
+    else for (const { reject } of left) reject(this.#noted(noSessionError(this.#settings.tokenLabel, cause)));
   }
 
   #noted(error: Error): Error {
-    if (error instanceof KekError && error.code === "hsm_unavailable") this.#away = error;
+    if (error instanceof KekError && error.code === "hsm_unavailable") this.#unavailable = error;
     return error;
   }
-
-  #refuseClosed(): void {
-    if (this.#closed) throw closedError();
-  }
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-
-function spare(session: SessionThread | undefined): SessionThread | undefined {
-  return session !== undefined && session.pending < SHARES_AHEAD ? session : undefined;
 }

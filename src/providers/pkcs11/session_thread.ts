@@ -1,54 +1,34 @@
 import { Worker } from "node:worker_threads";
 import { threadEntry } from "../../config/runtime.ts";
-import { type ErrorCode, KekError } from "../../errors/errors.ts";
-import type { Proof } from "../provider.ts";
-import type { TokenSettings } from "./session.ts";
+import { KekError } from "../../errors/errors.ts";
+import { type Answer, frameBytes, type Operation, unpackAnswers, writeOperations } from "./operation_frames.ts";
+import { type AnswerBell, OperationRing, REQUEST_BYTES } from "./operation_ring.ts";
+import type { AnsweredMessage, SessionData, SessionReply, SessionRequest } from "./session_messages.ts";
 import type { PermitMessage } from "./shared_permit.ts";
-import type { Task, TaskValue } from "./tasks.ts";
 import { ThreadState } from "./thread_state.ts";
+import type { TokenSettings } from "./token_settings.ts";
 
 /** One session's thread, seen from the thread that gives it work. Requests are answered in the order in which they came. */
 
-export type SessionRequest =
-  | { kind: "operations"; bytes: Uint8Array; patienceMs: number }
-  | { kind: "task"; task: Task; patienceMs: number }
-  | { kind: "know"; version: number; proof: Proof | undefined }
-  | { kind: "forget"; version: number }
-  /** Closes the session and keeps the module. */
-  | { kind: "rest" }
-  | { kind: "close" };
-
-export type SessionReply =
-  | { kind: "answers"; bytes: Uint8Array; cause: string }
-  | { kind: "done"; value: TaskValue[Task["do"]] }
-  | { kind: "failed"; error: ToldError }
-  | { kind: "crowded"; cause: string }
-  | { kind: "rested" }
-  | { kind: "closed" };
-
-/** What a session's thread is made from. */
-export interface SessionData {
-  settings: TokenSettings;
-  state: SharedArrayBuffer;
-}
-
-/** Errors do not keep their class between threads. */
-export interface ToldError {
-  code: ErrorCode;
-  message: string;
-  hint: string;
+/** What became of a batch of operations. */
+export interface BatchAnswer {
+  answers: Answer[];
+  /** The shortest time of one call into the module, in milliseconds; NaN where that was not measured. */
+  callMs: number;
 }
 
 const CLOSE_LIMIT_MS = 2000;
 /** How often within its limit a call is looked at. */
 const LOOKS_A_LIMIT = 5;
 
-interface Asked {
-  resolve(reply: SessionReply): void;
+interface Pending<T> {
+  resolve(reply: T): void;
   reject(error: Error): void;
 }
 
 export interface SessionEvents {
+  /** Answers may have come: of this session, and of others that share the bell. */
+  answered(): void;
   /** A thread that hung can be used again. */
   freed(): void;
   /** Its thread wants to log in, or has. */
@@ -64,24 +44,33 @@ export class SessionThread {
   readonly #settings: TokenSettings;
   readonly #events: SessionEvents;
   readonly #state = new ThreadState();
-  readonly #asked: Asked[] = [];
-  /** Answers that nobody waits for any more. */
+  readonly #ring = new OperationRing();
+  /** By message, and in the ring. */
+  readonly #asked: Pending<SessionReply>[] = [];
+  readonly #batches: Pending<BatchAnswer>[] = [];
+  /** Answers of both kinds that are no longer waited for. */
   #late = 0;
+  #lateBatches = 0;
   #onClosed: (() => void) | undefined;
   #dead: Error | undefined;
   #watch: ReturnType<typeof setInterval> | undefined;
   /** The call that it was in when it was last looked at, and since when. */
   #seen = { calls: -1, since: 0 };
 
-  constructor(settings: TokenSettings, events: SessionEvents) {
+  constructor(settings: TokenSettings, bell: AnswerBell, events: SessionEvents) {
     this.#settings = settings;
     this.#events = events;
     // Until it has said otherwise: it loads the module first.
     this.#state.starting = true;
     const entry = threadEntry("providers/pkcs11/session_worker.ts", import.meta.url);
-    const workerData: SessionData = { settings, state: this.#state.memory };
+    const workerData: SessionData = {
+      settings,
+      state: this.#state.memory,
+      ring: this.#ring.memory,
+      bell: bell.memory,
+    };
     this.#worker = new Worker(entry, { workerData });
-    this.#worker.on("message", (reply: SessionReply | PermitMessage) => this.#received(reply));
+    this.#worker.on("message", (reply: SessionReply | PermitMessage | AnsweredMessage) => this.#received(reply));
     this.#worker.on("error", (error: Error) => this.#died(unloadable(error) ?? error));
     this.#worker.on("exit", () => this.#died(new Error("the thread of an HSM session ended")));
   }
@@ -98,10 +87,11 @@ export class SessionThread {
 
   /** Requests that it has not answered yet. */
   get pending(): number {
-    return this.#asked.length;
+    return this.#asked.length + this.#batches.length;
   }
 
   send(request: SessionRequest, transfer: ArrayBuffer[] = []): void {
+    this.#ring.announceMessage();
     this.#worker.postMessage(request, transfer);
   }
 
@@ -115,6 +105,35 @@ export class SessionThread {
     });
   }
 
+  /** At most `REQUESTS_AHEAD` batches at a time. @throws KekError as `ask`. */
+  async operate(operations: Operation[], retryForMs: number): Promise<BatchAnswer> {
+    const [first] = operations;
+    if (first !== undefined && operations.length === 1 && frameBytes(first) > REQUEST_BYTES)
+      return await this.#operateByMessage(first, retryForMs);
+    if (this.#dead !== undefined) throw this.#dead;
+    return await new Promise((resolve, reject) => {
+      this.#batches.push({ resolve, reject });
+      const parked = this.#ring.ask(retryForMs, (into) => writeOperations(operations, into));
+      if (parked) this.send({ kind: "wake" });
+      this.#keepWatch();
+    });
+  }
+
+  /** Takes the answers that are in the ring. */
+  takeAnswers(): void {
+    for (let answer = this.#ring.take(); answer !== undefined; answer = this.#ring.take()) {
+      const answers = unpackAnswers(answer.bytes);
+      const batch = this.#lateBatches > 0 ? undefined : this.#batches.shift();
+      if (batch === undefined) {
+        for (const late of answers) if ("data" in late) late.data.fill(0);
+        this.#cameLate("lateBatches");
+      } else {
+        this.#answered();
+        batch.resolve({ answers, callMs: answer.callMs });
+      }
+    }
+  }
+
   /** Gives the session back to the token. A thread that hangs is left to the end of the process. */
   async close(): Promise<void> {
     if (this.#dead !== undefined) return;
@@ -126,7 +145,7 @@ export class SessionThread {
       };
       this.send({ kind: "close" });
     });
-    // One that is inside the token is not ended by force: it would leave the gate shut for the others.
+    // One that is inside the token is not ended by force: it would keep the module lock from the others.
     if (answered) await this.#worker.terminate();
     else this.#worker.unref();
     this.#died(new KekError("closed", "the session of the HSM is closed", "this process is ending"));
@@ -160,7 +179,7 @@ export class SessionThread {
     this.#watch = undefined;
   }
 
-  #received(reply: SessionReply | PermitMessage): void {
+  #received(reply: SessionReply | PermitMessage | AnsweredMessage): void {
     if (reply.kind === "login" || reply.kind === "logged_in") {
       this.#events.login(reply);
       return;
@@ -169,43 +188,69 @@ export class SessionThread {
       this.#onClosed?.();
       return;
     }
-    const asked = this.#late > 0 ? undefined : this.#asked.shift();
-    // There may be data keys in an answer that nobody waits for any more.
-    if (asked === undefined && reply.kind === "answers") reply.bytes.fill(0);
-    if (this.#late > 0) {
-      this.#late -= 1;
-      if (this.#late > 0 || this.#dead !== undefined) return;
-      // It came back: the session is of use again.
-      this.stuck = false;
-      this.#events.freed();
+    if (reply.kind === "answered") {
+      this.#events.answered();
       return;
     }
-    if (asked === undefined) return;
-    // The next request begins now.
+    const asked = this.#late > 0 ? undefined : this.#asked.shift();
+    if (asked === undefined) {
+      // There may be a data key in it.
+      if (reply.kind === "answer") reply.bytes.fill(0);
+      this.#cameLate("late");
+      return;
+    }
+    this.#answered();
+    asked.resolve(reply);
+  }
+
+  async #operateByMessage(operation: Operation, retryForMs: number): Promise<BatchAnswer> {
+    const bytes = new Uint8Array(frameBytes(operation));
+    writeOperations([operation], bytes);
+    const reply = await this.ask({ kind: "operation", bytes, retryForMs }, [bytes.buffer]);
+    if (reply.kind !== "answer") throw new Error(`an HSM session answered ${reply.kind}`);
+    return { answers: unpackAnswers(reply.bytes), callMs: Number.NaN };
+  }
+
+  /** The next request begins now. */
+  #answered(): void {
     this.#seen = { calls: this.#state.calls, since: performance.now() };
     if (this.pending === 0) this.#watchNoMore();
-    asked.resolve(reply);
+  }
+
+  /** An answer that is no longer waited for. After the last one the session is of use again. */
+  #cameLate(kind: "late" | "lateBatches"): void {
+    if (kind === "late") this.#late -= 1;
+    else this.#lateBatches -= 1;
+    if (this.#late + this.#lateBatches > 0 || this.#dead !== undefined) return;
+    this.stuck = false;
+    this.#events.freed();
   }
 
   #giveUp(limitMs: number): void {
     this.#watchNoMore();
     this.stuck = true;
-    const waiting = this.#asked.splice(0);
-    this.#late += waiting.length;
+    this.#late += this.#asked.length;
+    this.#lateBatches += this.#batches.length;
     const error = new KekError(
       "hsm_unavailable",
       `token "${this.#settings.tokenLabel}" has not answered a call for ${limitMs / 1000} s`,
       "see that the HSM, its network and its daemon are up; this program retries until they are",
     );
-    for (const { reject } of waiting) reject(error);
+    this.#rejectAll(error);
   }
 
   #died(error: Error): void {
     this.#dead ??= error;
     this.stuck = true;
     this.#watchNoMore();
-    for (const { reject } of this.#asked.splice(0)) reject(error);
+    this.#rejectAll(error);
+    // It may have died after it had rung for others.
+    this.#events.answered();
     this.#onClosed?.();
+  }
+
+  #rejectAll(error: Error): void {
+    for (const { reject } of [...this.#asked.splice(0), ...this.#batches.splice(0)]) reject(error);
   }
 }
 

@@ -2,47 +2,54 @@ import { parentPort, workerData } from "node:worker_threads";
 import { crashPointAsked } from "../../config/environment.ts";
 import { armCrashPoint } from "../../errors/crash_point.ts";
 import { KekError, messageOf } from "../../errors/errors.ts";
-import { type Answer, Inbox, type Operation, packAnswers } from "./frames.ts";
-import type { SessionData, SessionReply, SessionRequest, ToldError } from "./session_thread.ts";
+import { type Answer, type Operation, OperationReader, packAnswers } from "./operation_frames.ts";
+import { AnswerBell, OperationRing } from "./operation_ring.ts";
+import { RetryingSession, SessionUnavailable } from "./retrying_session.ts";
+import type {
+  AnsweredMessage,
+  SerializedError,
+  SessionData,
+  SessionReply,
+  SessionRequest,
+} from "./session_messages.ts";
 import { SharedPermit } from "./shared_permit.ts";
-import { Crowded, SteadySession } from "./steady.ts";
-import { perform } from "./tasks.ts";
+import { performTask, type Task } from "./tasks.ts";
 import { ThreadState } from "./thread_state.ts";
 
-/** A thread with one session of the token: it does what it is told, blocking, one operation at a time. */
+/** A thread with one session of the token: runs requests, blocking, one at a time. */
 
 const port = parentPort;
 if (port === null) throw new Error("session_worker is started by session_pool.ts, not by hand");
 if (import.meta.crashPoints) armCrashPoint(crashPointAsked());
-const inbox = new Inbox();
-const { settings, state: memory } = workerData as SessionData;
-const state = new ThreadState(memory);
-const steady = new SteadySession(settings, state, new SharedPermit(state, (message) => port.postMessage(message)));
+const reader = new OperationReader();
+const shared = workerData as SessionData;
+const state = new ThreadState(shared.state);
+const ring = new OperationRing(shared.ring);
+const bell = new AnswerBell(shared.bell);
+const session = new RetryingSession(
+  shared.settings,
+  state,
+  new SharedPermit(state, (message) => port.postMessage(message)),
+);
 state.starting = false;
 
-function operate(operation: Operation, patienceMs: number): Uint8Array {
+function operate(operation: Operation, retryForMs: number): Uint8Array {
   const { version, data, aad } = operation;
   switch (operation.kind) {
     case "wrap":
-      return steady.wrap(data, aad, version, patienceMs);
+      return session.wrap(data, aad, version, retryForMs);
     case "unwrap":
-      return steady.unwrap(data, aad, version, patienceMs);
+      return session.unwrap(data, aad, version, retryForMs);
     case "rewrap":
-      return steady.rewrap(data, { version, aad }, { version: operation.to, aad: operation.toAad }, patienceMs);
+      return session.rewrap(data, { version, aad }, { version: operation.to, aad: operation.toAad }, retryForMs);
   }
 }
 
-/** Why the token opened no session, when it last did not. */
-let cause = "";
-
-function answer(operation: Operation, patienceMs: number): Answer {
+function answer(operation: Operation, retryForMs: number): Answer {
   try {
-    return { data: operate(operation, patienceMs) };
+    return { data: operate(operation, retryForMs) };
   } catch (thrown) {
-    if (thrown instanceof Crowded) {
-      cause = thrown.message;
-      return "crowded";
-    }
+    if (thrown instanceof SessionUnavailable) return { noSession: thrown.message };
     return { error: asKekError(thrown) };
   }
 }
@@ -53,7 +60,7 @@ function asKekError(thrown: unknown): KekError {
 }
 
 /** Errors do not keep their class between threads. */
-function told(thrown: unknown): ToldError {
+function serialized(thrown: unknown): SerializedError {
   const { code, message, hint } = asKekError(thrown);
   return { code, message, hint };
 }
@@ -62,46 +69,89 @@ function reply(message: SessionReply, transfer: ArrayBuffer[] = []): void {
   port?.postMessage(message, transfer);
 }
 
+/** The shortest time of one call into the module, among the operations of the request in work. */
+let callMs = Number.NaN;
+
+/** @returns the answers to the operations of a frame, as a frame. */
+function answerAll(frame: Uint8Array, retryForMs: number): Uint8Array<ArrayBuffer> {
+  const operations = reader.read(frame);
+  let retryFor = retryForMs;
+  callMs = Number.NaN;
+  const answers = session.counters.using(operations.length, () =>
+    operations.map((operation) => {
+      const [opened, calls, began] = [state.open, state.calls, performance.now()];
+      const given = answer(operation, retryFor);
+      // An operation that opens the session and finds the key says nothing of its own calls.
+      if (opened && "data" in given) {
+        const ms = (performance.now() - began) / (state.calls - calls);
+        if (!(ms >= callMs)) callMs = ms;
+      }
+      // The rest need not find out too that the token is unavailable.
+      if ("error" in given && given.error.code === "hsm_unavailable") retryFor = 0;
+      return given;
+    }),
+  );
+  reader.clear();
+  const packed = packAnswers(answers);
+  for (const given of answers) if ("data" in given) given.data.fill(0);
+  return packed;
+}
+
+/** Answers what is in the ring until a message comes, or nothing has come for a while. */
+function serveRing(): void {
+  for (let request = ring.next(); request !== undefined; request = ring.next()) {
+    const packed = answerAll(request.bytes, request.retryForMs);
+    ring.answer(packed, callMs);
+    packed.fill(0);
+    if (bell.ring()) port?.postMessage({ kind: "answered" } satisfies AnsweredMessage);
+  }
+}
+
 port.on("message", (request: SessionRequest) => {
+  ring.messageReceived();
+  handle(request);
+  if (request.kind !== "close") serveRing();
+});
+
+function handle(request: SessionRequest): void {
   switch (request.kind) {
-    case "operations": {
-      let { patienceMs } = request;
-      const operations = inbox.read(request.bytes);
-      const answers = steady.tally.using(operations.length, () =>
-        operations.map((operation) => {
-          const given = answer(operation, patienceMs);
-          // The rest need not find out too that the token is away.
-          if (given !== "crowded" && "error" in given && given.error.code === "hsm_unavailable") patienceMs = 0;
-          return given;
-        }),
-      );
-      inbox.clear();
-      const packed = packAnswers(answers);
-      for (const given of answers) if (given !== "crowded" && "data" in given) given.data.fill(0);
-      return reply({ kind: "answers", bytes: packed, cause }, [packed.buffer]);
+    case "wake":
+      break;
+    case "operation": {
+      const bytes = answerAll(request.bytes, request.retryForMs);
+      reply({ kind: "answer", bytes }, [bytes.buffer]);
+      break;
     }
     case "task":
-      try {
-        const value = steady.tally.using(1, () => perform(steady, request.task, request.patienceMs));
-        return reply({ kind: "done", value });
-      } catch (thrown) {
-        if (thrown instanceof Crowded) return reply({ kind: "crowded", cause: thrown.message });
-        return reply({ kind: "failed", error: told(thrown) });
-      }
-    case "know":
-      return steady.keys.know(request.version, request.proof);
-    case "forget":
-      return steady.keys.forget(request.version);
+      reply(perform(request.task, request.retryForMs));
+      break;
+    case "load":
+      session.keys.load(request.version, request.canary);
+      break;
+    case "release":
+      session.keys.release(request.version);
+      break;
     case "rest":
-      steady.rest();
-      return reply({ kind: "rested" });
+      session.rest();
+      reply({ kind: "rested" });
+      break;
     case "close":
       try {
-        steady.close();
+        session.close();
       } catch (thrown) {
-        // The thread ends either way; the token gives the session up when the process is gone.
+        // The thread ends either way; the token closes the session when the process ends.
         if (!(thrown instanceof Error)) throw thrown;
       }
-      return reply({ kind: "closed" });
+      reply({ kind: "closed" });
+      break;
   }
-});
+}
+
+function perform(task: Task, retryForMs: number): SessionReply {
+  try {
+    return { kind: "done", value: session.counters.using(1, () => performTask(session, task, retryForMs)) };
+  } catch (thrown) {
+    if (thrown instanceof SessionUnavailable) return { kind: "no_session", cause: thrown.message };
+    return { kind: "failed", error: serialized(thrown) };
+  }
+}

@@ -1,11 +1,12 @@
 import { Buffer } from "node:buffer";
 import { KekError } from "../../errors/errors.ts";
-import type { LoginPermit, PinChange } from "./login.ts";
+import type { LoginPermit } from "./login.ts";
+import type { PinChange } from "./pin.ts";
 import type { ThreadState } from "./thread_state.ts";
 
 /**
  * A permit to log in that the thread of a session, which blocks, is given by the thread that owns its pool, which can ask MongoDB.
- * One thread of a process logs in at a time (`Gate.exclusively`).
+ * One thread of a process logs in at a time (`ModuleLock.exclusively`).
  */
 
 const STATE = { idle: 0, asked: 1, granted: 2, denied: 3 } as const;
@@ -19,18 +20,18 @@ export type PermitMessage =
 /** The thread that asks. */
 export class SharedPermit implements LoginPermit {
   readonly #state: ThreadState;
-  readonly #tell: (message: PermitMessage) => void;
+  readonly #send: (message: PermitMessage) => void;
 
-  constructor(state: ThreadState, tell: (message: PermitMessage) => void) {
+  constructor(state: ThreadState, send: (message: PermitMessage) => void) {
     this.#state = state;
-    this.#tell = tell;
+    this.#send = send;
   }
 
   take(change: PinChange): void {
     const permit = new SharedArrayBuffer(8 + ROOM);
     const words = new Int32Array(permit, 0, 2);
     Atomics.store(words, 0, STATE.asked);
-    this.#tell({ kind: "login", change, permit });
+    this.#send({ kind: "login", change, permit });
     while (Atomics.load(words, 0) === STATE.asked) {
       Atomics.wait(words, 0, STATE.asked, TICK_MS);
       // Who waits for other processes does not hang in the module.
@@ -43,7 +44,7 @@ export class SharedPermit implements LoginPermit {
   }
 
   give(refusedWith: number | undefined): void {
-    this.#tell({ kind: "logged_in", refusedWith });
+    this.#send({ kind: "logged_in", refusedWith });
   }
 }
 

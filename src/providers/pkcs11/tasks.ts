@@ -1,20 +1,20 @@
-import type { Capability, Proof } from "../provider.ts";
+import type { Capability, KeyCanary } from "../provider.ts";
 import { probeToken } from "./capabilities.ts";
-import { block } from "./gate.ts";
 import {
-  awaitKey,
-  Contended,
+  ConcurrentKeyCreation,
   type Destruction,
   describeKeys,
   destroyKey,
   listVersions,
   makeKey,
+  type NewKey,
+  requireKeyVisible,
   tidyKeys,
-  type Wanted,
-} from "./key_life.ts";
+} from "./key_lifecycle.ts";
 import type { KeyFacts } from "./key_object.ts";
 import { findKeys } from "./key_search.ts";
-import type { SteadySession } from "./steady.ts";
+import { block } from "./module_lock.ts";
+import type { RetryingSession } from "./retrying_session.ts";
 
 /** What is asked of a session besides wrapping and unwrapping, as data, with what is answered. */
 
@@ -26,8 +26,8 @@ export type Task =
   | { do: "limit" }
   | { do: "probe"; ownIvs: boolean; sessions: number; versions: number[] }
   | { do: "make"; version: number; installId: string }
-  | { do: "tidy"; version: number; installId: string; recorded: string; proof: Proof }
-  | { do: "destroy"; version: number; proof: Proof };
+  | { do: "tidy"; version: number; installId: string; recorded: string; canary: KeyCanary }
+  | { do: "destroy"; version: number; canary: KeyCanary };
 
 export interface TaskValue {
   open: undefined;
@@ -43,60 +43,60 @@ export interface TaskValue {
 }
 
 /** Blocking. @throws KekError */
-export function perform<T extends Task>(steady: SteadySession, task: T, patienceMs: number): TaskValue[T["do"]] {
-  return done(steady, task, patienceMs) as TaskValue[T["do"]];
+export function performTask<T extends Task>(session: RetryingSession, task: T, retryForMs: number): TaskValue[T["do"]] {
+  return done(session, task, retryForMs) as TaskValue[T["do"]];
 }
 
 /** Waits for another run to take its key out again. */
-function makeInTheEnd(steady: SteadySession, wanted: Wanted, patienceMs: number): KeyFacts {
+function makeWithRetry(session: RetryingSession, wanted: NewKey, retryForMs: number): KeyFacts {
   for (let tries = 1; ; tries += 1) {
     try {
-      return steady.attempt(patienceMs, (open) => makeKey(open, wanted));
+      return session.attempt(retryForMs, (open) => makeKey(open, wanted));
     } catch (thrown) {
-      if (!(thrown instanceof Contended) || tries === CONTENDED_TRIES) throw thrown;
-      block(CONTENDED_PAUSE_MS);
+      if (!(thrown instanceof ConcurrentKeyCreation) || tries === CONCURRENT_TRIES) throw thrown;
+      block(CONCURRENT_PAUSE_MS);
     }
   }
 }
 
-const CONTENDED_TRIES = 20;
-const CONTENDED_PAUSE_MS = 100;
+const CONCURRENT_TRIES = 20;
+const CONCURRENT_PAUSE_MS = 100;
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-function done(steady: SteadySession, task: Task, patienceMs: number): TaskValue[Task["do"]] {
+function done(session: RetryingSession, task: Task, retryForMs: number): TaskValue[Task["do"]] {
   switch (task.do) {
     case "check":
-      return steady.attempt(patienceMs, (open) => {
-        steady.keys.check(open, task.version);
+      return session.attempt(retryForMs, (open) => {
+        session.keys.check(open, task.version);
         return undefined;
       });
     case "open":
-      return steady.attempt(patienceMs, () => undefined);
+      return session.attempt(retryForMs, () => undefined);
     case "limit":
-      return steady.attempt(patienceMs, ({ module, token }) => module.token(token.slot).maxSessions);
+      return session.attempt(retryForMs, ({ module, token }) => module.token(token.slot).maxSessions);
     case "list":
-      return steady.attempt(patienceMs, (open) => listVersions(open, task.versions));
+      return session.attempt(retryForMs, (open) => listVersions(open, task.versions));
     case "describe":
-      return steady.attempt(patienceMs, (open) => describeKeys(open, task.version));
+      return session.attempt(retryForMs, (open) => describeKeys(open, task.version));
     case "probe":
-      return steady.attempt(patienceMs, (open) => {
+      return session.attempt(retryForMs, (open) => {
         const existing = task.versions.flatMap((version) => findKeys(open, version, 1))[0];
         return probeToken(open, { ownIvs: task.ownIvs, existing, sessions: task.sessions });
       });
     case "make": {
-      const made = makeInTheEnd(steady, task, patienceMs);
+      const made = makeWithRetry(session, task, retryForMs);
       // A cluster may tell its other members a moment later.
-      steady.attempt(patienceMs, (open) => awaitKey(open, task.version));
+      session.attempt(retryForMs, (open) => requireKeyVisible(open, task.version));
       return made;
     }
     case "tidy":
-      return steady.attempt(patienceMs, (open) =>
-        tidyKeys(open, task, task.recorded, (key) => steady.wrapping.opens(open, key, task.proof)),
+      return session.attempt(retryForMs, (open) =>
+        tidyKeys(open, task, task.recorded, (key) => session.wrapping.opens(open, key, task.canary)),
       );
     case "destroy":
-      return steady.attempt(patienceMs, (open) =>
-        destroyKey(open, task.version, (key) => steady.wrapping.opens(open, key, task.proof)),
+      return session.attempt(retryForMs, (open) =>
+        destroyKey(open, task.version, (key) => session.wrapping.opens(open, key, task.canary)),
       );
   }
 }

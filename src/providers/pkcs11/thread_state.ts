@@ -12,7 +12,7 @@ export class ThreadState {
     this.#words = new Int32Array(memory);
   }
 
-  /** Grows with each call into the module: a number that stands still is a call that has not returned. */
+  /** Grows with each call into the module: while it does not change, a call has not returned. */
   get calls(): number {
     return Atomics.load(this.#words, WORD.calls);
   }

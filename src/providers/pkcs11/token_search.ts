@@ -1,10 +1,10 @@
 import { KekError } from "../../errors/errors.ts";
 import { CKF } from "./constants.ts";
 import type { Cryptoki, Token, UnreadableSlot } from "./cryptoki.ts";
-import { TokenFault } from "./faults.ts";
 import { restoreCommand } from "./softhsm_backup.ts";
 import { emptyTokenFiles } from "./softhsm_files.ts";
-import type { TokenMemory } from "./token_memory.ts";
+import { TokenFault } from "./token_fault.ts";
+import type { TokenState } from "./token_state.ts";
 
 /** Which slot holds the token of a label. */
 
@@ -24,16 +24,16 @@ export interface TokenPlace {
 export function findToken(
   module: Cryptoki,
   label: string,
-  memory: TokenMemory,
+  tokenState: TokenState,
   epoch: number,
   files: TokenPlace,
 ): Token {
-  const known = knownToken(module, label, memory, epoch);
+  const known = knownToken(module, label, tokenState, epoch);
   if (known !== undefined) return known;
   const { tokens, unreadable } = module.tokens();
   const named = tokens.filter((token) => token.label === label);
   const [token] = named;
-  if (token === undefined) throw notFound(label, tokens, unreadable, memory, files);
+  if (token === undefined) throw notFound(label, tokens, unreadable, tokenState, files);
   if (named.length > 1) {
     throw new KekError(
       "hsm_token",
@@ -41,19 +41,19 @@ export function findToken(
       "give each token a label of its own, or leave one of them out of the module's configuration",
     );
   }
-  memory.keepSlot(token.slot, epoch);
+  tokenState.keepSlot(token.slot, epoch);
   return token;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** Enough for the module to be initialised again in between (steady.ts), and within half a second. */
+/** Enough for the module to be initialised again in between (retrying_session.ts), and within half a second. */
 const LOOKS = 8;
 const TOKEN_NOT_PRESENT = 0xe0;
 
 /** The token of the slot that is known. A slot that cannot be read just now may still open sessions. */
-function knownToken(module: Cryptoki, label: string, memory: TokenMemory, epoch: number): Token | undefined {
-  const slot = memory.slot(epoch);
+function knownToken(module: Cryptoki, label: string, tokenState: TokenState, epoch: number): Token | undefined {
+  const slot = tokenState.slot(epoch);
   if (slot === undefined) return undefined;
   try {
     const token = module.token(slot);
@@ -63,7 +63,7 @@ function knownToken(module: Cryptoki, label: string, memory: TokenMemory, epoch:
     if (!thrown.unseen)
       return { slot, label, serial: "", manufacturer: "", model: "", flags: 0, maxSessions: undefined };
   }
-  memory.forgetSlot();
+  tokenState.forgetSlot();
   return undefined;
 }
 
@@ -71,7 +71,7 @@ function notFound(
   label: string,
   tokens: Token[],
   unreadable: UnreadableSlot[],
-  memory: TokenMemory,
+  tokenState: TokenState,
   files: TokenPlace,
 ): Error {
   const [broken] = unreadable;
@@ -85,7 +85,7 @@ function notFound(
     );
   }
   // Another process may be writing the file at this moment: SoftHSM empties it first, and hides the token until it is written.
-  const mayBeWritten = memory.miss() % LOOKS !== 0;
+  const mayBeWritten = tokenState.countNotFound() % LOOKS !== 0;
   const [empty] = mayBeWritten ? [] : emptyTokenFiles(files.modulePath);
   if (empty !== undefined) {
     const command = restoreCommand(empty, files.softHsmBackup);
@@ -98,7 +98,8 @@ function notFound(
     );
   }
   // A token that was there before may come back. The daemon of one never seen may be starting: the search is repeated.
-  if (memory.met || mayBeWritten) return new TokenFault(TOKEN_NOT_PRESENT, "C_GetSlotList", `token "${label}" is gone`);
+  if (tokenState.seen || mayBeWritten)
+    return new TokenFault(TOKEN_NOT_PRESENT, "C_GetSlotList", `token "${label}" is gone`);
   const there = tokens.filter(({ flags }) => (flags & CKF.tokenInitialized) !== 0);
   return new KekError(
     "hsm_token",

@@ -2,15 +2,15 @@ import { Buffer } from "node:buffer";
 import { createHash, randomFillSync, timingSafeEqual } from "node:crypto";
 import { copyBytes, fillIv, IV_BYTES, KEY_BYTES, TAG_BYTES, WRAP_BYTES } from "../../envelope/gcm.ts";
 import { KekError } from "../../errors/errors.ts";
-import type { Proof } from "../provider.ts";
+import type { KeyCanary } from "../provider.ts";
 import type { Handle } from "./cryptoki.ts";
-import { TokenFault } from "./faults.ts";
 import type { OpenSession } from "./session.ts";
+import { TokenFault } from "./token_fault.ts";
 
 /** Wraps and unwraps with a key in the token: one try, blocking. Whatever the token answers is checked, nothing is believed. */
 
 /** Bytes that the token wrapped did not come back: it erred without saying so. */
-export class Miswrap extends Error {}
+export class WrapMismatch extends Error {}
 
 /** Some tokens want more room than they fill. */
 const ROOM = 64;
@@ -29,7 +29,7 @@ export class Wrapping {
     this.#ownIvs = ownIvs;
   }
 
-  /** @returns iv ‖ ciphertext ‖ tag, opened again and compared. @throws TokenFault, Miswrap, KekError `hsm_unfit`. */
+  /** @returns iv ‖ ciphertext ‖ tag, opened again and compared. @throws TokenFault, WrapMismatch, KekError `hsm_unfit`. */
   wrap({ module, handle }: OpenSession, key: Handle, dek: Uint8Array, aad: Uint8Array): Uint8Array {
     const wrapped = new Uint8Array(WRAP_BYTES);
     if (this.#ownIvs) this.#iv.fill(0);
@@ -46,7 +46,7 @@ export class Wrapping {
     try {
       const opened = module.decrypt(handle, key, this.#iv, aad, this.#sealed, this.#room);
       if (opened === KEY_BYTES && timingSafeEqual(this.#opened, dek)) return wrapped;
-      throw new Miswrap();
+      throw new WrapMismatch();
     } finally {
       this.#room.fill(0);
     }
@@ -66,30 +66,30 @@ export class Wrapping {
     }
   }
 
-  /** @throws TokenFault, Miswrap when the key does not do its work at this moment. */
+  /** @throws TokenFault, WrapMismatch when the key does not do its work at this moment. */
   roundTrip(open: OpenSession, key: Handle): void {
     const secret = randomFillSync(Buffer.alloc(KEY_BYTES));
     this.wrap(open, key, secret, Buffer.from("certautopilot/probe/1"));
   }
 
   /** One try. A failure that bad bytes may cause counts as a no. */
-  opensNow(open: OpenSession, key: Handle, proof: Proof): boolean {
+  opensNow(open: OpenSession, key: Handle, canary: KeyCanary): boolean {
     try {
       const secret = new Uint8Array(KEY_BYTES);
-      this.unwrap(open, key, proof.wrap, proof.aad, secret);
+      this.unwrap(open, key, canary.wrap, canary.aad, secret);
       const digest = createHash("sha256").update(secret).digest();
       secret.fill(0);
-      return timingSafeEqual(digest, proof.digest);
+      return timingSafeEqual(digest, canary.digest);
     } catch (thrown) {
       if (thrown instanceof TokenFault && couldBeData(thrown)) return false;
       throw thrown;
     }
   }
 
-  /** Whether a key opens a proof: a token that fails for a moment is given the tries that doubt asks for. */
-  opens(open: OpenSession, key: Handle, proof: Proof): boolean {
+  /** Whether a key opens a canary: a token that fails for a moment is given the tries that doubt asks for. */
+  opens(open: OpenSession, key: Handle, canary: KeyCanary): boolean {
     for (let tries = 1; ; tries += 1) {
-      if (this.opensNow(open, key, proof)) return true;
+      if (this.opensNow(open, key, canary)) return true;
       if (tries === UNSURE_TRIES) return false;
       // Throws when it is the token that is in trouble, and not the key that is another one.
       this.roundTrip(open, key);
@@ -112,7 +112,7 @@ export const UNSURE_TRIES = 4;
 
 /** Vendors answer a wrong tag with almost anything but these. */
 export function couldBeData(fault: TokenFault): boolean {
-  return fault.call === "C_Decrypt" && (fault.kind === "data" || (fault.kind === "away" && !fault.unseen));
+  return fault.call === "C_Decrypt" && (fault.kind === "data" || (fault.kind === "unavailable" && !fault.unseen));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

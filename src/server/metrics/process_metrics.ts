@@ -64,16 +64,20 @@ export const PROCESS_METRICS: Metric<ProcessFacts>[] = [
   labelled("certautopilot_loaded_version", "A KEK version that this process holds; 1.", ["version"], ({ standing }) =>
     standing.loaded.map((version) => [[version], 1]),
   ),
-  ofToken("certautopilot_hsm_up", "0 while the token's last answer was that it is unavailable.", ({ away }) => !away),
+  ofToken(
+    "certautopilot_hsm_up",
+    "0 while the token's last answer was that it is unavailable.",
+    ({ unavailable }) => !unavailable,
+  ),
   ofToken(
     "certautopilot_hsm_uses_total",
-    "Pieces of work that sessions were given: a wrap with its proof, an unwrap, a look for a key. However often one is tried.",
+    "Pieces of work that sessions were given: a wrap with its verification, an unwrap, a look for a key. However often one is tried.",
     ({ uses }) => uses,
     "counter",
   ),
   labelled(
     "certautopilot_hsm_faults_total",
-    "What the token answered instead of doing what it was asked, by kind (`lost` session, `module`, `pin`, `unfit`, `crowded`, `data`, `away`, `miswrap`); also where the next try went well.",
+    "What the token answered instead of doing what it was asked, by kind (`lost` session, `module`, `pin`, `unsupported`, `no_session`, `data`, `unavailable`, `wrap_mismatch`); also where the next try went well.",
     ["kind"],
     ({ standing: { token } }) => Object.entries(token?.faults ?? {}).map(([kind, value]) => [[kind], value]),
     "counter",

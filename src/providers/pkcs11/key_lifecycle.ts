@@ -1,10 +1,18 @@
 import { crashPoint } from "../../errors/crash_point.ts";
 import { KekError } from "../../errors/errors.ts";
 import type { Handle } from "./cryptoki.ts";
-import { TokenFault } from "./faults.ts";
-import { isOwnKeyId, type KeyFacts, keyLabel, keyTemplate, newKeyId, notAsMade, readKey } from "./key_object.ts";
+import {
+  attributeMismatches,
+  isOwnKeyId,
+  type KeyFacts,
+  keyLabel,
+  keyTemplate,
+  newKeyId,
+  readKey,
+} from "./key_object.ts";
 import { findKeys } from "./key_search.ts";
 import type { OpenSession } from "./session.ts";
+import { TokenFault } from "./token_fault.ts";
 
 /** The beginning and the end of a KEK in its token, and which there are. Each function may be run again after a failure. */
 
@@ -19,9 +27,9 @@ export function describeKeys(open: OpenSession, version: number): KeyFacts[] {
 }
 
 /** Two runs made a key at the same moment: the one whose key is not to stay takes it out. */
-export class Contended extends KekError {}
+export class ConcurrentKeyCreation extends KekError {}
 
-export interface Wanted {
+export interface NewKey {
   version: number;
   installId: string;
 }
@@ -32,23 +40,23 @@ export interface Wanted {
  * @throws KekError `refused` when the label is taken by a key of another install, or two runs met; `hsm_unfit` when the token
  * made the key otherwise than it was asked to.
  */
-export function makeKey(open: OpenSession, wanted: Wanted): KeyFacts {
+export function makeKey(open: OpenSession, wanted: NewKey): KeyFacts {
   const { version, installId } = wanted;
   const there = describeKeys(open, version);
-  if (there.length > 0) return sole(open, there, wanted);
+  if (there.length > 0) return onlyOwnKey(open, there, wanted);
   const { module, handle } = open;
   const made = module.generateAesKey(handle, keyTemplate(keyLabel(version), newKeyId(installId, version), true));
   if (import.meta.crashPoints) crashPoint("key.generated");
   const facts = readKey(module, handle, made);
-  if (notAsMade(facts).length > 0) {
-    takeOut(open, made, facts.id, version);
-    throw otherwise(open, facts);
+  if (attributeMismatches(facts).length > 0) {
+    destroyObject(open, made, facts.id, version);
+    throw wrongAttributes(open, facts);
   }
   const now = describeKeys(open, version);
   // None at all: a cluster that has not told all its members yet.
   if (now.length === 0 || (now.length === 1 && now[0]?.id === facts.id)) return facts;
   if (now.some((key) => key.id < facts.id && isOwnKeyId(key.id, installId, version))) module.destroy(handle, made);
-  return sole(open, describeKeys(open, version), wanted);
+  return onlyOwnKey(open, describeKeys(open, version), wanted);
 }
 
 /**
@@ -58,7 +66,7 @@ export function makeKey(open: OpenSession, wanted: Wanted): KeyFacts {
  */
 export function tidyKeys(
   open: OpenSession,
-  { version, installId }: Wanted,
+  { version, installId }: NewKey,
   recorded: string,
   opensCanary: (key: Handle) => boolean,
 ): KeyFacts {
@@ -92,7 +100,7 @@ export function tidyKeys(
   if (all.length === 1) return keep.facts;
   const spare = all.filter((each) => each !== keep);
   if (!spare.every(({ facts }) => isOwnKeyId(facts.id, installId, version))) {
-    throw taken(
+    throw labelTaken(
       token.label,
       version,
       all.map(({ facts }) => facts),
@@ -110,7 +118,7 @@ export function tidyKeys(
 }
 
 /** @throws TokenFault while the token does not show the key: the caller tries again. */
-export function awaitKey(open: OpenSession, version: number): void {
+export function requireKeyVisible(open: OpenSession, version: number): void {
   if (describeKeys(open, version).length === 0) throw new TokenFault(KEY_HANDLE_INVALID, "C_FindObjects");
 }
 
@@ -118,24 +126,24 @@ export interface Destruction {
   /** How many keys were destroyed and seen gone. */
   destroyed: number;
   /** Keys of that label which are not the install's, by id. They are left alone. */
-  strangers: string[];
+  foreign: string[];
 }
 
 /** @param isOurs tells whether a key is the one to destroy. @throws KekError `hsm_unfit` when it is still there afterwards. */
 export function destroyKey(open: OpenSession, version: number, isOurs: (key: Handle) => boolean): Destruction {
   const { module, handle, token } = open;
-  const outcome: Destruction = { destroyed: 0, strangers: [] };
+  const outcome: Destruction = { destroyed: 0, foreign: [] };
   const find = () => findKeys(open, version);
   for (const key of find()) {
     if (!isOurs(key)) {
-      outcome.strangers.push(readKey(module, handle, key).id);
+      outcome.foreign.push(readKey(module, handle, key).id);
       continue;
     }
-    takeOut(open, key, "", version);
+    destroyObject(open, key, "", version);
     if (import.meta.crashPoints) crashPoint("key.destroyed");
     outcome.destroyed += 1;
   }
-  if (find().length > outcome.strangers.length) {
+  if (find().length > outcome.foreign.length) {
     throw new KekError(
       "hsm_unfit",
       `token "${token.label}" said that ${keyLabel(version)} is destroyed, and it is still there`,
@@ -146,11 +154,11 @@ export function destroyKey(open: OpenSession, version: number, isOurs: (key: Han
 }
 
 /** @throws KekError `hsm_unfit` when the token does not permit it: the key stays. */
-function takeOut({ module, handle, token }: OpenSession, key: Handle, id: string, version: number): void {
+function destroyObject({ module, handle, token }: OpenSession, key: Handle, id: string, version: number): void {
   try {
     module.destroy(handle, key);
   } catch (thrown) {
-    if (!(thrown instanceof TokenFault) || thrown.kind !== "unfit") throw thrown;
+    if (!(thrown instanceof TokenFault) || thrown.kind !== "unsupported") throw thrown;
     throw new KekError(
       "hsm_unfit",
       `token "${token.label}" does not permit that the key ${keyLabel(version)} is destroyed (${thrown.message}): it stays in the token`,
@@ -161,7 +169,7 @@ function takeOut({ module, handle, token }: OpenSession, key: Handle, id: string
 }
 
 /** The name is in use: a token may be shared, a key may not. */
-export function taken(tokenLabel: string, version: number, there: KeyFacts[]): KekError {
+export function labelTaken(tokenLabel: string, version: number, there: KeyFacts[]): KekError {
   const ids = there.map((key) => key.id || "none").join(", ");
   return new KekError(
     "refused",
@@ -175,27 +183,27 @@ export function taken(tokenLabel: string, version: number, there: KeyFacts[]): K
 const KEY_HANDLE_INVALID = 0x60;
 
 /** The one key of the label, if it is this install's, and as it was asked for. */
-function sole(open: OpenSession, there: KeyFacts[], { version, installId }: Wanted): KeyFacts {
+function onlyOwnKey(open: OpenSession, there: KeyFacts[], { version, installId }: NewKey): KeyFacts {
   const { token } = open;
   const own = there.filter((key) => isOwnKeyId(key.id, installId, version));
   const [key] = own;
-  if (own.length < there.length) throw taken(token.label, version, there);
+  if (own.length < there.length) throw labelTaken(token.label, version, there);
   if (key === undefined || own.length > 1) {
     const ids = there.map((each) => each.id).join(", ");
-    throw new Contended(
+    throw new ConcurrentKeyCreation(
       "refused",
       `token "${token.label}" holds ${there.length} keys ${keyLabel(version)} that no version knows yet (ids: ${ids})`,
       "another pkcs11-init is at work: run it again; should it stay so with none at work, destroy all but one with the token's own tool",
     );
   }
-  if (notAsMade(key).length > 0) throw otherwise(open, key);
+  if (attributeMismatches(key).length > 0) throw wrongAttributes(open, key);
   return key;
 }
 
-function otherwise({ token }: OpenSession, facts: KeyFacts): KekError {
+function wrongAttributes({ token }: OpenSession, facts: KeyFacts): KekError {
   return new KekError(
     "hsm_unfit",
-    `token "${token.label}" made the key ${facts.label} otherwise than asked: ${notAsMade(facts).join(", ")}`,
+    `token "${token.label}" made the key ${facts.label} otherwise than asked: ${attributeMismatches(facts).join(", ")}`,
     "a KEK must be born in the token and never leave it: see docs/hsm for tokens that are known to do it",
   );
 }

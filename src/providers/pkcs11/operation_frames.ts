@@ -11,43 +11,43 @@ export type Operation =
   | { kind: "unwrap"; version: number; data: Uint8Array; aad: Uint8Array }
   | { kind: "rewrap"; version: number; data: Uint8Array; aad: Uint8Array; to: number; toAad: Uint8Array };
 
-/** `crowded`: the token has no session for this thread; another thread is to do it. */
-export type Answer = { data: Uint8Array } | { error: KekError } | "crowded";
+/** `noSession`: the token has no session for this thread, and why; another thread is to do it. */
+export type Answer = { data: Uint8Array } | { error: KekError } | { noSession: string };
 
 const KINDS = ["wrap", "unwrap", "rewrap"] as const;
 const HEAD = 24;
 const NOTHING = new Uint8Array(0);
 
-export function packOperations(operations: Operation[]): Uint8Array<ArrayBuffer> {
-  const toAad = (operation: Operation) => (operation.kind === "rewrap" ? operation.toAad : NOTHING);
-  let size = 0;
-  for (const operation of operations)
-    size += HEAD + operation.data.length + operation.aad.length + toAad(operation).length;
-  const bytes = new Uint8Array(size);
-  const view = new DataView(bytes.buffer);
+export function frameBytes(operation: Operation): number {
+  return HEAD + operation.data.length + operation.aad.length + toAadOf(operation).length;
+}
+
+/** @returns how many bytes it wrote. */
+export function writeOperations(operations: Operation[], into: Uint8Array): number {
+  const view = new DataView(into.buffer, into.byteOffset, into.byteLength);
   let at = 0;
   for (const operation of operations) {
-    const parts = [operation.data, operation.aad, toAad(operation)];
+    const { version, data, aad } = operation;
+    const toAad = toAadOf(operation);
     view.setUint32(at, KINDS.indexOf(operation.kind));
-    view.setUint32(at + 4, operation.version);
+    view.setUint32(at + 4, version);
     view.setUint32(at + 8, operation.kind === "rewrap" ? operation.to : 0);
-    parts.forEach((part, index) => {
-      view.setUint32(at + 12 + index * 4, part.length);
-    });
-    at += HEAD;
-    for (const part of parts) {
-      bytes.set(part, at);
-      at += part.length;
-    }
+    view.setUint32(at + 12, data.length);
+    view.setUint32(at + 16, aad.length);
+    view.setUint32(at + 20, toAad.length);
+    into.set(data, at + HEAD);
+    into.set(aad, at + HEAD + data.length);
+    into.set(toAad, at + HEAD + data.length + aad.length);
+    at += HEAD + data.length + aad.length + toAad.length;
   }
-  return bytes;
+  return at;
 }
 
 /**
  * Where a thread reads frames: memory of its own, whose views are made once and used for frame after frame. Of many threads
  * that wait for a token most finds its code and data out of the processor's caches at each call, so fewer objects count.
  */
-export class Inbox {
+export class OperationReader {
   #memory = new Uint8Array(0);
   #view = new DataView(this.#memory.buffer);
   readonly #views = new Map<number, Uint8Array>();
@@ -100,21 +100,23 @@ export class Inbox {
   }
 }
 
-const STATUS = { data: 0, error: 1, crowded: 2 } as const;
+const STATUS = { data: 0, error: 1, noSession: 2 } as const;
 
 export function packAnswers(answers: Answer[]): Uint8Array<ArrayBuffer> {
   const bodies = answers.map((answer) => {
-    if (answer === "crowded") return NOTHING;
     if ("data" in answer) return answer.data;
+    if ("noSession" in answer) return Buffer.from(answer.noSession.slice(0, LONGEST_TEXT));
     const { code, message, hint } = answer.error;
-    return Buffer.from(JSON.stringify({ code, message, hint }));
+    return Buffer.from(
+      JSON.stringify({ code, message: message.slice(0, LONGEST_TEXT), hint: hint.slice(0, LONGEST_TEXT) }),
+    );
   });
   const bytes = new Uint8Array(bodies.reduce((sum, body) => sum + 8 + body.length, 0));
   const view = new DataView(bytes.buffer);
   let at = 0;
   answers.forEach((answer, index) => {
     const body = bodies[index] as Uint8Array;
-    view.setUint32(at, answer === "crowded" ? STATUS.crowded : "data" in answer ? STATUS.data : STATUS.error);
+    view.setUint32(at, "data" in answer ? STATUS.data : "noSession" in answer ? STATUS.noSession : STATUS.error);
     view.setUint32(at + 4, body.length);
     bytes.set(body, at + 8);
     at += 8 + body.length;
@@ -130,7 +132,7 @@ export function unpackAnswers(bytes: Uint8Array): Answer[] {
     const [status, length] = [view.getUint32(at), view.getUint32(at + 4)];
     const body = bytes.subarray(at + 8, at + 8 + length);
     if (status === STATUS.data) answers.push({ data: Buffer.from(body) });
-    else if (status === STATUS.crowded) answers.push("crowded");
+    else if (status === STATUS.noSession) answers.push({ noSession: Buffer.from(body).toString("utf8") });
     else {
       const { code, message, hint } = JSON.parse(Buffer.from(body).toString("utf8"));
       answers.push({ error: new KekError(code as ErrorCode, message, hint) });
@@ -139,4 +141,13 @@ export function unpackAnswers(bytes: Uint8Array): Answer[] {
   }
   bytes.fill(0);
   return answers;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** Of a message or a hint, in characters: an error fits into the room that the ring has for an answer. */
+const LONGEST_TEXT = 600;
+
+function toAadOf(operation: Operation): Uint8Array {
+  return operation.kind === "rewrap" ? operation.toAad : NOTHING;
 }

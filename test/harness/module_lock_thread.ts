@@ -1,5 +1,5 @@
 import { parentPort, workerData } from "node:worker_threads";
-import { block, Gate } from "../../src/providers/pkcs11/gate.ts";
+import { block, ModuleLock } from "../../src/providers/pkcs11/module_lock.ts";
 
 /** A thread at a gate, for test/unit/gate.test.ts. What the threads see of each other is counted in memory that they share. */
 
@@ -13,7 +13,7 @@ export interface Orders {
 
 if (parentPort !== null) {
   const { memory, seen: shared, do: what } = workerData as Orders;
-  const gate = new Gate(memory);
+  const gate = new ModuleLock(memory);
   const seen = new Int32Array(shared);
   const count = (word: keyof typeof SEEN, by = 1) => Atomics.add(seen, SEEN[word], by);
   const is = (word: keyof typeof SEEN) => Atomics.load(seen, SEEN[word]) !== 0;

@@ -1,10 +1,10 @@
 import { KekError, messageOf } from "../../errors/errors.ts";
 import type { LoginClaim, LoginClaims } from "../login_claims.ts";
-import type { TokenSettings } from "./session.ts";
 import { answerPermit, type PermitMessage } from "./shared_permit.ts";
+import type { TokenSettings } from "./token_settings.ts";
 
 /** Gives the threads of a pool their permits to log in, by the claims of the install; without any, at once. */
-export class LoginDesk {
+export class LoginCoordinator {
   readonly #settings: TokenSettings;
   readonly #claims: LoginClaims | undefined;
   #claim: LoginClaim | undefined;

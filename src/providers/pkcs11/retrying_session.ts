@@ -1,24 +1,25 @@
 import { KEY_BYTES, WRAP_BYTES } from "../../envelope/gcm.ts";
 import { KekError } from "../../errors/errors.ts";
 import type { Under } from "../provider.ts";
-import { TokenFault } from "./faults.ts";
-import { block } from "./gate.ts";
-import { HeldKeys, KeyAbsent } from "./held_keys.ts";
+import { KeyHandleCache, KeyNotFound } from "./key_handle_cache.ts";
 import type { LoginPermit } from "./login.ts";
-import { NoFurtherSession, type OpenSession, TokenSession, type TokenSettings } from "./session.ts";
-import type { TokenTally } from "./tally.ts";
+import { block } from "./module_lock.ts";
+import { NoFurtherSession, type OpenSession, TokenSession } from "./session.ts";
 import type { ThreadState } from "./thread_state.ts";
-import { couldBeData, Miswrap, SURE_TRIES, UNSURE_TRIES, Wrapping } from "./wrapping.ts";
+import type { TokenCounters } from "./token_counters.ts";
+import { TokenFault } from "./token_fault.ts";
+import type { TokenSettings } from "./token_settings.ts";
+import { couldBeData, SURE_TRIES, UNSURE_TRIES, WrapMismatch, Wrapping } from "./wrapping.ts";
 
 /**
- * A session that comes back: what the token did not do is done again, in a new session if need be, until it is done or the
- * caller's patience is over. Blocking; lives in a worker thread.
+ * A session that retries: what the token did not do is tried again, in a new session where needed, until it is done or the
+ * time for retries is over. Blocking; lives in a worker thread.
  *
  * A token that fails and bytes that do not open look alike (SoftHSM says CKR_GENERAL_ERROR for both). So bytes are called bad
  * only after they failed several times beside a known wrap that opened.
  */
-export class SteadySession {
-  readonly keys: HeldKeys;
+export class RetryingSession {
+  readonly keys: KeyHandleCache;
   readonly wrapping: Wrapping;
   readonly #session: TokenSession;
   readonly #tokenLabel: string;
@@ -31,22 +32,22 @@ export class SteadySession {
     this.#session = new TokenSession(settings, state, permit);
     this.#tokenLabel = settings.tokenLabel;
     this.wrapping = new Wrapping(settings.tokenLabel, settings.ownIvs);
-    this.keys = new HeldKeys(this.wrapping);
+    this.keys = new KeyHandleCache(this.wrapping);
   }
 
   /** @returns iv ‖ ciphertext ‖ tag, which was opened again and compared. */
-  wrap(dek: Uint8Array, aad: Uint8Array, version: number, patienceMs: number): Uint8Array {
-    return this.attempt(patienceMs, (open) => this.wrapping.wrap(open, this.keys.handle(open, version), dek, aad));
+  wrap(dek: Uint8Array, aad: Uint8Array, version: number, retryForMs: number): Uint8Array {
+    return this.attempt(retryForMs, (open) => this.wrapping.wrap(open, this.keys.handle(open, version), dek, aad));
   }
 
-  unwrap(wrapped: Uint8Array, aad: Uint8Array, version: number, patienceMs: number): Uint8Array {
+  unwrap(wrapped: Uint8Array, aad: Uint8Array, version: number, retryForMs: number): Uint8Array {
     const dek = new Uint8Array(KEY_BYTES);
-    this.attempt(patienceMs, (open) => this.#unwrap(open, wrapped, aad, version, dek));
+    this.attempt(retryForMs, (open) => this.#unwrap(open, wrapped, aad, version, dek));
     return dek;
   }
 
-  rewrap(wrapped: Uint8Array, from: Under, to: Under, patienceMs: number): Uint8Array {
-    return this.attempt(patienceMs, (open) => {
+  rewrap(wrapped: Uint8Array, from: Under, to: Under, retryForMs: number): Uint8Array {
+    return this.attempt(retryForMs, (open) => {
       try {
         this.#unwrap(open, wrapped, from.aad, from.version, this.#dek);
         return this.wrapping.wrap(open, this.keys.handle(open, to.version), this.#dek, to.aad);
@@ -58,13 +59,13 @@ export class SteadySession {
 
   /**
    * Runs work with the session until it succeeds.
-   * @param patienceMs how long to go on; at least one try is made.
-   * @throws KekError `hsm_unavailable` when patience is over, `decryption_failed`; whatever KekError the work throws; Crowded.
+   * @param retryForMs how long to go on; at least one try is made.
+   * @throws KekError `hsm_unavailable` when the time for retries is over, `decryption_failed`; whatever KekError the work throws; SessionUnavailable.
    */
-  attempt<T>(patienceMs: number, work: (open: OpenSession) => T): T {
-    const until = performance.now() + patienceMs;
+  attempt<T>(retryForMs: number, work: (open: OpenSession) => T): T {
+    const until = performance.now() + retryForMs;
     let suspected = 0;
-    let miswrapped = 0;
+    let mismatches = 0;
     let absent = 0;
     for (let tries = 1; ; tries += 1) {
       let fault: TokenFault;
@@ -77,7 +78,7 @@ export class SteadySession {
           fault = thrown.fault;
           if (this.#works(thrown.version)) {
             suspected += 1;
-            this.#session.tally.fault("data");
+            this.#session.counters.fault("data");
             const enough = fault.kind === "data" ? SURE_TRIES : UNSURE_TRIES;
             if (suspected >= enough) throw doesNotOpen(thrown.version);
             // The last word is had in another session: a cluster may have a member that is out of order.
@@ -85,31 +86,31 @@ export class SteadySession {
             block(FIRST_PAUSE_MS * Math.random());
             continue;
           }
-        } else if (thrown instanceof Miswrap) {
-          miswrapped += 1;
-          this.#session.tally.fault("miswrap");
-          if (miswrapped > SURE_TRIES) throw this.wrapping.unfit("gave a wrap that does not give the data key back");
+        } else if (thrown instanceof WrapMismatch) {
+          mismatches += 1;
+          this.#session.counters.fault("wrap_mismatch");
+          if (mismatches > SURE_TRIES) throw this.wrapping.unfit("gave a wrap that does not give the data key back");
           continue;
-        } else if (thrown instanceof KeyAbsent && absent === 0) {
+        } else if (thrown instanceof KeyNotFound && absent === 0) {
           absent += 1;
           this.#session.drop();
           block(MAX_PAUSE_MS / 10);
           continue;
         } else if (thrown instanceof NoFurtherSession) {
-          this.#session.tally.fault("crowded");
-          throw new Crowded(thrown);
+          this.#session.counters.fault("no_session");
+          throw new SessionUnavailable(thrown);
         } else if (thrown instanceof TokenFault) fault = thrown;
         else throw thrown;
       }
       this.#failures += 1;
-      this.#session.tally.fault(fault.kind);
+      this.#session.counters.fault(fault.kind);
       this.#recover(fault, performance.now() >= until);
       block(Math.min(MAX_PAUSE_MS, FIRST_PAUSE_MS * 2 ** (tries - 1)) * (0.5 + Math.random() / 2));
     }
   }
 
-  get tally(): TokenTally {
-    return this.#session.tally;
+  get counters(): TokenCounters {
+    return this.#session.counters;
   }
 
   /** Closes the session and keeps the module, so that it is not finalised. */
@@ -121,20 +122,20 @@ export class SteadySession {
     this.#session.close();
   }
 
-  /** Before the next try. @throws KekError, Crowded when there is not to be one. */
+  /** Before the next try. @throws KekError, SessionUnavailable when there is not to be one. */
   #recover(fault: TokenFault, late: boolean): void {
-    if (fault.kind === "crowded") throw new Crowded(fault);
+    if (fault.kind === "no_session") throw new SessionUnavailable(fault);
     // For C_OpenSession some answer so when all sessions are taken, maybe by other processes.
-    if (fault.kind === "unfit" && fault.call !== "C_OpenSession")
+    if (fault.kind === "unsupported" && fault.call !== "C_OpenSession")
       throw this.wrapping.unfit(`refuses what is needed: ${fault.message}`, fault);
     // Once may be a hiccup, or a cluster that is busy: the session may be as good as ever.
     if (fault.kind === "lost" || fault.kind === "module" || this.#failures > 1) this.#session.drop();
     // Other sessions work: they are to do this.
-    if (this.#failures >= HAND_BACK_AFTER && this.#session.othersWork) throw new Crowded(fault);
+    if (this.#failures >= HAND_BACK_AFTER && this.#session.othersWork) throw new SessionUnavailable(fault);
     // When a new session is not enough, the module is initialised again: its daemon may have been restarted.
     const enough = fault.kind === "module" ? 1 : fault.kind === "lost" ? RENEW_AFTER * 2 : RENEW_AFTER;
     if (this.#failures >= enough) this.#renew();
-    if (late) throw this.#away(fault);
+    if (late) throw this.#unavailable(fault);
   }
 
   #unwrap(open: OpenSession, wrapped: Uint8Array, aad: Uint8Array, version: number, dek: Uint8Array): void {
@@ -152,7 +153,7 @@ export class SteadySession {
     try {
       return this.#session.use((open) => this.keys.works(open, version));
     } catch (thrown) {
-      if (thrown instanceof TokenFault || thrown instanceof Miswrap) return false;
+      if (thrown instanceof TokenFault || thrown instanceof WrapMismatch) return false;
       throw thrown;
     }
   }
@@ -161,12 +162,12 @@ export class SteadySession {
     try {
       this.#session.renew();
     } catch (thrown) {
-      // It is away altogether; the next try says so.
+      // The token is unavailable; the next try says so.
       if (!(thrown instanceof TokenFault)) throw thrown;
     }
   }
 
-  #away(fault: TokenFault): KekError {
+  #unavailable(fault: TokenFault): KekError {
     return new KekError(
       "hsm_unavailable",
       `token "${this.#tokenLabel}" does not answer: ${fault.message}`,
@@ -179,7 +180,7 @@ export class SteadySession {
 }
 
 /** The token has no session left for this thread. */
-export class Crowded extends Error {
+export class SessionUnavailable extends Error {
   constructor(cause: Error) {
     super(cause.message, { cause });
   }

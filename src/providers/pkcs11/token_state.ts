@@ -7,9 +7,9 @@ import { Buffer } from "node:buffer";
 
 const WORD = {
   refused: 0,
-  met: 1,
-  doubts: 2,
-  misses: 3,
+  seen: 1,
+  unclearLogins: 2,
+  notFound: 3,
   slotEpoch: 4,
   slotBytes: 5,
   workingEpoch: 6,
@@ -19,7 +19,7 @@ const WORD = {
 const LONG = { slot: 0, refusedChange: 1 } as const;
 const LONGS_AT = 32;
 
-export class TokenMemory {
+export class TokenState {
   readonly memory: SharedArrayBuffer;
   readonly #words: Int32Array;
   readonly #longs: BigInt64Array;
@@ -41,24 +41,24 @@ export class TokenMemory {
   }
 
   /** Counts a login that failed without a word about the PIN. @returns how many there were. */
-  doubt(): number {
-    return Atomics.add(this.#words, WORD.doubts, 1) + 1;
+  countUnclearLogin(): number {
+    return Atomics.add(this.#words, WORD.unclearLogins, 1) + 1;
   }
 
   /** Counts a look at the module's tokens that did not find this one. @returns how many there were. */
-  miss(): number {
-    return Atomics.add(this.#words, WORD.misses, 1) + 1;
+  countNotFound(): number {
+    return Atomics.add(this.#words, WORD.notFound, 1) + 1;
   }
 
   /** Whether the token was ever there: then it is unavailable for a while, and its label is not wrong. */
-  get met(): boolean {
-    return Atomics.load(this.#words, WORD.met) === 1;
+  get seen(): boolean {
+    return Atomics.load(this.#words, WORD.seen) === 1;
   }
 
   /** A PIN that works now is not called in doubt later. */
-  meet(): void {
-    Atomics.store(this.#words, WORD.met, 1);
-    Atomics.store(this.#words, WORD.doubts, 0);
+  markSeen(): void {
+    Atomics.store(this.#words, WORD.seen, 1);
+    Atomics.store(this.#words, WORD.unclearLogins, 0);
   }
 
   /** @returns the slot in which the token was found since the module was last initialised. */
@@ -83,7 +83,7 @@ export class TokenMemory {
   }
 
   /** Before a session is opened, one thread at a time: the sessions of an older epoch ended with it. */
-  begin(epoch: number): void {
+  startEpoch(epoch: number): void {
     if (Atomics.exchange(this.#words, WORD.workingEpoch, epoch + 1) !== epoch + 1)
       Atomics.store(this.#words, WORD.working, 0);
   }

@@ -46,8 +46,8 @@ export class TokenFault extends Error {
 // ---------------------------------------------------------------------------------------------------------------------
 
 const NO_TOKEN: number[] = [
-  RETURN_CODES.away.CKR_SLOT_ID_INVALID,
-  RETURN_CODES.away.CKR_DEVICE_REMOVED,
-  RETURN_CODES.away.CKR_TOKEN_NOT_PRESENT,
-  RETURN_CODES.away.CKR_TOKEN_NOT_RECOGNIZED,
+  RETURN_CODES.unavailable.CKR_SLOT_ID_INVALID,
+  RETURN_CODES.unavailable.CKR_DEVICE_REMOVED,
+  RETURN_CODES.unavailable.CKR_TOKEN_NOT_PRESENT,
+  RETURN_CODES.unavailable.CKR_TOKEN_NOT_RECOGNIZED,
 ];

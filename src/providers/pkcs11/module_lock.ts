@@ -17,17 +17,17 @@ const WORD = {
 } as const;
 const WORDS = 9;
 
-export class Gate {
+export class ModuleLock {
   readonly memory: SharedArrayBuffer;
   readonly #words: Int32Array;
 
-  /** @param memory of another thread's gate; without it this is a new one. */
+  /** @param memory of another thread's lock; without it this is a new one. */
   constructor(memory: SharedArrayBuffer = new SharedArrayBuffer(WORDS * 4)) {
     this.memory = memory;
     this.#words = new Int32Array(memory);
   }
 
-  /** Grows with each C_Initialize: sessions of an older epoch are gone. */
+  /** Grows with each C_Initialize: sessions of an older epoch have ended. */
   get epoch(): number {
     return Atomics.load(this.#words, WORD.epoch);
   }
@@ -92,7 +92,7 @@ export class Gate {
    * process. So this does nothing while a session works, while a thread stays inside, when the module is not ours, and within
    * a backoff interval of the last time. The interval doubles until a session works.
    */
-  renew(epoch: number, patienceMs: number, work: () => void): void {
+  renew(epoch: number, retryForMs: number, work: () => void): void {
     this.exclusively(() => {
       const seconds = Math.floor(Date.now() / 1000) | 0;
       const since = seconds - Atomics.load(this.#words, WORD.renewedAt);
@@ -102,7 +102,7 @@ export class Gate {
       Atomics.store(this.#words, WORD.closing, 1);
       try {
         Atomics.store(this.#words, WORD.renewedAt, seconds);
-        const until = performance.now() + patienceMs;
+        const until = performance.now() + retryForMs;
         for (let users = this.#users(); users > 0; users = this.#users()) {
           if (performance.now() > until) return;
           Atomics.wait(this.#words, WORD.users, users, 50);

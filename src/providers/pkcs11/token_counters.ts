@@ -1,20 +1,29 @@
 import type { TokenCounts } from "../provider.ts";
-import type { FaultKind } from "./faults.ts";
+import type { FaultKind } from "./token_fault.ts";
 
-/** What the sessions of one process do with a token and what they meet there, counted in memory that their threads share. */
+/** What the sessions of one process do with a token and which faults they see, counted in memory that their threads share. */
 
 /** A kind of fault, or a wrap that did not give the data key back. */
-export type CountedFault = FaultKind | "miswrap";
+export type CountedFault = FaultKind | "wrap_mismatch";
 
-const FAULTS: CountedFault[] = ["lost", "module", "pin", "unfit", "crowded", "data", "away", "miswrap"];
+const FAULTS: CountedFault[] = [
+  "lost",
+  "module",
+  "pin",
+  "unsupported",
+  "no_session",
+  "data",
+  "unavailable",
+  "wrap_mismatch",
+];
 const WORDS = ["uses", "opened", "open", "busy", ...FAULTS] as const;
 type Word = (typeof WORDS)[number];
 
-export class TokenTally {
+export class TokenCounters {
   readonly memory: SharedArrayBuffer;
   readonly #words: BigInt64Array;
 
-  /** @param memory of another thread's tally; without it this is a new one. */
+  /** @param memory of another thread's counters; without it this is a new one. */
   constructor(memory: SharedArrayBuffer = new SharedArrayBuffer(WORDS.length * BigInt64Array.BYTES_PER_ELEMENT)) {
     this.memory = memory;
     this.#words = new BigInt64Array(memory);
@@ -29,7 +38,7 @@ export class TokenTally {
     this.#add("open", 1n);
   }
 
-  gone(): void {
+  closed(): void {
     this.#add("open", -1n);
   }
 

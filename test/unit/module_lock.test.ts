@@ -1,13 +1,13 @@
 import { expect, test } from "bun:test";
 import { once } from "node:events";
 import { Worker } from "node:worker_threads";
-import { block, Gate } from "../../src/providers/pkcs11/gate.ts";
-import { type Orders, SEEN } from "../harness/gate_thread.ts";
+import { block, ModuleLock } from "../../src/providers/pkcs11/module_lock.ts";
+import { type Orders, SEEN } from "../harness/module_lock_thread.ts";
 
 /** What the threads of a process agree on about one module. The threads here are real. */
 
 function scene() {
-  const gate = new Gate();
+  const gate = new ModuleLock();
   const shared = new SharedArrayBuffer(64);
   const words = new Int32Array(shared);
   const threads: Promise<unknown>[] = [];
@@ -17,7 +17,7 @@ function scene() {
       for (let thread = 0; thread < count; thread += 1) {
         const workerData: Orders = { memory: gate.memory, seen: shared, do: what };
         threads.push(
-          once(new Worker(new URL("../harness/gate_thread.ts", import.meta.url), { workerData }), "message"),
+          once(new Worker(new URL("../harness/module_lock_thread.ts", import.meta.url), { workerData }), "message"),
         );
       }
     },
@@ -55,7 +55,7 @@ test("exclusively lets go when the work throws, and inside does too", () => {
   expect(gate.inside(() => 6)).toBe(6);
 });
 
-test("nobody is inside while the module is initialized again, and all go on afterwards", async () => {
+test("nobody is inside while the module is initialised again, and all go on afterwards", async () => {
   const { gate, start, all, get, set, until } = scene();
   gate.join(() => true);
   start("inside", 3);
@@ -75,7 +75,7 @@ test("nobody is inside while the module is initialized again, and all go on afte
   expect(get("violations")).toBe(0);
 });
 
-test("a thread that stays inside is not waited for beyond patience: nothing is initialized under it", async () => {
+test("a thread that stays inside is not waited for beyond the time limit: nothing is initialized under it", async () => {
   const { gate, start, all, set, until } = scene();
   gate.join(() => true);
   start("stay", 1);
@@ -95,7 +95,7 @@ test("a thread that stays inside is not waited for beyond patience: nothing is i
   await all();
 });
 
-test("the module is initialized again once for all that ask, and not in a storm", () => {
+test("the module is initialised again once for all that ask, and not in a storm", () => {
   const { gate } = scene();
   let times = 0;
   const renew = (epoch: number) =>

@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { kindOf, TokenFault } from "../../src/providers/pkcs11/faults.ts";
+import { kindOf, TokenFault } from "../../src/providers/pkcs11/token_fault.ts";
 
 /** What a module answered, out of what pkcs11js throws. */
 
@@ -23,7 +23,7 @@ test("what is no answer of the module keeps its first line, and counts as away",
   const fault = TokenFault.from(new Error("/x/module.so: cannot open shared object file\nstack"), "dlopen");
   expect(fault.code).toBe(0);
   expect(fault.message).toBe("dlopen: /x/module.so: cannot open shared object file");
-  expect(fault.kind).toBe("away");
+  expect(fault.kind).toBe("unavailable");
   for (const odd of [new Error(""), {}, "text", 7]) expect(TokenFault.from(odd, "C_Sign").code).toBe(0);
 });
 
@@ -36,12 +36,12 @@ test("codes call for the right next step", () => {
   const kinds = {
     lost: [0xb3, 0xb0, 0x101, 0x60, 0x82, 0x91],
     pin: [0xa0, 0xa1, 0xa2, 0xa3, 0xa4],
-    unfit: [0x70, 0x71, 0x68, 0x63, 0xd1],
+    unsupported: [0x70, 0x71, 0x68, 0x63, 0xd1],
     module: [0x190, 0x1a0, 0x1b7],
-    crowded: [0xb1],
+    no_session: [0xb1],
     data: [0x40, 0x41, 0x42, 0xc0],
     // Also what no vendor has written down.
-    away: [0x5, 0x6, 0x30, 0x32, 0xe0, 0x2, 0x102, 0x80000001, 0x7fffffff],
+    unavailable: [0x5, 0x6, 0x30, 0x32, 0xe0, 0x2, 0x102, 0x80000001, 0x7fffffff],
   } as const;
   for (const [kind, codes] of Object.entries(kinds))
     for (const code of codes) {

@@ -1,5 +1,5 @@
 import { KekError } from "../../errors/errors.ts";
-import type { Proof } from "../provider.ts";
+import type { KeyCanary } from "../provider.ts";
 import type { Handle } from "./cryptoki.ts";
 import { keyLabel, readKey, unusable } from "./key_object.ts";
 import { findKeys } from "./key_search.ts";
@@ -7,12 +7,12 @@ import type { OpenSession } from "./session.ts";
 import type { Wrapping } from "./wrapping.ts";
 
 /** A token showed no key of the label: believed when another session says so too. */
-export class KeyAbsent extends KekError {}
+export class KeyNotFound extends KekError {}
 
-/** The keys that a thread may use: found by label, proved by their canary, anew in each session. */
-export class HeldKeys {
+/** Object handles of the keys that a thread may use: found by label and verified by their canary, once for each session. */
+export class KeyHandleCache {
   readonly #wrapping: Wrapping;
-  readonly #proofs = new Map<number, Proof | undefined>();
+  readonly #canaries = new Map<number, KeyCanary | undefined>();
   readonly #handles = new Map<number, Handle>();
   #of: OpenSession | undefined;
 
@@ -20,14 +20,14 @@ export class HeldKeys {
     this.#wrapping = wrapping;
   }
 
-  /** From now on the version's key is used, and only where it opens the proof. */
-  know(version: number, proof: Proof | undefined): void {
-    this.#proofs.set(version, proof);
+  /** From now on the version's key is used, and only where it opens the canary. */
+  load(version: number, canary: KeyCanary | undefined): void {
+    this.#canaries.set(version, canary);
     this.#handles.delete(version);
   }
 
-  forget(version: number): void {
-    this.#proofs.delete(version);
+  release(version: number): void {
+    this.#canaries.delete(version);
     this.#handles.delete(version);
   }
 
@@ -39,39 +39,39 @@ export class HeldKeys {
     }
     const known = this.#handles.get(version);
     if (known !== undefined) return known;
-    if (!this.#proofs.has(version)) {
+    if (!this.#canaries.has(version)) {
       throw new KekError(
         "version_not_loaded",
         `KEK version ${version} is not loaded in this process`,
         "run `certautopilot kek status` to see which versions the install uses",
       );
     }
-    const key = find(open, version, this.#proofs.get(version) !== undefined);
-    this.#prove(open, key, version);
+    const key = find(open, version, this.#canaries.get(version) !== undefined);
+    this.#verify(open, key, version);
     this.#handles.set(version, key);
     return key;
   }
 
-  /** Finds and proves the key now, also when it was found before. */
+  /** Finds and verifies the key now, also when it was found before. */
   check(open: OpenSession, version: number): void {
     const had = this.#handles.has(version) && this.#of === open;
     const key = this.handle(open, version);
-    if (had) this.#prove(open, key, version);
+    if (had) this.#verify(open, key, version);
   }
 
   /** Whether the version's key opens its known wrap at this moment: that tells bad bytes from a token in trouble. */
   works(open: OpenSession, version: number): boolean {
     const key = this.handle(open, version);
-    const proof = this.#proofs.get(version);
-    if (proof !== undefined) return this.#wrapping.opensNow(open, key, proof);
+    const canary = this.#canaries.get(version);
+    if (canary !== undefined) return this.#wrapping.opensNow(open, key, canary);
     this.#wrapping.roundTrip(open, key);
     return true;
   }
 
   /** A token that was put in the other's place may have a key of the same name: it must open what the first one wrapped. */
-  #prove(open: OpenSession, key: Handle, version: number): void {
-    const proof = this.#proofs.get(version);
-    if (proof === undefined || this.#wrapping.opens(open, key, proof)) return;
+  #verify(open: OpenSession, key: Handle, version: number): void {
+    const canary = this.#canaries.get(version);
+    if (canary === undefined || this.#wrapping.opens(open, key, canary)) return;
     throw new KekError(
       "key_mismatch",
       `the key ${keyLabel(version)} in token "${open.token.label}" is not the install's: the canary of KEK version ${version} does not open`,
@@ -89,7 +89,7 @@ function find(open: OpenSession, version: number, wasMade: boolean): Handle {
   const found = findKeys(open, version);
   const [key] = found;
   if (key === undefined) {
-    throw new KeyAbsent(
+    throw new KeyNotFound(
       "key_missing",
       `token "${token.label}" holds no key ${label}`,
       wasMade
