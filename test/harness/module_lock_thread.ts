@@ -1,7 +1,7 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { block, ModuleLock } from "../../src/providers/pkcs11/module_lock.ts";
 
-/** A thread at a gate, for test/unit/gate.test.ts. What the threads see of each other is counted in memory that they share. */
+/** A thread that uses a module lock, for test/unit/module_lock.test.ts. What the threads see of each other is counted in memory that they share. */
 
 export const SEEN = { inExclusive: 0, violations: 1, turns: 2, renewing: 3, stop: 4, inside: 5 } as const;
 
