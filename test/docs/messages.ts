@@ -29,7 +29,7 @@ export interface Messages {
 export function messagesOf(directory: string): Messages {
   const found: Messages = { errors: [], refusals: [], problems: [], texts: [] };
   const sources = readdirSync(directory, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"));
-  const problemCodes = codesOf(readFileSync(join(directory, "protocol/readiness.ts"), "utf8"), "ProblemCode");
+  const problemCodes = codesOf(readFileSync(join(directory, "protocol/problem.ts"), "utf8"), "ProblemCode");
   for (const name of sources.sort()) {
     const source = ts.createSourceFile(name, readFileSync(join(directory, name), "utf8"), ts.ScriptTarget.Latest, true);
     const at = (node: ts.Node) => `src/${name}:${source.getLineAndCharacterOfPosition(node.getStart()).line + 1}`;
