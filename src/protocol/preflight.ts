@@ -73,7 +73,15 @@ export function preflight(facts: PreflightFacts): Problem[] {
         hint: `add --from-version=${plan.from}`,
       });
     }
-    problems.push(...staleEnvelopeProblems(facts.versionCounts, versions, plan.from, plan.to, plan.from));
+    problems.push(
+      ...staleEnvelopeProblems({
+        versionCounts: facts.versionCounts,
+        versions,
+        from: plan.from,
+        to: plan.to,
+        home: plan.from,
+      }),
+    );
     if (
       !facts.explicitFrom &&
       facts.declared !== undefined &&

@@ -34,13 +34,19 @@ export interface RotationRequestVersions {
  * @param keys says how a version that nobody knows is made known.
  * Protocol: "The life of one rotation". Model: acquire.
  */
-export function planRotation(
-  versions: VersionDoc[],
-  rotation: RotationDoc | undefined,
-  wanted: RotationRequestVersions,
-  keys: KeyInstructions,
-  versionCounts: VersionCount[] = [],
-): Plan {
+export function planRotation({
+  versions,
+  rotation,
+  wanted,
+  keys,
+  versionCounts = [],
+}: {
+  versions: VersionDoc[];
+  rotation: RotationDoc | undefined;
+  wanted: RotationRequestVersions;
+  keys: KeyInstructions;
+  versionCounts?: VersionCount[] | undefined;
+}): Plan {
   if (rotation !== undefined && isOpen(rotation)) return planWithOpen(rotation, wanted);
   const active = versions.find((version) => version.state === "active")?._id;
   const target = versions.find((version) => version._id === wanted.to);

@@ -18,13 +18,19 @@ export interface StaleVersion {
  * @param to what `rotate --to-version` moves them to.
  * Protocol: "Stale envelopes". Model: left out.
  */
-export function staleEnvelopeProblems(
-  versionCounts: VersionCount[],
-  versions: Versions,
-  from: number,
-  to: number,
+export function staleEnvelopeProblems({
+  versionCounts,
+  versions,
+  from,
+  to,
   home = to,
-): Problem[] {
+}: {
+  versionCounts: VersionCount[];
+  versions: Versions;
+  from: number;
+  to: number;
+  home?: number | undefined;
+}): Problem[] {
   const expected = from === to ? `not ${to}` : `neither ${from} nor ${to}`;
   return versionCounts
     .filter((row) => row.version !== String(from) && row.version !== String(to))

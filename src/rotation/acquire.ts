@@ -169,7 +169,7 @@ async function planNow(
   const { versions, rotation } = await readState(context.store);
   // Only a count that was taken to repair stale envelopes speaks of stale envelopes: while a rotation ran, what it had not moved yet was counted.
   const staleVersions = checked.kind === "repair" ? versionCounts : [];
-  const plan = planRotation(versions, rotation, wanted, context.provider, staleVersions);
+  const plan = planRotation({ versions, rotation, wanted, keys: context.provider, versionCounts: staleVersions });
   if (plan.kind === "refuse") throw refusal([plan.problem]);
   if (plan.from !== checked.from) {
     throw new KekError(

@@ -55,7 +55,13 @@ export async function assessRotation(
     countVersions(store, registered),
     readFieldFacts(store, registered),
   ]);
-  const plan = planRotation(state.versions, state.rotation, wanted, provider, versionCounts);
+  const plan = planRotation({
+    versions: state.versions,
+    rotation: state.rotation,
+    wanted,
+    keys: provider,
+    versionCounts,
+  });
   const found = { plan, state, roster, named, fields, versionCounts };
   if (plan.kind === "refuse") return { ...found, problems: [plan.problem] };
   const keys = state.versions.filter(({ _id }) => _id === plan.from || _id === plan.to);

@@ -58,7 +58,7 @@ export function judgeFacts(facts: StatusFacts): JudgedFacts {
       ...drift.filter(({ code }) => code === "write_version"),
       ...(from === undefined || to === undefined
         ? []
-        : staleEnvelopeProblems(versionCounts.rows, state.versions, from, to)),
+        : staleEnvelopeProblems({ versionCounts: versionCounts.rows, versions: state.versions, from, to })),
       ...fieldProblems(fields),
       ...rejectingProblems(fields, policy?.write, state.rotation),
       ...(open === undefined ? unfencedProblems(fields, state.rotation) : []),

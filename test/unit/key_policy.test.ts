@@ -75,7 +75,7 @@ describe("what a process holds and writes", () => {
 
 describe("what `rotate --to-version` means", () => {
   const plan = (doc: RotationDoc | undefined, to: number, from?: number, versions = VERSIONS) =>
-    planRotation(versions, doc, { to, from }, KEYS);
+    planRotation({ versions, rotation: doc, wanted: { to, from }, keys: KEYS });
 
   test("starts from the active version", () => {
     expect(plan(undefined, 2)).toEqual({ kind: "start", from: 1, to: 2, isReverse: false });
@@ -100,7 +100,13 @@ describe("what `rotate --to-version` means", () => {
     const versions = [version(1, "retired"), version(2, "active"), version(3, "staged"), version(4, "retired")];
     const at = (...rows: number[]) => rows.map((row) => ({ field: "a:b", version: String(row), count: 2 }));
     const repair = (version_counts: ReturnType<typeof at>, from?: number) =>
-      planRotation(versions, rotation(1, 2, 3, "completed"), { to: 2, from }, KEYS, version_counts);
+      planRotation({
+        versions,
+        rotation: rotation(1, 2, 3, "completed"),
+        wanted: { to: 2, from },
+        keys: KEYS,
+        versionCounts: version_counts,
+      });
     expect(repair(at(2, 1))).toEqual({ kind: "repair", from: 1, to: 2 });
     expect(repair(at(1, 4), 4)).toEqual({ kind: "repair", from: 4, to: 2 });
     // Nothing is stale envelope, nobody holds its key, or it was never left.

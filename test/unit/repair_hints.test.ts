@@ -62,7 +62,12 @@ test("kek verify --records says of which kind the records are", () => {
 
 test("values without a kek_version are no envelopes at a version; what has a wrong one is a damaged envelope", () => {
   const plain = { field: "users:pin", version: "none", count: 2 };
-  const [problem] = staleEnvelopeProblems([plain], [{ _id: 1, state: "active" }], 1, 1);
+  const [problem] = staleEnvelopeProblems({
+    versionCounts: [plain],
+    versions: [{ _id: 1, state: "active" }],
+    from: 1,
+    to: 1,
+  });
   expect(problem?.message).toBe("2 values of users:pin have no kek_version: plaintext, or a damaged envelope");
   expect(problem?.hint).toBe(repairOf(plain));
   expect(problem?.hint).toMatch(/kek verify --records names them\. Where it is plaintext, write the value again/);

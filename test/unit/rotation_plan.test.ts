@@ -9,8 +9,12 @@ const KEYS = { howToGive: (number: number, known: boolean) => `give version ${nu
 const STEADY = [version(1, "retired"), version(2, "active"), version(3, "destroyed")];
 const COMPLETED = rotation(3, { state: "completed" });
 
-function plan(doc: Parameters<typeof planRotation>[1], wanted: Partial<RotationRequestVersions>, versions = STEADY) {
-  return planRotation(versions, doc, { to: 2, from: undefined, ...wanted }, KEYS);
+function plan(
+  doc: Parameters<typeof planRotation>[0]["rotation"],
+  wanted: Partial<RotationRequestVersions>,
+  versions = STEADY,
+) {
+  return planRotation({ versions, rotation: doc, wanted: { to: 2, from: undefined, ...wanted }, keys: KEYS });
 }
 
 function refusal(...request: Parameters<typeof plan>): [string, string] {

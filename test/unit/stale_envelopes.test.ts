@@ -10,7 +10,7 @@ import { rotation, version } from "../harness/facts.ts";
 const VERSIONS = [version(1, "retired"), version(2, "active"), version(3, "staged"), version(4, "destroyed")];
 const row = (at: string, count = 2) => ({ field: "users:pin", version: at, count });
 const problems = (from: number, to: number, ...rows: ReturnType<typeof row>[]) =>
-  staleEnvelopeProblems(rows, VERSIONS, from, to);
+  staleEnvelopeProblems({ versionCounts: rows, versions: VERSIONS, from, to });
 
 test("a version is a positive whole number without leading zeros", () => {
   const texts = ["1", "12", "0", "01", "-1", "1.5", "none", '"1"', ""];
@@ -46,7 +46,7 @@ test("a hint is for the state of the version that the envelopes are at", () => {
   expect([hint("4"), hint("9")]).toEqual([lost("4"), lost("9")]);
   expect(hint("none")).toBe(repairOf(row("none")));
   expect(hint("weird")).toBe(repairOf(row("weird")));
-  const [problem] = staleEnvelopeProblems([row("1")], VERSIONS, 2, 3, 2);
+  const [problem] = staleEnvelopeProblems({ versionCounts: [row("1")], versions: VERSIONS, from: 2, to: 3, home: 2 });
   expect(problem?.hint).toBe("move them to version 2: certautopilot kek rotate --to-version=2");
 });
 
