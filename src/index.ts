@@ -17,7 +17,7 @@ export type { CollectionOptions, EncryptedCollection, FoundRecords, Updated } fr
 export type { DriverCollection, DriverOptions } from "./library/driver.ts";
 export type { FieldEncryption, Plaintext, Sealed } from "./library/field_encryption.ts";
 export type {
-  Changes,
+  FieldChanges,
   IdOf,
   NewRecord,
   OneRecord,

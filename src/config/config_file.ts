@@ -5,10 +5,10 @@ import type { Tree } from "./variables.ts";
 /** config.yaml as text that an operator may have written in: what is changed is changed in place, comments stay. Pure. */
 
 /** Values by their path, as in `["server", "listen"]`. */
-export type Changes = [path: [string, ...string[]], value: string][];
+export type ConfigChanges = [path: [string, ...string[]], value: string][];
 
 /** @returns the text with these values set; the very same text when it has them already. @throws KekError `config_invalid`. */
-export function editConfig(text: string, changes: Changes): string {
+export function editConfig(text: string, changes: ConfigChanges): string {
   const document = parseDocument(text);
   if (document.errors.length > 0) throw notYaml();
   const open = changes.filter(([path, value]) => document.getIn(path) !== value);

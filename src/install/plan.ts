@@ -1,4 +1,4 @@
-import { type Changes, editConfig } from "../config/config_file.ts";
+import { type ConfigChanges, editConfig } from "../config/config_file.ts";
 import { KekError } from "../errors/errors.ts";
 import type { CurrentState } from "./current_state.ts";
 import type { DesiredState } from "./desired_state.ts";
@@ -182,7 +182,7 @@ function planSecrets({
 
 function configText(request: InstallRequest, wanted: DesiredState, found: CurrentState): string {
   const there = found.entries.get(LAYOUT.config)?.content;
-  const changes: Changes = [
+  const changes: ConfigChanges = [
     [["database", "name"], wanted.databaseName],
     [["encryption", "provider"], wanted.provider],
     [["secrets_file"], LAYOUT.secrets],

@@ -1,5 +1,5 @@
 import type { DriverOptions } from "./driver.ts";
-import type { Changes, IdOf, NewRecord, OneRecord, SecretFields, StoredRecord } from "./field_types.ts";
+import type { FieldChanges, IdOf, NewRecord, OneRecord, SecretFields, StoredRecord } from "./field_types.ts";
 
 /** How a collection's documents are encrypted. */
 export interface CollectionOptions<T> {
@@ -47,7 +47,11 @@ export interface EncryptedCollection<T> {
    * Changes one record; there is no updateMany, since an envelope belongs to one record.
    * @param filter names one record by its `_id`; other conditions may stand beside it.
    */
-  updateOne(filter: OneRecord<T>, update: Changes<T>, options?: DriverOptions & { upsert?: boolean }): Promise<Updated>;
+  updateOne(
+    filter: OneRecord<T>,
+    update: FieldChanges<T>,
+    options?: DriverOptions & { upsert?: boolean },
+  ): Promise<Updated>;
 
   /**
    * As `updateOne`. An error whose message begins with `the update was made` is about the returned record alone: the record
@@ -56,7 +60,7 @@ export interface EncryptedCollection<T> {
    */
   findOneAndUpdate(
     filter: OneRecord<T>,
-    update: Changes<T>,
+    update: FieldChanges<T>,
     options?: DriverOptions & { upsert?: boolean; returnDocument?: "before" | "after" },
   ): Promise<StoredRecord<T> | null>;
 

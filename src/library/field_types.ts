@@ -30,7 +30,7 @@ export interface OneRecord<T> {
 }
 
 /** Update operators. Encrypted fields may stand in `$set`, `$setOnInsert` (as plaintext) and `$unset`. */
-export interface Changes<T> {
+export interface FieldChanges<T> {
   $set?: Partial<T> & { [path: string]: unknown };
   $setOnInsert?: Partial<T> & { [path: string]: unknown };
   $unset?: { [path: string]: unknown };

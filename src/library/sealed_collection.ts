@@ -5,10 +5,10 @@ import { inOrder } from "./batch.ts";
 import type { CollectionOptions, EncryptedCollection, FoundRecords, Updated } from "./collection.ts";
 import { type DriverCollection, type DriverOptions, inTransaction } from "./driver.ts";
 import type { FieldEncryption } from "./field_encryption.ts";
-import type { Changes, IdOf, NewRecord, OneRecord, SecretKind, StoredRecord } from "./field_types.ts";
+import type { FieldChanges, IdOf, NewRecord, OneRecord, SecretKind, StoredRecord } from "./field_types.ts";
 import {
   envelopesIn,
-  type Found,
+  type FoundSecret,
   opened,
   refuseSearched,
   type SecretField,
@@ -114,7 +114,7 @@ class SealedCollection<T> implements EncryptedCollection<T> {
 
   async updateOne(
     filter: OneRecord<T>,
-    update: Changes<T>,
+    update: FieldChanges<T>,
     options: DriverOptions & { upsert?: boolean } = {},
   ): Promise<Updated> {
     const found = secretsInUpdate(update, this.#fields);
@@ -130,7 +130,7 @@ class SealedCollection<T> implements EncryptedCollection<T> {
 
   async findOneAndUpdate(
     filter: OneRecord<T>,
-    update: Changes<T>,
+    update: FieldChanges<T>,
     options: DriverOptions & { upsert?: boolean; returnDocument?: "before" | "after" } = {},
   ): Promise<StoredRecord<T> | null> {
     refuseHidden(options);
@@ -193,7 +193,7 @@ class SealedCollection<T> implements EncryptedCollection<T> {
     filter: OneRecord<T>;
     options: DriverOptions & { upsert?: boolean };
     nothing: R;
-    found: Found[];
+    found: FoundSecret[];
     change: object;
     send: (sealed: object) => Promise<object | null>;
   }): Promise<R> {
@@ -213,7 +213,7 @@ class SealedCollection<T> implements EncryptedCollection<T> {
     return await this.#replaced(document, secretsIn(document, this.#fields), id);
   }
 
-  async #replaced(document: object, found: Found[], id: unknown): Promise<object> {
+  async #replaced(document: object, found: FoundSecret[], id: unknown): Promise<object> {
     const envelopes = await this.#kek.encryptMany(
       found.map(({ field, plaintext }) => ({ plaintext, place: this.#place(id, field) })),
     );

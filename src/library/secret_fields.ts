@@ -12,7 +12,7 @@ export interface SecretField {
 type Tree = { [key: string]: unknown };
 
 /** A plaintext and where it stands: the place in what was given, and the field's own path. */
-export interface Found {
+export interface FoundSecret {
   field: SecretField;
   /** Keys from the outside in. */
   at: string[];
@@ -23,7 +23,7 @@ export interface Found {
  * The plaintexts in a document.
  * @throws KekError `usage` when a field holds something else, or its path leads through an array.
  */
-export function secretsIn(document: object, fields: SecretField[]): Found[] {
+export function secretsIn(document: object, fields: SecretField[]): FoundSecret[] {
   return fields.flatMap((field) => foundAt(document, field.path.split("."), field));
 }
 
@@ -31,7 +31,7 @@ export function secretsIn(document: object, fields: SecretField[]): Found[] {
  * The plaintexts in an update, under $set and $setOnInsert.
  * @throws KekError `usage` when an encrypted field is touched in another way: by a pipeline, an operator that computes, in part.
  */
-export function secretsInUpdate(update: object, fields: SecretField[]): Found[] {
+export function secretsInUpdate(update: object, fields: SecretField[]): FoundSecret[] {
   if (Array.isArray(update)) throw usage("an update that is a pipeline", "give $set and other operators instead");
   return Object.entries(update as Tree).flatMap(([operator, changes]) =>
     Object.entries((changes ?? {}) as Tree).flatMap(([key, value]) => {
@@ -81,7 +81,7 @@ export function refuseSearched(filter: object, fields: SecretField[]): void {
 }
 
 /** A copy in which each found plaintext is replaced. */
-export function withReplaced<T extends object>(document: T, found: Found[], values: unknown[]): T {
+export function withReplaced<T extends object>(document: T, found: FoundSecret[], values: unknown[]): T {
   return found.reduce<T>((copy, { at }, index) => replaced(copy, at, values[index]) as T, document);
 }
 
@@ -112,7 +112,7 @@ export function usage(what: string, hint: string): KekError {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-function foundAt(document: object, at: string[], field: SecretField): Found[] {
+function foundAt(document: object, at: string[], field: SecretField): FoundSecret[] {
   let value: unknown = document;
   for (const [depth, key] of at.entries()) {
     if (value === undefined || value === null) return [];

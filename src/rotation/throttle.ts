@@ -28,7 +28,7 @@ export class Throttle {
   readonly #adjusts: boolean;
   readonly #reporter: Reporter;
   /** What was told: each thing once, of whichever collection it was found first. */
-  readonly #told = new Set<Found>();
+  readonly #told = new Set<TrafficNote>();
 
   constructor(
     { store, provider }: Pick<Context, "store"> & { provider: Pick<Provider, "computes"> },
@@ -78,7 +78,7 @@ export class Throttle {
 
   // -------------------------------------------------------------------------------------------------------------------
 
-  #tell(found: Found, why: string): void {
+  #tell(found: TrafficNote, why: string): void {
     if (this.#told.has(found)) return;
     this.#told.add(found);
     const rests = found === "seen" && !this.#limited ? " and with rests" : "";
@@ -90,7 +90,7 @@ export class Throttle {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-type Found = "seen" | "unseen";
+type TrafficNote = "seen" | "unseen";
 
 const GENTLY = 250;
 /** Of the time that the batch took. */

@@ -18,7 +18,7 @@ export interface KekState {
  * @throws KekError `document_invalid`, `unsupported_format`: nothing is decided by a state that cannot be read, or is no state.
  */
 export async function readState(store: Store, session?: Session): Promise<KekState> {
-  const { known, ...rotations } = await atOneMoment<Found>(store, STATE, session);
+  const { known, ...rotations } = await atOneMoment<FoundState>(store, STATE, session);
   const versions = known.map(versionOf).sort(byNumber);
   const rotation = newestOf(rotations);
   const fault = contradiction(versions, rotation);
@@ -28,7 +28,7 @@ export async function readState(store: Store, session?: Session): Promise<KekSta
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-interface Found extends FoundRotations {
+interface FoundState extends FoundRotations {
   /** Of `kek_versions`. */
   known: unknown[];
 }

@@ -9,7 +9,7 @@ import { idBsonOf } from "../envelope/raw_record.ts";
 
 /** What was written between a first look at records and a second one. */
 
-export interface Changes {
+export interface RecordChanges {
   changed: number;
   added: number;
   removed: number;
@@ -36,8 +36,8 @@ export class CollectionSnapshot {
   }
 
   /** Compares, and forgets what was seen. @param second every record, once. */
-  async compare(second: AsyncIterable<Uint8Array[]>, onBatch: (records: number) => void): Promise<Changes> {
-    const changes: Changes = { changed: 0, added: 0, removed: 0 };
+  async compare(second: AsyncIterable<Uint8Array[]>, onBatch: (records: number) => void): Promise<RecordChanges> {
+    const changes: RecordChanges = { changed: 0, added: 0, removed: 0 };
     for await (const records of second) {
       for (const raw of records) {
         const id = this.#hash(idBsonOf(raw));

@@ -12,7 +12,7 @@ import { type Store, serverNow } from "../store/store.ts";
 import { aboutCount, allRecords, indexesOfTheirOwn } from "../store/whole_records.ts";
 import { type Contents, encodeHeader, encodeTrailer, type Header, recordEncoder } from "./archive_format.ts";
 import { betweenBatches } from "./between_batches.ts";
-import { type Changes, CollectionSnapshot } from "./collection_snapshot.ts";
+import { CollectionSnapshot, type RecordChanges } from "./collection_snapshot.ts";
 import { ContentsDigest } from "./contents_digest.ts";
 import { InstallOpener } from "./install_opener.ts";
 import { type BadRecord, wipe } from "./open_record.ts";
@@ -51,7 +51,7 @@ export interface ExportReport {
   failed: number;
   bad: BadRecord[];
   /** What was written meanwhile; undefined when it did not come to that. */
-  changes: Changes | undefined;
+  changes: RecordChanges | undefined;
   /** Indexes of the application, which no archive carries. */
   indexes: { collection: string; names: string[] }[];
 }
@@ -212,8 +212,8 @@ class ExportRun {
   }
 
   /** Whoever writes while records are read, writes what the archive may not hold. */
-  async #secondLook(): Promise<Changes> {
-    const sum: Changes = { changed: 0, added: 0, removed: 0 };
+  async #secondLook(): Promise<RecordChanges> {
+    const sum: RecordChanges = { changed: 0, added: 0, removed: 0 };
     let done = 0;
     for (const [collection, firstLook] of this.#firstLooks) {
       const found = await firstLook.compare(allRecords(this.#origin.store, collection), (records) => {
@@ -242,7 +242,7 @@ class ExportRun {
 
 const NAMED = 5;
 
-export function anyOf({ changed, added, removed }: Changes): boolean {
+export function anyOf({ changed, added, removed }: RecordChanges): boolean {
   return changed + added + removed > 0;
 }
 

@@ -6,7 +6,7 @@ import { type ErrorCode, KekError } from "../../errors/errors.ts";
  * copy of a data key is left behind and a message costs little.
  */
 
-export type Operation =
+export type SessionOperation =
   | { kind: "wrap"; version: number; data: Uint8Array; aad: Uint8Array }
   | { kind: "unwrap"; version: number; data: Uint8Array; aad: Uint8Array }
   | { kind: "rewrap"; version: number; data: Uint8Array; aad: Uint8Array; to: number; toAad: Uint8Array };
@@ -18,12 +18,12 @@ const KINDS = ["wrap", "unwrap", "rewrap"] as const;
 const HEAD = 24;
 const NOTHING = new Uint8Array(0);
 
-export function frameBytes(operation: Operation): number {
+export function frameBytes(operation: SessionOperation): number {
   return HEAD + operation.data.length + operation.aad.length + toAadOf(operation).length;
 }
 
 /** @returns how many bytes it wrote. */
-export function writeOperations(operations: Operation[], into: Uint8Array): number {
+export function writeOperations(operations: SessionOperation[], into: Uint8Array): number {
   const view = new DataView(into.buffer, into.byteOffset, into.byteLength);
   let at = 0;
   for (const operation of operations) {
@@ -54,13 +54,13 @@ export class OperationReader {
   #used = 0;
 
   /** Empties the frame. What the operations hold is theirs until `clear`. */
-  read(frame: Uint8Array): Operation[] {
+  read(frame: Uint8Array): SessionOperation[] {
     if (frame.length > this.#memory.length) this.#grow(frame.length);
     this.#memory.set(frame);
     this.#used = frame.length;
     frame.fill(0);
     const view = this.#view;
-    const operations: Operation[] = [];
+    const operations: SessionOperation[] = [];
     for (let at = 0; at < this.#used; ) {
       const kind = KINDS[view.getUint32(at)];
       const [version, to] = [view.getUint32(at + 4), view.getUint32(at + 8)];
@@ -148,6 +148,6 @@ export function unpackAnswers(bytes: Uint8Array): Answer[] {
 /** Of a message or a hint, in characters: an error fits into the room that the ring has for an answer. */
 const LONGEST_TEXT = 600;
 
-function toAadOf(operation: Operation): Uint8Array {
+function toAadOf(operation: SessionOperation): Uint8Array {
   return operation.kind === "rewrap" ? operation.toAad : NOTHING;
 }

@@ -4,7 +4,7 @@ import type { LoginClaims } from "../login_claims.ts";
 import type { KeyCanary, TokenCounts } from "../provider.ts";
 import { LoginCoordinator } from "./login_coordinator.ts";
 import { ModuleLock } from "./module_lock.ts";
-import { frameBytes, type Operation } from "./operation_frames.ts";
+import { frameBytes, type SessionOperation } from "./operation_frames.ts";
 import { MOST_OPERATIONS, REQUEST_BYTES } from "./operation_ring.ts";
 import { OperationTiming } from "./operation_timing.ts";
 import { closedError, errorOf, hangingError, noSessionError } from "./session_errors.ts";
@@ -28,7 +28,7 @@ interface Job {
 }
 
 interface Waiting {
-  operation: Operation;
+  operation: SessionOperation;
   resolve(data: Uint8Array): void;
   reject(error: Error): void;
 }
@@ -80,7 +80,7 @@ export class SessionPool {
   }
 
   /** @throws KekError `hsm_unavailable` and what else the operation meets. */
-  operate(operation: Operation): Promise<Uint8Array> {
+  operate(operation: SessionOperation): Promise<Uint8Array> {
     return new Promise((resolve, reject) => {
       if (this.#closed) throw closedError();
       this.#queue.push({ operation, resolve, reject });

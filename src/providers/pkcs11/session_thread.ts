@@ -1,7 +1,7 @@
 import { Worker } from "node:worker_threads";
 import { threadEntry } from "../../config/runtime.ts";
 import { KekError } from "../../errors/errors.ts";
-import { type Answer, frameBytes, type Operation, unpackAnswers, writeOperations } from "./operation_frames.ts";
+import { type Answer, frameBytes, type SessionOperation, unpackAnswers, writeOperations } from "./operation_frames.ts";
 import { type AnswerBell, OperationRing, REQUEST_BYTES } from "./operation_ring.ts";
 import type { AnsweredMessage, SessionData, SessionReply, SessionRequest } from "./session_messages.ts";
 import type { PermitMessage } from "./shared_permit.ts";
@@ -106,7 +106,7 @@ export class SessionThread {
   }
 
   /** At most `REQUESTS_AHEAD` batches at a time. @throws KekError as `ask`. */
-  async operate(operations: Operation[], retryForMs: number): Promise<BatchAnswer> {
+  async operate(operations: SessionOperation[], retryForMs: number): Promise<BatchAnswer> {
     const [first] = operations;
     if (first !== undefined && operations.length === 1 && frameBytes(first) > REQUEST_BYTES)
       return await this.#operateByMessage(first, retryForMs);
@@ -203,7 +203,7 @@ export class SessionThread {
     asked.resolve(reply);
   }
 
-  async #operateByMessage(operation: Operation, retryForMs: number): Promise<BatchAnswer> {
+  async #operateByMessage(operation: SessionOperation, retryForMs: number): Promise<BatchAnswer> {
     const bytes = new Uint8Array(frameBytes(operation));
     writeOperations([operation], bytes);
     const reply = await this.ask({ kind: "operation", bytes, retryForMs }, [bytes.buffer]);

@@ -2,7 +2,7 @@ import { parentPort, workerData } from "node:worker_threads";
 import { crashPointAsked } from "../../config/environment.ts";
 import { armCrashPoint } from "../../errors/crash_point.ts";
 import { KekError, messageOf } from "../../errors/errors.ts";
-import { type Answer, type Operation, OperationReader, packAnswers } from "./operation_frames.ts";
+import { type Answer, OperationReader, packAnswers, type SessionOperation } from "./operation_frames.ts";
 import { AnswerBell, OperationRing } from "./operation_ring.ts";
 import { RetryingSession, SessionUnavailable } from "./retrying_session.ts";
 import type {
@@ -33,7 +33,7 @@ const session = new RetryingSession(
 );
 state.starting = false;
 
-function operate(operation: Operation, retryForMs: number): Uint8Array {
+function operate(operation: SessionOperation, retryForMs: number): Uint8Array {
   const { version, data, aad } = operation;
   switch (operation.kind) {
     case "wrap":
@@ -45,7 +45,7 @@ function operate(operation: Operation, retryForMs: number): Uint8Array {
   }
 }
 
-function answer(operation: Operation, retryForMs: number): Answer {
+function answer(operation: SessionOperation, retryForMs: number): Answer {
   try {
     return { data: operate(operation, retryForMs) };
   } catch (thrown) {

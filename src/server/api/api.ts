@@ -5,7 +5,7 @@ import type { Log } from "../../errors/log.ts";
 import { isOwnHost, isOwnOrigin } from "../same_host.ts";
 import { RequestBudget, readJson } from "./body.ts";
 import { openApiDocument } from "./openapi.ts";
-import { type Operation, PROBLEM_JSON, type Problem, problemOf, RETRY_AFTER_S, Refusal } from "./problem.ts";
+import { type ApiOperation, PROBLEM_JSON, type Problem, problemOf, RETRY_AFTER_S, Refusal } from "./problem.ts";
 import { decryptBatch, decryptItem, encryptBatch, encryptItem } from "./schemas.ts";
 import type { BearerToken } from "./token.ts";
 import { decryptOne, each, encryptOne, type Keys, type Outcome } from "./work.ts";
@@ -39,7 +39,7 @@ export function apiOf(options: ApiOptions | undefined): Hono {
   });
   api.get("/openapi.json", (context) => context.json(openApiDocument()));
   const post = <I, B extends object>(
-    operation: Operation,
+    operation: ApiOperation,
     item: Schema<I>,
     batch: Schema<{ items: I[] }>,
     one: (item: I) => Promise<Outcome<B>>,

@@ -2,7 +2,7 @@ import { toJsonSchemaDefs } from "@valibot/to-json-schema";
 import manifest from "../../../package.json" with { type: "json" };
 import { MAX_BODY_BYTES } from "./body.ts";
 import { BASE64_PATTERN, base64, idPart, recordId, subdocument } from "./extended_json.ts";
-import { type Operation, PROBLEM_JSON, REFUSALS } from "./problem.ts";
+import { type ApiOperation, PROBLEM_JSON, REFUSALS } from "./problem.ts";
 import * as schemas from "./schemas.ts";
 
 /** The description of the API (OpenAPI 3.1), made from the schemas that requests are read with. */
@@ -90,7 +90,7 @@ const BATCH_RULE =
   "8 MiB. The answers of a batch stand in the order of its items. An item that cannot be done has its problem in its " +
   "place, and the others are done; a request that is not of this form is refused whole, and nothing is done.";
 
-function operation(name: Operation) {
+function operation(name: ApiOperation) {
   const [one, many] =
     name === "encrypt" ? (["Encrypted", "EncryptedBatch"] as const) : (["Decrypted", "DecryptedBatch"] as const);
   const [item, batch] =

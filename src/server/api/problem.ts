@@ -51,10 +51,10 @@ export class Refusal extends Error {
   }
 }
 
-export type Operation = "encrypt" | "decrypt";
+export type ApiOperation = "encrypt" | "decrypt";
 
 /** What a client is told of whatever was thrown. */
-export function problemOf(thrown: unknown, operation: Operation): Problem {
+export function problemOf(thrown: unknown, operation: ApiOperation): Problem {
   if (thrown instanceof Refusal) return thrown.problem;
   if (!(thrown instanceof KekError) || thrown.code === "unexpected") return UNEXPECTED;
   const { code, message, hint } = thrown;

@@ -4,7 +4,7 @@ import type { Log } from "../../errors/log.ts";
 import type { FieldEncryption } from "../../fleet/fleet_encryption.ts";
 import { explainMongo } from "../../store/mongodb_errors.ts";
 import { canonicalBinary } from "./extended_json.ts";
-import { type Operation, type Problem, problemOf } from "./problem.ts";
+import { type ApiOperation, type Problem, problemOf } from "./problem.ts";
 import type { DecryptItem, EncryptItem } from "./schemas.ts";
 
 /** What is asked for, done by this process's member of the fleet: one value, or many in their order. */
@@ -58,7 +58,7 @@ export async function each<I, T>(items: readonly I[], work: (item: I) => Promise
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-async function outcome<T>(operation: Operation, uri: string, log: Log, work: () => Promise<T>): Promise<Outcome<T>> {
+async function outcome<T>(operation: ApiOperation, uri: string, log: Log, work: () => Promise<T>): Promise<Outcome<T>> {
   try {
     return await work();
   } catch (thrown) {
