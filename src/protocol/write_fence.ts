@@ -14,15 +14,21 @@ export function writeFenceClause(paths: readonly string[], versions: readonly nu
 }
 
 /**
- * A collection's own validator, without our clause.
+ * A collection's own validator, without our clause. The operator may have edited it since: what is beside our clause stays.
  * Protocol: "The guards". Model: set_fence.
  */
 export function withoutWriteFence(validator: Clause | undefined): Clause | undefined {
-  if (validator === undefined || isFence(validator)) return undefined;
-  const parts: unknown = validator["$and"];
-  if (Object.keys(validator).length !== 1 || !Array.isArray(parts) || !parts.some(isFence)) return validator;
+  if (validator === undefined) return undefined;
+  if (isFence(validator)) {
+    const { $comment: _mark, $nor: _clause, ...beside } = validator;
+    return undefinedIfEmpty(beside);
+  }
+  const { $and: parts, ...beside } = validator;
+  if (!Array.isArray(parts) || !parts.some(isFence)) return validator;
   const own = parts.filter((part) => !isFence(part)) as Clause[];
-  return own.length === 1 ? own[0] : { $and: own };
+  // MongoDB accepts no empty $and.
+  if (own.length === 0) return undefinedIfEmpty(beside);
+  return own.length === 1 && undefinedIfEmpty(beside) === undefined ? own[0] : { ...validator, $and: own };
 }
 
 /**
@@ -112,6 +118,10 @@ function rejectedVersions(validator: Clause | undefined, path?: string): number[
   return rules.flatMap((rule: Record<string, { $in?: unknown[] } | undefined>) =>
     (path === undefined ? Object.values(rule) : [rule[versionKey(path)]]).flatMap((at) => (at?.$in ?? []).map(Number)),
   );
+}
+
+function undefinedIfEmpty(validator: Clause): Clause | undefined {
+  return Object.keys(validator).length === 0 ? undefined : validator;
 }
 
 function isFence(part: unknown): boolean {

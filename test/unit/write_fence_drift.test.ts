@@ -41,3 +41,11 @@ test("a validator is given back without our clause", () => {
   expect(withoutWriteFence({ $and: [OWN, CLAUSE] })).toBe(OWN);
   expect(withoutWriteFence({ $and: [OWN, CLAUSE, { y: 1 }] })).toEqual({ $and: [OWN, { y: 1 }] });
 });
+
+test("rules that the operator put beside our clause stay, and no empty list is left", () => {
+  const beside = { y: 1 };
+  expect(withoutWriteFence({ $and: [OWN, CLAUSE], ...beside })).toEqual({ $and: [OWN], ...beside });
+  expect(withoutWriteFence({ $and: [CLAUSE], ...beside })).toEqual(beside);
+  expect(withoutWriteFence({ $and: [CLAUSE] })).toBeUndefined();
+  expect(withoutWriteFence({ ...CLAUSE, ...beside })).toEqual(beside);
+});
