@@ -12,9 +12,9 @@ export type { StoredEnvelope } from "./envelope/envelope.ts";
 export { type ErrorCode, KekError } from "./errors/errors.ts";
 export type { FieldPlace } from "./fleet/fleet_encryption.ts";
 export type { FieldEncryptionOptions } from "./fleet/join.ts";
-export type { Observe, Observed, Operation } from "./fleet/observe.ts";
+export type { Observe, Observed, Operation } from "./fleet/operation_observer.ts";
 export type { CollectionOptions, EncryptedCollection, FoundRecords, Updated } from "./library/collection.ts";
-export type { DriverCollection, DriverOptions } from "./library/driver.ts";
+export type { DriverCollection, DriverOptions } from "./library/driver_types.ts";
 export type { FieldEncryption, Plaintext, Sealed } from "./library/field_encryption.ts";
 export type {
   FieldChanges,

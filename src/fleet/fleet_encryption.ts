@@ -12,7 +12,7 @@ import { closeStore, type Store } from "../store/store.ts";
 import type { FieldRegistry } from "./field_registry.ts";
 import type { Keyring } from "./keyring.ts";
 import type { Member } from "./member.ts";
-import { type Observe, observed } from "./observe.ts";
+import { type Observe, observed } from "./operation_observer.ts";
 import { WrapBudget } from "./wrap_budget.ts";
 import { isFenceRejection, rejectedWriteVersion, rejectionText, versionsRejected } from "./write_fence_setter.ts";
 

@@ -12,11 +12,11 @@ import {
   type RegistryOptions,
 } from "../providers/registry.ts";
 import { type Auditor, ensureAuditLog } from "../store/audit_log.ts";
+import { ensureSignals } from "../store/change_signals.ts";
 import { ensureHeartbeats } from "../store/heartbeats.ts";
 import { lockInstall, readInstall } from "../store/install.ts";
 import { LoginRegister } from "../store/logins.ts";
 import { ensureRotations } from "../store/rotations.ts";
-import { ensureSignals } from "../store/signals.ts";
 import type { Store } from "../store/store.ts";
 import { ensureVersions, readVersions } from "../store/versions.ts";
 import { firstVersion, nothingActive } from "./first_version.ts";

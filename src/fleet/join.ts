@@ -11,7 +11,7 @@ import { type FieldEncryption, FleetMemberEncryption } from "./fleet_encryption.
 import { openOrLockInstall } from "./install_start.ts";
 import { Keyring } from "./keyring.ts";
 import { Member } from "./member.ts";
-import type { Observe } from "./observe.ts";
+import type { Observe } from "./operation_observer.ts";
 import { WriteFenceGuard } from "./write_fence_guard.ts";
 
 export interface FieldEncryptionOptions {

@@ -5,9 +5,9 @@ import { placeCopy } from "./atomic_file.ts";
 import { run } from "./command.ts";
 import { Journal } from "./journal.ts";
 import { besideNames, LAYOUT, SERVICE, STAGED_UPDATE } from "./layout.ts";
-import { awaitUnit, notReady, startUnit } from "./ready.ts";
 import { checkBase, expectedDigest, fetchProgram, type ReleaseFile } from "./release.ts";
 import { refuseDowngrade } from "./release_version.ts";
+import { awaitUnit, notReady, startUnit } from "./service_readiness.ts";
 import { digestOfFile } from "./survey.ts";
 import { systemctl, unitState } from "./systemd.ts";
 

@@ -1,4 +1,4 @@
-import type { DriverOptions } from "./driver.ts";
+import type { DriverOptions } from "./driver_types.ts";
 import type { FieldChanges, IdOf, NewRecord, OneRecord, SecretFields, StoredRecord } from "./field_types.ts";
 
 /** How a collection's documents are encrypted. */

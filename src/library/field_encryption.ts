@@ -2,7 +2,7 @@ import type { Buffer } from "node:buffer";
 import type { StoredEnvelope } from "../envelope/envelope.ts";
 import type { FieldPlace, FieldEncryption as FleetEncryption } from "../fleet/fleet_encryption.ts";
 import type { CollectionOptions, EncryptedCollection } from "./collection.ts";
-import type { DriverCollection } from "./driver.ts";
+import type { DriverCollection } from "./driver_types.ts";
 import type { Loose } from "./field_types.ts";
 
 /** A value and where it will be stored. */

@@ -3,10 +3,10 @@ import type { StoredEnvelope } from "../envelope/envelope.ts";
 import type { FieldPlace, FieldEncryption as FleetEncryption } from "../fleet/fleet_encryption.ts";
 import { inOrder } from "./batch.ts";
 import type { CollectionOptions, EncryptedCollection } from "./collection.ts";
-import type { DriverCollection } from "./driver.ts";
+import type { DriverCollection } from "./driver_types.ts";
+import { encryptedCollection } from "./encrypted_collection.ts";
 import type { FieldEncryption, Plaintext, Sealed } from "./field_encryption.ts";
 import { Operations } from "./operations.ts";
-import { encryptedCollection } from "./sealed_collection.ts";
 
 /** How long closing waits for operations in hand. */
 const CLOSE_LIMIT_MS = 10_000;

@@ -2,7 +2,7 @@ import { Buffer } from "node:buffer";
 import { exactId, idBsonOf } from "../envelope/raw_record.ts";
 import { recordIdBson } from "../envelope/record_id.ts";
 import { KekError } from "../errors/errors.ts";
-import type { DriverCollection, DriverOptions } from "./driver.ts";
+import type { DriverCollection, DriverOptions } from "./driver_types.ts";
 
 /**
  * An envelope is bound to its record's `_id` byte for byte, and MongoDB finds a record by other bytes too: 5 as an int32, an

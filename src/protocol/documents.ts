@@ -122,7 +122,7 @@ export interface RotationDoc {
   ended_at?: Date;
   fields: FieldCount[];
   failed: FailedRecord[];
-  /** How the rewrap went, for people: thinned as it grows (`status/pace.ts`). */
+  /** How the rewrap went, for people: thinned as it grows (`status/rewrap_rate.ts`). */
   pace?: PacePoint[];
   fence: FenceRecord;
   /** The unfinished rotation whose reverse rotation this one is. */

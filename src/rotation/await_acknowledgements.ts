@@ -10,7 +10,7 @@ import { isTransient } from "../store/mongodb_errors.ts";
 import { seconds } from "../util/duration.ts";
 import { ChangeTimer } from "./change_timer.ts";
 import type { Context, Reporter } from "./context.ts";
-import type { LeaseKeeper } from "./lease.ts";
+import type { LeaseKeeper } from "./lease_keeper.ts";
 
 /** What a coordinator waits for between two phases: every member that is not cleanly gone has acknowledged, or has been evicted by name. */
 

@@ -12,7 +12,7 @@ import { canaryOf, readVersions } from "../store/versions.ts";
 import { seconds } from "../util/duration.ts";
 import { awaitAcknowledgements } from "./await_acknowledgements.ts";
 import { type Context, lateWriteMs, type Reporter } from "./context.ts";
-import { LeaseKeeper } from "./lease.ts";
+import { LeaseKeeper } from "./lease_keeper.ts";
 import { refuseMissed } from "./missed_envelopes.ts";
 import { RetryPolicy } from "./retry_policy.ts";
 import { Rewrapper } from "./rewrap.ts";

@@ -7,7 +7,7 @@ import { rotationHistory } from "../store/rotations.ts";
 import { countAt, countEnvelopes } from "../store/version_counts.ts";
 import type { Context, Reporter } from "./context.ts";
 import { scanDatabase } from "./database_scan.ts";
-import type { LeaseKeeper } from "./lease.ts";
+import type { LeaseKeeper } from "./lease_keeper.ts";
 import { placesAre } from "./places_text.ts";
 import type { EnvelopePlace } from "./scan_counts.ts";
 

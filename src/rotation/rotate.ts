@@ -9,12 +9,12 @@ import type { VersionCount } from "../protocol/version_count.ts";
 import { note } from "../store/audit_log.ts";
 import type { FieldFacts } from "../store/field_facts.ts";
 import type { WatchedLease } from "../store/rotations.ts";
-import { acquire, awaitFreeLease } from "./acquire.ts";
 import { assessRotation, type RotationRequest } from "./assessment.ts";
 import type { Context, Reporter } from "./context.ts";
 import { Coordinator, type CoordinatorOptions, type RotationSummary } from "./coordinator.ts";
+import { acquire, awaitFreeLease } from "./lease_acquisition.ts";
 import { evictNamed, nobodyToEvict, notEvicted } from "./named_evictions.ts";
-import { refusal } from "./refusal.ts";
+import { refusal } from "./refused_error.ts";
 
 /** `kek rotate`: from what the operator wants to a coordinator that runs, or a refusal that names every reason. */
 

@@ -12,7 +12,7 @@ import { readFields } from "../store/fields.ts";
 import { heldFenceRecorder } from "../store/rotation_records.ts";
 import { hasLifted, readRotation } from "../store/rotations.ts";
 import type { Context, Reporter } from "./context.ts";
-import type { LeaseKeeper } from "./lease.ts";
+import type { LeaseKeeper } from "./lease_keeper.ts";
 
 /** The fence of one rotation, as its coordinator lifts and raises it while it holds the lease. */
 export class RotationWriteFence {

@@ -7,11 +7,11 @@ import { isOpen } from "../protocol/phases.ts";
 import type { Problem } from "../protocol/problem.ts";
 import { fleetProblems } from "../protocol/readiness.ts";
 import { wrapProblems, wrapsPercent, wrapWarnings, writable } from "../protocol/wrap_limit.ts";
-import type { StatusFacts } from "./facts.ts";
 import { dueAt, holds, judgeFacts, listedFindings } from "./findings.ts";
 import { driftProblems, idleProblems } from "./fleet_findings.ts";
 import { healthOf } from "./health.ts";
 import { follows, rotationView } from "./rotation_view.ts";
+import type { StatusFacts } from "./status_facts.ts";
 import type { ProcessView, StatusView, VersionView } from "./status_view.ts";
 
 /** The view of an install: pure. */

@@ -8,9 +8,9 @@ import { fleetProblems } from "../protocol/readiness.ts";
 import { staleEnvelopeProblems } from "../protocol/stale_envelopes.ts";
 import { wrapProblems, wrapWarnings, writable } from "../protocol/wrap_limit.ts";
 import { seconds } from "../util/duration.ts";
-import type { StatusFacts } from "./facts.ts";
 import { emptiedFields, fieldProblems, missingIndexes, rejectingProblems, unfencedProblems } from "./field_problems.ts";
 import { driftProblems, idleProblems, isLed, unledRotation } from "./fleet_findings.ts";
+import type { StatusFacts } from "./status_facts.ts";
 import type { Finding } from "./status_view.ts";
 
 /** What somebody must see to, and how soon: pure. */

@@ -10,7 +10,7 @@ import { type Store, serverNow } from "../store/store.ts";
 import { countVersions } from "../store/version_counts.ts";
 import { viewOf } from "./build_status_view.ts";
 import { CachedVersionCounts, type Counts, type VersionCountsAt } from "./cached_version_counts.ts";
-import type { StatusFacts } from "./facts.ts";
+import type { StatusFacts } from "./status_facts.ts";
 import type { StatusView } from "./status_view.ts";
 
 const HISTORY = 50;

@@ -4,7 +4,7 @@ import { type Member, memberName } from "../protocol/member.ts";
 import { nextSteps } from "../protocol/next_steps.ts";
 import { isOpen } from "../protocol/phases.ts";
 import { isLed } from "./fleet_findings.ts";
-import { rates, recentRate } from "./pace.ts";
+import { rates, recentRate } from "./rewrap_rate.ts";
 import type { RotationView } from "./status_view.ts";
 
 /** A rotation's document as people see it: pure. @param roster for the open one; nobody is awaited by others. */

@@ -12,8 +12,8 @@ import type { AuditSink } from "../audit/sink.ts";
 import type { Config } from "../config/config.ts";
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError, messageOf } from "../errors/errors.ts";
+import { signal } from "./change_signals.ts";
 import { auditEntryOf } from "./document_reader.ts";
-import { signal } from "./signals.ts";
 import { type Session, type Store, serverNow, transact } from "./store.ts";
 import { uniqueIndex } from "./unique_index.ts";
 

@@ -13,7 +13,7 @@ import { checkUri } from "../config/database_uri.ts";
 import { KekError } from "../errors/errors.ts";
 import { withTimeLimit } from "../util/time_limit.ts";
 import { clientOptions, type StoreOptions, WRITE_CONCERN } from "./client_options.ts";
-import { refuseClosedSockets } from "./closed_sockets.ts";
+import { refuseClosedSockets } from "./closed_socket_patch.ts";
 import { explainMongo, hostsOf, isSnapshotGone, isTransient } from "./mongodb_errors.ts";
 import { refuseUnfit } from "./topology.ts";
 

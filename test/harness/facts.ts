@@ -2,7 +2,7 @@ import { Binary } from "mongodb";
 import type { FleetTimes } from "../../src/config/config.ts";
 import type { Phase, RotationDoc, VersionDoc } from "../../src/protocol/documents.ts";
 import type { Member } from "../../src/protocol/member.ts";
-import type { StatusFacts } from "../../src/status/facts.ts";
+import type { StatusFacts } from "../../src/status/status_facts.ts";
 import { NO_FIELDS } from "../../src/store/field_facts.ts";
 
 /** StatusFacts about an install, made up: healthy unless told otherwise. */

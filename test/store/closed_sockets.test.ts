@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { MongoClient } from "mongodb";
-import { refuseClosedSockets } from "../../src/store/closed_sockets.ts";
+import { refuseClosedSockets } from "../../src/store/closed_socket_patch.ts";
 import { freshDatabase } from "../harness/mongo.ts";
 import { TcpProxy } from "../torture/tcp_proxy.ts";
 

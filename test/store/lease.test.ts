@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { ensureCollections } from "../../src/fleet/install_start.ts";
-import { LeaseKeeper } from "../../src/rotation/lease.ts";
+import { LeaseKeeper } from "../../src/rotation/lease_keeper.ts";
 import { startRotation } from "../../src/store/rotation_steps.ts";
 import { closeStore, openStore } from "../../src/store/store.ts";
 import { freshDatabase } from "../harness/mongo.ts";

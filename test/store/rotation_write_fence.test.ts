@@ -4,7 +4,7 @@ import { unfencedCollections } from "../../src/fleet/write_fence_setter.ts";
 import type { RotationDoc } from "../../src/protocol/documents.ts";
 import { writeFenceClause } from "../../src/protocol/write_fence.ts";
 import type { Context, Reporter } from "../../src/rotation/context.ts";
-import { LeaseKeeper } from "../../src/rotation/lease.ts";
+import { LeaseKeeper } from "../../src/rotation/lease_keeper.ts";
 import { RotationWriteFence } from "../../src/rotation/rotation_write_fence.ts";
 import type { Auditor } from "../../src/store/audit_log.ts";
 import { readFields, registerField } from "../../src/store/fields.ts";

@@ -38,7 +38,13 @@ test.each(cases)("removing the write fence leaves edited rules: %s", async (_, e
   await setWriteFence(store, { fields: FIELDS, before: record, versions: [1], recorder: keep, tell: nobody });
   const [, clause] = (await live())["$and"] as Rules[];
   await db.command({ collMod: "c", validator: edit(clause ?? {}) });
-  const removed = await setWriteFence(store, { fields: FIELDS, before: record, versions: [], recorder: keep, tell: nobody });
+  const removed = await setWriteFence(store, {
+    fields: FIELDS,
+    before: record,
+    versions: [],
+    recorder: keep,
+    tell: nobody,
+  });
   expect(removed?.unfenced).toEqual([]);
   expect(await live()).toEqual(left);
   await db.collection("c").insertOne({ owner: "me", name: "mine", f: { kek_version: 1 } } as never);

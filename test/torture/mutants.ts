@@ -130,7 +130,7 @@ export const MUTANTS: Mutant[] = [
 `,
       },
       {
-        file: "src/rotation/lease.ts",
+        file: "src/rotation/lease_keeper.ts",
         from: `    if (doc?.lease?.token !== token) this.#lost = lost("another coordinator has taken over");
 `,
         to: `    if (doc?.lease != null && doc.state === "running") this.#held = { rotation, token: doc.lease.token, epoch: doc.epoch };
@@ -138,7 +138,7 @@ export const MUTANTS: Mutant[] = [
 `,
       },
       {
-        file: "src/rotation/lease.ts",
+        file: "src/rotation/lease_keeper.ts",
         from: "return this.#renewedAt === undefined || msSince(this.#renewedAt) > this.#leaseMs;",
         to: "return false;",
       },

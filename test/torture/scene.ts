@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import { mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Db, MongoClient } from "mongodb";
-import { refuseClosedSockets } from "../../src/store/closed_sockets.ts";
+import { refuseClosedSockets } from "../../src/store/closed_socket_patch.ts";
 import { testToken } from "../harness/token.ts";
 import { Accidents, FIELD } from "./accidents.ts";
 import { Fleet, type Part, type Variables } from "./fleet.ts";

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { viewOf } from "../../src/status/build_status_view.ts";
-import type { StatusFacts } from "../../src/status/facts.ts";
+import type { StatusFacts } from "../../src/status/status_facts.ts";
 import type { Health } from "../../src/status/status_view.ts";
 import type { AuditTail } from "../../src/store/audit_tail.ts";
 import { ago, DAY, facts, rotating, rotation, steady, version } from "../harness/facts.ts";

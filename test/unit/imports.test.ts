@@ -115,7 +115,7 @@ test("what is behind a provider is the business of its folder", () => {
 test("pure rules do no input or output", () => {
   const pure = [
     "status/fleet_findings.ts",
-    "status/pace.ts",
+    "status/rewrap_rate.ts",
     "status/findings.ts",
     "status/rotation_view.ts",
     "status/health.ts",

@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { notReady } from "../../src/install/ready.ts";
+import { notReady } from "../../src/install/service_readiness.ts";
 import { ownAccounts } from "../../src/install/system_user.ts";
 import { scratchDirectory } from "../harness/scratch.ts";
 

@@ -1,6 +1,6 @@
 import { afterAll, afterEach, expect, test } from "bun:test";
-import { notReady } from "../../src/install/ready.ts";
 import { checkBase, expectedDigest } from "../../src/install/release.ts";
+import { notReady } from "../../src/install/service_readiness.ts";
 
 /** What `update` takes from a mirror, and how install and update ask this host's own service. */
 

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { KekError } from "../../src/errors/errors.ts";
-import { type Observed, observed } from "../../src/fleet/observe.ts";
+import { type Observed, observed } from "../../src/fleet/operation_observer.ts";
 import { TokenCounters } from "../../src/providers/pkcs11/token_counters.ts";
 import { OperationMetrics, textOf } from "../../src/server/metrics/exposition.ts";
 import { INSTALL_METRICS } from "../../src/server/metrics/install_metrics.ts";

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import type { PacePoint } from "../../src/protocol/documents.ts";
-import { rates, recentRate, thinned } from "../../src/status/pace.ts";
+import { rates, recentRate, thinned } from "../../src/status/rewrap_rate.ts";
 
 /** [second, records done] */
 const points = (...pairs: [number, number][]): PacePoint[] =>

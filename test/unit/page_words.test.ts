@@ -3,7 +3,7 @@ import { fleetSection } from "../../src/server/page/fleet_section.ts";
 import { healthSection } from "../../src/server/page/health_section.ts";
 import { summarySection } from "../../src/server/page/summary_section.ts";
 import { viewOf } from "../../src/status/build_status_view.ts";
-import type { StatusFacts } from "../../src/status/facts.ts";
+import type { StatusFacts } from "../../src/status/status_facts.ts";
 import { facts, steady } from "../harness/facts.ts";
 
 /** The page's sections say of one view what its health says. */

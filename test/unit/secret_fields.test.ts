@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { KekError } from "../../src/errors/errors.ts";
-import { encryptedCollection } from "../../src/library/sealed_collection.ts";
+import { encryptedCollection } from "../../src/library/encrypted_collection.ts";
 import { type SecretField, secretsIn, secretsInUpdate } from "../../src/library/secret_fields.ts";
 
 /** Where plaintext could pass by unseen, and reach MongoDB as it is. */

@@ -3,7 +3,7 @@ import { unpainted } from "../../src/cli/screen.ts";
 import { printable, statusLine, statusLines } from "../../src/cli/status_text.ts";
 import { cut, sparkline, table, wrapped } from "../../src/cli/table.ts";
 import { viewOf } from "../../src/status/build_status_view.ts";
-import type { StatusFacts } from "../../src/status/facts.ts";
+import type { StatusFacts } from "../../src/status/status_facts.ts";
 import { ago, facts, NOW, rotating, rotation, steady, version } from "../harness/facts.ts";
 
 const lines = (seen: StatusFacts, width = 80) => statusLines(viewOf(seen), { width, paint: unpainted });

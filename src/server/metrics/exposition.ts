@@ -1,5 +1,5 @@
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
-import type { Observe, Observed, Operation } from "../../fleet/observe.ts";
+import type { Observe, Observed, Operation } from "../../fleet/operation_observer.ts";
 import type { Metric } from "./metric.ts";
 
 /** The only file that knows Prometheus: tables of metrics become its text format (0.0.4). */

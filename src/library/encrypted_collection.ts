@@ -3,7 +3,7 @@ import { KekError } from "../errors/errors.ts";
 import { isFenceRejection } from "../fleet/write_fence_setter.ts";
 import { inOrder } from "./batch.ts";
 import type { CollectionOptions, EncryptedCollection, FoundRecords, Updated } from "./collection.ts";
-import { type DriverCollection, type DriverOptions, inTransaction } from "./driver.ts";
+import { type DriverCollection, type DriverOptions, inTransaction } from "./driver_types.ts";
 import type { FieldEncryption } from "./field_encryption.ts";
 import type { FieldChanges, IdOf, NewRecord, OneRecord, SecretKind, StoredRecord } from "./field_types.ts";
 import {

@@ -1,10 +1,10 @@
 import { KekError, messageOf } from "../errors/errors.ts";
 import type { RotationDoc } from "../protocol/documents.ts";
 import { nextStepsText } from "../protocol/next_steps.ts";
+import { watchSignals } from "../store/change_signals.ts";
 import { isTransient } from "../store/mongodb_errors.ts";
 import { LeaseEnd, renewLease } from "../store/rotation_lease.ts";
 import { type Held, readRotation } from "../store/rotations.ts";
-import { watchSignals } from "../store/signals.ts";
 import type { Store } from "../store/store.ts";
 import { type Moment, msSince, now } from "../util/monotonic_clock.ts";
 

@@ -14,7 +14,7 @@ import { serverNow } from "../store/store.ts";
 import { seconds } from "../util/duration.ts";
 import { ChangeTimer } from "./change_timer.ts";
 import { type Context, longestBatchMs, longestLeaseMs, type Reporter } from "./context.ts";
-import { refusal } from "./refusal.ts";
+import { refusal } from "./refused_error.ts";
 
 /** How a command becomes the coordinator: by starting a rotation, or by taking over one that nobody leads. */
 
