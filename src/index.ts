@@ -33,8 +33,8 @@ export type {
  * @throws KekError when it may not serve: `config_invalid`, `key_missing`, `key_mismatch`, `provider_mismatch`, `mongodb_unavailable`,
  * `hsm_unavailable` and others, each with a hint.
  * @example
- * await using kek = await openFieldEncryption();
- * const token = await kek.encrypt("s3cret", { collection: "users", id: 1, field: "token" });
+ * await using encryption = await openFieldEncryption();
+ * const token = await encryption.encrypt("s3cret", { collection: "users", id: 1, field: "token" });
  */
 export async function openFieldEncryption(
   config: Config = loadConfig(),

@@ -12,12 +12,12 @@ interface Secret {
   key?: { pem: string };
 }
 
-const kek = await openFieldEncryption();
+const encryption = await openFieldEncryption();
 // The application's own connection, with its own user if you like.
 const uri = process.env["VAULT_DATABASE_URI"] ?? process.env["CERTAUTOPILOT_DATABASE_URI"] ?? "";
 const client = await new MongoClient(uri).connect();
 const collection = client.db(process.env["CERTAUTOPILOT_DATABASE_NAME"]).collection<Secret>("vault");
-const vault = kek.collection<Secret>(collection, {
+const vault = encryption.collection<Secret>(collection, {
   fields: { token: "text", "key.pem": "text" },
   newId: () => new ObjectId(),
 });
@@ -49,7 +49,9 @@ app.put("/secrets/:id", async (context) => {
   return matchedCount === 0 ? context.json({ error: "no such secret" }, 404) : context.body(null, 204);
 });
 
-app.get("/readyz", (context) => context.json({ trouble: kek.problem ?? null }, kek.problem === undefined ? 200 : 503));
+app.get("/readyz", (context) =>
+  context.json({ trouble: encryption.problem ?? null }, encryption.problem === undefined ? 200 : 503),
+);
 
 app.onError((thrown, context) => {
   // A KekError's message names fields and versions, never a value.
@@ -65,7 +67,7 @@ console.error(`listening on ${server.url.origin}`);
 
 process.once("SIGTERM", async () => {
   await server.stop();
-  await kek.close();
+  await encryption.close();
   await client.close();
 });
 

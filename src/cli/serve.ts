@@ -29,7 +29,7 @@ export default leaf({
     const told = stopSignal();
     const serving = await serve(config, { role, log: output.log, askPin: askPinOn(output) });
     output.log.info(
-      `${config.instanceName} (${role}, pid ${process.pid}) is ready on ${serving.address}, writing under KEK version ${serving.kek.writeVersion}`,
+      `${config.instanceName} (${role}, pid ${process.pid}) is ready on ${serving.address}, writing under KEK version ${serving.encryption.writeVersion}`,
     );
     output.log.info(`stopping: ${await told}`);
     await serving.stop();

@@ -102,8 +102,8 @@ async function play(
   const traffic: Traffic = { reads: 0, writes: 0, failures: [] };
   let over = false;
   const services = [
-    write({ kek: writer, store, ledger, total, traffic, stopped: () => over }),
-    ...[0, 1].map(() => read({ kek: reader, store, ledger, total, traffic, stopped: () => over })),
+    write({ encryption: writer, store, ledger, total, traffic, stopped: () => over }),
+    ...[0, 1].map(() => read({ encryption: reader, store, ledger, total, traffic, stopped: () => over })),
   ];
   cleanups.push(async () => {
     over = true;

@@ -51,7 +51,7 @@ export function revisionKey(kind: Kind): string {
   return `revision_of_${kind.path}`;
 }
 
-export async function seed(kek: FieldEncryption, store: Store, ledger: Ledger, total: number): Promise<void> {
+export async function seed(encryption: FieldEncryption, store: Store, ledger: Ledger, total: number): Promise<void> {
   const BATCH = 500;
   for (const kind of KINDS) {
     const count = countOf(kind, total);
@@ -61,7 +61,7 @@ export async function seed(kek: FieldEncryption, store: Store, ledger: Ledger, t
         ids.map(async (id) => {
           const plaintext = kind.make();
           ledger.expect(kind, id, 0, plaintext);
-          const envelope = await kek.encrypt(plaintext, { collection: kind.collection, id, field: kind.path });
+          const envelope = await encryption.encrypt(plaintext, { collection: kind.collection, id, field: kind.path });
           return {
             updateOne: {
               filter: { _id: id as never },
@@ -79,14 +79,14 @@ export async function seed(kek: FieldEncryption, store: Store, ledger: Ledger, t
 
 /** A service that rewrites random secrets until it is told to stop. Each record has one writer. */
 export async function write({
-  kek,
+  encryption,
   store,
   ledger,
   total,
   traffic,
   stopped,
 }: {
-  kek: FieldEncryption;
+  encryption: FieldEncryption;
   store: Store;
   ledger: Ledger;
   total: number;
@@ -99,8 +99,8 @@ export async function write({
     const plaintext = kind.make();
     ledger.expect(kind, id, revision, plaintext);
     try {
-      await kek.write(async () => {
-        const envelope = await kek.encrypt(plaintext, { collection: kind.collection, id, field: kind.path });
+      await encryption.write(async () => {
+        const envelope = await encryption.encrypt(plaintext, { collection: kind.collection, id, field: kind.path });
         await store.db
           .collection(kind.collection)
           .updateOne({ _id: id as never }, { $set: { [kind.path]: envelope, [revisionKey(kind)]: revision } });
@@ -116,14 +116,14 @@ export async function write({
 
 /** A service that reads random secrets and compares them with the ledger. */
 export async function read({
-  kek,
+  encryption,
   store,
   ledger,
   total,
   traffic,
   stopped,
 }: {
-  kek: FieldEncryption;
+  encryption: FieldEncryption;
   store: Store;
   ledger: Ledger;
   total: number;
@@ -134,7 +134,11 @@ export async function read({
     const { kind, id } = pick(total);
     try {
       const record = await store.db.collection(kind.collection).findOne({ _id: id as never });
-      const plaintext = await kek.decrypt(record?.[kind.path], { collection: kind.collection, id, field: kind.path });
+      const plaintext = await encryption.decrypt(record?.[kind.path], {
+        collection: kind.collection,
+        id,
+        field: kind.path,
+      });
       if (!ledger.matches(kind, id, record?.[revisionKey(kind)], plaintext))
         throw new Error("the plaintext is not what was written");
       traffic.reads += 1;

@@ -30,7 +30,7 @@ export interface Opened {
 }
 
 /** Opens every record and compares it with the ledger: its newest acknowledged revision, or a later one. */
-export async function openEverything(kek: FieldEncryption, store: Store, ledger: Ledger): Promise<Opened> {
+export async function openEverything(encryption: FieldEncryption, store: Store, ledger: Ledger): Promise<Opened> {
   const result: Opened = { opened: 0, wrong: [] };
   for (const kind of KINDS) {
     for await (const record of store.db
@@ -39,7 +39,7 @@ export async function openEverything(kek: FieldEncryption, store: Store, ledger:
       const id = record._id;
       const revision = Number(record[revisionKey(kind)]);
       const place = { collection: kind.collection, id, field: kind.path };
-      const plaintext = await kek.decrypt(record[kind.path], place).catch(() => undefined);
+      const plaintext = await encryption.decrypt(record[kind.path], place).catch(() => undefined);
       const newest = ledger.newest(kind, id);
       if (
         plaintext !== undefined &&

@@ -23,9 +23,9 @@ export interface FieldEncryptionOptions {
   observe?: Observe;
 }
 
-/** A process of the fleet from the inside: `serve` also shows what is stored. `kek.close()` closes the store. */
+/** A process of the fleet from the inside: `serve` also shows what is stored. `encryption.close()` closes the store. */
 export interface Membership {
-  kek: FieldEncryption;
+  encryption: FieldEncryption;
   store: Store;
   install: InstallDoc;
   standing(): Standing;
@@ -42,7 +42,7 @@ export interface Standing {
 
 /** Joins the fleet and returns after the first acknowledgement. @throws KekError when it may not serve. */
 export async function joinFleet(config: Config, options: FieldEncryptionOptions = {}): Promise<FieldEncryption> {
-  return (await becomeMember(config, options)).kek;
+  return (await becomeMember(config, options)).encryption;
 }
 
 /** The same for `serve`. Library users are given the `Kek` alone. */
@@ -65,7 +65,7 @@ export async function becomeMember(config: Config, options: FieldEncryptionOptio
     const onState = (state: Parameters<WriteFenceGuard["look"]>[0]) => guard.look(state);
     const member = new Member({ store, config, install, keyring, fields, auditor, role, log, onState });
     await member.start();
-    const kek = new FleetMemberEncryption(store, {
+    const encryption = new FleetMemberEncryption(store, {
       member,
       keyring,
       fields,
@@ -74,7 +74,7 @@ export async function becomeMember(config: Config, options: FieldEncryptionOptio
       observe: options.observe,
     });
     const standing = () => ({ ...member.standing, loaded: keyring.loaded, token: keys.counts() });
-    return { kek, store, install, standing };
+    return { encryption, store, install, standing };
   } catch (thrown) {
     // Whoever tries again opens new sessions with the token.
     await provider?.close();

@@ -21,7 +21,7 @@ export interface DriverCursor {
 
 /** Options that go to the driver as they are: `session`, `writeConcern`, `maxTimeMS`, `sort`, `limit`, … */
 export interface DriverOptions {
-  /** In a transaction nothing is tried again here: put `kek.write()` around the whole of it. */
+  /** In a transaction nothing is tried again here: put `encryption.write()` around the whole of it. */
   session?: object | undefined;
   [option: string]: unknown;
 }

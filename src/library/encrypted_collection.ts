@@ -23,7 +23,7 @@ import { canBeReadOtherwise, isOneForm, sameId, storedIdOf } from "./stored_id.t
 
 /** @throws KekError `usage` when the collection is in another database than the install. */
 export function encryptedCollection<T extends object>(
-  kek: Pick<FieldEncryption, "encryptMany" | "decryptMany" | "write">,
+  encryption: Pick<FieldEncryption, "encryptMany" | "decryptMany" | "write">,
   database: string,
   collection: DriverCollection,
   options: CollectionOptions<T>,
@@ -37,7 +37,7 @@ export function encryptedCollection<T extends object>(
   }
   const entries = Object.entries(options.fields as Record<string, SecretKind>);
   const fields = entries.map(([path, kind]) => ({ path, kind }));
-  return new SealedCollection<T>(kek, collection, fields, options.newId ?? (() => new ObjectId() as IdOf<T>));
+  return new SealedCollection<T>(encryption, collection, fields, options.newId ?? (() => new ObjectId() as IdOf<T>));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -46,18 +46,18 @@ export function encryptedCollection<T extends object>(
 type StoredDocument = { _id: unknown } & { [key: string]: unknown };
 
 class SealedCollection<T> implements EncryptedCollection<T> {
-  readonly #kek: Pick<FieldEncryption, "encryptMany" | "decryptMany" | "write">;
+  readonly #encryption: Pick<FieldEncryption, "encryptMany" | "decryptMany" | "write">;
   readonly #collection: DriverCollection;
   readonly #fields: SecretField[];
   readonly #newId: () => IdOf<T>;
 
   constructor(
-    kek: Pick<FieldEncryption, "encryptMany" | "decryptMany" | "write">,
+    encryption: Pick<FieldEncryption, "encryptMany" | "decryptMany" | "write">,
     collection: DriverCollection,
     fields: SecretField[],
     newId: () => IdOf<T>,
   ) {
-    this.#kek = kek;
+    this.#encryption = encryption;
     this.#collection = collection;
     this.#fields = fields;
     this.#newId = newId;
@@ -178,7 +178,7 @@ class SealedCollection<T> implements EncryptedCollection<T> {
 
   /** In a transaction the whole of it must be done again, by whoever began it. */
   async #write<R>(options: DriverOptions, work: () => Promise<R>): Promise<R> {
-    return inTransaction(options) ? await work() : await this.#kek.write(work);
+    return inTransaction(options) ? await work() : await this.#encryption.write(work);
   }
 
   /** Writes to the one record that a filter names, with envelopes that are bound to its `_id` as it is stored. */
@@ -214,7 +214,7 @@ class SealedCollection<T> implements EncryptedCollection<T> {
   }
 
   async #replaced(document: object, found: FoundSecret[], id: unknown): Promise<object> {
-    const envelopes = await this.#kek.encryptMany(
+    const envelopes = await this.#encryption.encryptMany(
       found.map(({ field, plaintext }) => ({ plaintext, place: this.#place(id, field) })),
     );
     return withReplaced(document, found, envelopes);
@@ -223,7 +223,9 @@ class SealedCollection<T> implements EncryptedCollection<T> {
   async #opened(record: StoredDocument, options: DriverOptions): Promise<StoredRecord<T>> {
     const places = envelopesIn(record, this.#fields);
     const open = (id: unknown) =>
-      this.#kek.decryptMany(places.map(({ field, stored }) => ({ envelope: stored, place: this.#place(id, field) })));
+      this.#encryption.decryptMany(
+        places.map(({ field, stored }) => ({ envelope: stored, place: this.#place(id, field) })),
+      );
     const plaintexts = await open(record._id).catch(async (thrown) => {
       if (!(thrown instanceof KekError && thrown.code === "decryption_failed")) throw thrown;
       if (!canBeReadOtherwise(record._id)) throw thrown;

@@ -29,7 +29,7 @@ export interface FieldEncryption extends FleetEncryption, AsyncDisposable {
    * @throws KekError `fenced` when this process has not seen the state within its lease; `plaintext_too_large`; `usage` for an
    * `_id` that cannot be bound; `wrap_limit_reached`; `hsm_unavailable`; `closed`.
    * @example
-   * const token = await kek.encrypt("s3cret", { collection: "users", id: user._id, field: "token" });
+   * const token = await encryption.encrypt("s3cret", { collection: "users", id: user._id, field: "token" });
    */
   encrypt(plaintext: Uint8Array | string, place: FieldPlace): Promise<StoredEnvelope>;
 
@@ -40,7 +40,7 @@ export interface FieldEncryption extends FleetEncryption, AsyncDisposable {
    * call throws.
    * @throws KekError as `encrypt`; its message begins with `item 3 of 10:`, counted from 0.
    * @example
-   * const [token, seed] = await kek.encryptMany([
+   * const [token, seed] = await encryption.encryptMany([
    *   { plaintext: "s3cret", place: { collection: "users", id, field: "token" } },
    *   { plaintext: bytes, place: { collection: "users", id, field: "seed" } },
    * ]);
@@ -54,7 +54,7 @@ export interface FieldEncryption extends FleetEncryption, AsyncDisposable {
    * moved; `version_not_loaded`; `hsm_unavailable`; `closed`.
    * @example
    * const user = await users.findOne({ _id });
-   * const token = (await kek.decrypt(user.token, { collection: "users", id: _id, field: "token" })).toString("utf8");
+   * const token = (await encryption.decrypt(user.token, { collection: "users", id: _id, field: "token" })).toString("utf8");
    */
   decrypt(envelope: unknown, place: FieldPlace): Promise<Buffer>;
 
@@ -72,8 +72,8 @@ export interface FieldEncryption extends FleetEncryption, AsyncDisposable {
    * @param work encrypts, stores, and may run up to three times.
    * @throws KekError `write_rejected` when it is rejected three times; anything else as it was thrown.
    * @example
-   * await kek.write(async () => {
-   *   const token = await kek.encrypt("s3cret", { collection: "users", id: _id, field: "token" });
+   * await encryption.write(async () => {
+   *   const token = await encryption.encrypt("s3cret", { collection: "users", id: _id, field: "token" });
    *   await users.updateOne({ _id }, { $set: { token } });
    * });
    */
@@ -86,7 +86,7 @@ export interface FieldEncryption extends FleetEncryption, AsyncDisposable {
    * @throws KekError `usage` when the collection is in another database, where no rotation would find it.
    * @example
    * interface User { _id: ObjectId; name: string; token: string; key?: { pem: string } }
-   * const users = kek.collection<User>(db.collection("users"), { fields: { token: "text", "key.pem": "text" } });
+   * const users = encryption.collection<User>(db.collection("users"), { fields: { token: "text", "key.pem": "text" } });
    * const { insertedId } = await users.insertOne({ name: "ada", token: "s3cret" });
    * const ada = await users.findOne({ _id: insertedId }); // ada.token is "s3cret"
    */
@@ -103,7 +103,7 @@ export interface FieldEncryption extends FleetEncryption, AsyncDisposable {
 
   /**
    * Leaves the fleet: nobody waits for this process any more. What is in hand may end, for up to 10 s; what is new is refused
-   * with `closed`. Called again it does nothing more. `await using kek = await openFieldEncryption()` calls it at the block's end.
+   * with `closed`. Called again it does nothing more. `await using encryption = await openFieldEncryption()` calls it at the block's end.
    */
   close(): Promise<void>;
 }

@@ -5,7 +5,7 @@ import { pageOf } from "./page/page.ts";
 import type { StatusFeed } from "./status_feed.ts";
 
 export interface Answers {
-  kek: Pick<FieldEncryption, "problem" | "writeVersion">;
+  encryption: Pick<FieldEncryption, "problem" | "writeVersion">;
   metrics: Hono;
   feed: StatusFeed;
   /** Names that browsers may know this server by. */
@@ -15,7 +15,7 @@ export interface Answers {
 }
 
 /** What `serve` answers, as one application: whoever listens hands it requests. */
-export function appOf({ kek, metrics, feed, hosts, api }: Answers): Hono {
+export function appOf({ encryption, metrics, feed, hosts, api }: Answers): Hono {
   const app = new Hono();
   app.use(async (context, next) => {
     await next();
@@ -26,9 +26,9 @@ export function appOf({ kek, metrics, feed, hosts, api }: Answers): Hono {
   app.get("/healthz", (context) => context.json({ ok: true }));
   // It has acknowledged and may encrypt.
   app.get("/readyz", (context) => {
-    const { problem } = kek;
+    const { problem } = encryption;
     return problem === undefined
-      ? context.json({ ready: true, write_version: kek.writeVersion ?? null })
+      ? context.json({ ready: true, write_version: encryption.writeVersion ?? null })
       : context.json({ ready: false, reason: problem }, 503);
   });
   app.route("/", metrics);

@@ -19,7 +19,7 @@ import { listenOnSocket } from "./unix_socket.ts";
 /** The long-running process: a member of the fleet that shows the install, and encrypts for others if it is told to. */
 
 export interface Serving {
-  kek: FieldEncryption;
+  encryption: FieldEncryption;
   address: string;
   stop(): Promise<void>;
 }
@@ -33,7 +33,7 @@ export async function serve(config: Config, options: Omit<FieldEncryptionOptions
   const token = config.api === undefined ? undefined : new BearerToken(config.api.tokenFile, log);
   const operations = new OperationMetrics(config.encryption.provider);
   const membership = await becomeMember(config, { ...options, observe: operations.observe });
-  const { kek, store, install } = membership;
+  const { encryption, store, install } = membership;
   const { uri } = config.database;
   const feed = new StatusFeed(new StatusReader(store, install, config), { uri, log });
   const lag = new EventLoopLag();
@@ -42,12 +42,12 @@ export async function serve(config: Config, options: Omit<FieldEncryptionOptions
     feed.close();
     for (const listener of listeners) await listener.stop();
     lag.stop();
-    await kek.close();
+    await encryption.close();
   };
   try {
-    const api: ApiOptions | undefined = token === undefined ? undefined : { kek, token, log, uri, hosts };
+    const api: ApiOptions | undefined = token === undefined ? undefined : { encryption, token, log, uri, hosts };
     const metrics = metricsApp({ config, role, log, membership, feed, operations, lag });
-    const app = appOf({ kek, metrics, feed, hosts, api });
+    const app = appOf({ encryption, metrics, feed, hosts, api });
     const listener = listen({ on: { host, port }, tls }, app.fetch);
     listeners.push(listener);
     if (api !== undefined) log.info(`the API answers on ${listener.address}/v1`);
@@ -61,7 +61,7 @@ export async function serve(config: Config, options: Omit<FieldEncryptionOptions
         `CERTAUTOPILOT_AUDIT_SECRET is not what the audit log's last entry was written with (${chain.fault}): this process can neither add to it nor check it`,
       );
     }
-    return { kek, address: listener.address, stop };
+    return { encryption, address: listener.address, stop };
   } catch (thrown) {
     await stop();
     throw thrown;

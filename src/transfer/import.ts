@@ -173,7 +173,7 @@ async function bringAndProve(
     const { install_id } = member.install;
     return { ...identity, install_id, contents, there_before, left_out: trailer.left_out };
   } finally {
-    await member.kek.close();
+    await member.encryption.close();
   }
 }
 

@@ -13,7 +13,7 @@ import { pathsOf, type TransferReporter } from "./reporter.ts";
  * @throws KekError when a record does not open, `cancelled`.
  */
 export async function verifyContents(
-  { kek, store }: Membership,
+  { encryption, store }: Membership,
   header: Header,
   signal: AbortSignal,
   reporter: TransferReporter,
@@ -28,7 +28,7 @@ export async function verifyContents(
       betweenBatches(signal);
       await inOrder(records, async (raw) => {
         const opened = await openRecord(raw, collection, paths, (stored, { idBson, path }) =>
-          kek.decrypt(stored, { collection, id: exactId(idBson), field: path }),
+          encryption.decrypt(stored, { collection, id: exactId(idBson), field: path }),
         );
         digest.add(collection, opened.plain, opened.idBson, opened.secrets);
         wipe(opened);

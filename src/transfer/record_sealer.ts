@@ -25,7 +25,7 @@ export class RecordSealer {
    * @returns how many were there before. @throws KekError `refused` when one is there and is another, `write_rejected`.
    */
   async bring(plain: readonly Uint8Array[]): Promise<number> {
-    const { kek, store } = this.#member;
+    const { encryption, store } = this.#member;
     let there = 0;
     let missing = plain;
     // Who is there was brought by a run that was interrupted, by another at this moment, or by a try that the fence cut short.
@@ -33,7 +33,7 @@ export class RecordSealer {
       const { same, lacking } = await this.#compare(missing);
       there += same;
       if (lacking.length === 0) break;
-      const overtaken = await kek.write(async () => {
+      const overtaken = await encryption.write(async () => {
         const records = await inOrder(lacking, async (record) => await this.#seal(record));
         return await insertMissing(store, this.#collection, records);
       });
@@ -52,7 +52,7 @@ export class RecordSealer {
     for (const raw of await recordsById(this.#member.store, this.#collection, ids)) {
       const expected = byId.get(keyOf(raw));
       const opened = await openRecord(raw, this.#collection, this.#paths, (stored, place) =>
-        this.#member.kek.decrypt(stored, {
+        this.#member.encryption.decrypt(stored, {
           collection: place.collection,
           id: exactId(place.idBson),
           field: place.path,
@@ -74,7 +74,9 @@ export class RecordSealer {
       secrets.map(async ({ field, path, plaintext }) =>
         toDocument(
           field,
-          serialize(await this.#member.kek.encrypt(plaintext, { collection: this.#collection, id, field: path })),
+          serialize(
+            await this.#member.encryption.encrypt(plaintext, { collection: this.#collection, id, field: path }),
+          ),
         ),
       ),
     );

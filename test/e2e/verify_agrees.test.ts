@@ -176,7 +176,7 @@ test("verify and status have one set of findings: urgent ones are problems, thos
   const install = await seededInstall(5);
   const both = async () => {
     const [verified, status] = await Promise.all([kek(install, "verify"), kek(install, "status")]);
-    const reasons = status.json.health.reasons as { message: string; urgent: boolean }[];
+    const reasons = status.json.health.findings as { message: string; urgent: boolean }[];
     return {
       verified,
       reasons,

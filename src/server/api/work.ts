@@ -18,27 +18,27 @@ export interface Failed {
 export type Outcome<T> = T | Failed;
 
 export interface Keys {
-  kek: Pick<FieldEncryption, "encrypt" | "decrypt">;
+  encryption: Pick<FieldEncryption, "encrypt" | "decrypt">;
   /** Of MongoDB, for messages about it; its user and password are never shown. */
   uri: string;
   log: Log;
 }
 
-export async function encryptOne({ kek, uri, log }: Keys, item: EncryptItem) {
+export async function encryptOne({ encryption, uri, log }: Keys, item: EncryptItem) {
   const { plaintext, ...place } = item;
   return await outcome("encrypt", uri, log, async () => {
     try {
-      return { envelope: canonical(await kek.encrypt(plaintext, place)) };
+      return { envelope: canonical(await encryption.encrypt(plaintext, place)) };
     } finally {
       plaintext.fill(0);
     }
   });
 }
 
-export async function decryptOne({ kek, uri, log }: Keys, item: DecryptItem) {
+export async function decryptOne({ encryption, uri, log }: Keys, item: DecryptItem) {
   const { envelope, ...place } = item;
   return await outcome("decrypt", uri, log, async () => {
-    const opened = await kek.decrypt(envelope, place);
+    const opened = await encryption.decrypt(envelope, place);
     const plaintext = opened.toString("base64");
     opened.fill(0);
     return { plaintext };

@@ -15,7 +15,7 @@ export interface Measured {
   config: Pick<Config, "instanceName">;
   role: string;
   log: Log;
-  membership: Pick<Membership, "kek" | "standing">;
+  membership: Pick<Membership, "encryption" | "standing">;
   feed: Pick<StatusFeed, "view">;
   operations: OperationMetrics;
   lag: EventLoopLag;
@@ -51,14 +51,14 @@ export function metricsApp(measured: Measured): Hono {
 // ---------------------------------------------------------------------------------------------------------------------
 
 function factsOf({ config, role, membership, lag }: Measured): ProcessFacts {
-  const { kek, standing } = membership;
+  const { encryption, standing } = membership;
   const runtime = "Deno" in globalThis ? "deno" : "bun";
   return {
     build: { version: VERSION, runtime, runtimeVersion: process.versions[runtime] ?? "" },
     name: config.instanceName,
     role,
-    ready: kek.problem === undefined,
-    writeVersion: kek.writeVersion,
+    ready: encryption.problem === undefined,
+    writeVersion: encryption.writeVersion,
     standing: standing(),
     cpu: process.cpuUsage(),
     memory: process.memoryUsage(),
