@@ -27,7 +27,7 @@ async function reader(install: HsmInstall, words: string[]): Promise<any> {
 
 test("it opens every envelope and canary before and after a rotation, and what it writes is rotated too", async () => {
   const install = await seededHsm(160);
-  expect(await reader(install, ["canaries"])).toEqual({ "1": "verified", "2": "verified" });
+  expect(await reader(install, ["canaries"])).toEqual({ "1": "proved", "2": "proved" });
   const before = await reader(install, ["read"]);
   expect(before).toMatchObject({ read: 160, ok: 160, versions: { "1": 160 }, bad: [] });
   expect(await reader(install, ["write", "--version", "1", "--count", "40", "--first", "160"])).toEqual({
@@ -43,7 +43,7 @@ test("it opens every envelope and canary before and after a rotation, and what i
   const after = await reader(install, ["read"]);
   // Not a byte of a nonce or a ciphertext is another.
   expect(after).toEqual({ read: 200, ok: 200, versions: { "2": 200 }, bad: [], payload: whole.payload });
-  expect(await reader(install, ["canaries"])).toEqual({ "1": "verified", "2": "verified" });
+  expect(await reader(install, ["canaries"])).toEqual({ "1": "proved", "2": "proved" });
   await reader(install, ["write", "--version", "2", "--count", "50", "--first", "200"]);
   await stop(...fleet);
 

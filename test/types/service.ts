@@ -19,10 +19,10 @@ interface User {
 }
 
 export async function service(): Promise<void> {
-  await using kek: FieldEncryption = await openFieldEncryption(loadConfig(), { role: "library" });
+  await using encryption: FieldEncryption = await openFieldEncryption(loadConfig(), { role: "library" });
   const client = await new MongoClient("mongodb://127.0.0.1/").connect();
   const collection = client.db("vault").collection<User>("users");
-  const users: EncryptedCollection<User> = kek.collection<User>(collection, {
+  const users: EncryptedCollection<User> = encryption.collection<User>(collection, {
     fields: { token: "text", recovery: "text", "key.pem": "text", "key.der": "bytes" },
     newId: () => new ObjectId(),
   });
@@ -43,30 +43,34 @@ export async function service(): Promise<void> {
   const all: string[] = (await users.find({}).toArray()).map((user) => user.token);
 
   const place = { collection: "users", id: insertedId, field: "key.der" };
-  const [envelope] = await kek.encryptMany([{ plaintext: der ?? "none", place }]);
-  const [bytes] = await kek.decryptMany([{ envelope, place }]);
+  const [envelope] = await encryption.encryptMany([{ plaintext: der ?? "none", place }]);
+  const [bytes] = await encryption.decryptMany([{ envelope, place }]);
   try {
-    await kek.write(
+    await encryption.write(
       async () => await collection.updateOne({ _id: insertedId }, { $set: { "key.der": envelope as never } }),
     );
   } catch (thrown) {
     if (thrown instanceof KekError && thrown.code === "write_rejected") console.error(thrown.hint, bytes?.length, all);
   }
   // Documents of no declared type: any path may be named.
-  await kek
+  await encryption
     .collection(client.db("vault").collection("loose"), { fields: { "a.b": "text" } })
     .insertOne({ a: { b: "c" } });
 }
 
 /** What the compiler refuses. */
-export async function wrong(kek: FieldEncryption, users: EncryptedCollection<User>, _id: ObjectId): Promise<void> {
+export async function wrong(
+  encryption: FieldEncryption,
+  users: EncryptedCollection<User>,
+  _id: ObjectId,
+): Promise<void> {
   const collection = new MongoClient("mongodb://127.0.0.1/").db("vault").collection<User>("users");
   // @ts-expect-error there is no such field
-  kek.collection<User>(collection, { fields: { tokn: "text" } });
+  encryption.collection<User>(collection, { fields: { tokn: "text" } });
   // @ts-expect-error a field of bytes is not text
-  kek.collection<User>(collection, { fields: { "key.der": "text" } });
+  encryption.collection<User>(collection, { fields: { "key.der": "text" } });
   // @ts-expect-error a date is no secret
-  kek.collection<User>(collection, { fields: { "key.made": "bytes" } });
+  encryption.collection<User>(collection, { fields: { "key.made": "bytes" } });
   // @ts-expect-error no _id: more than one record may match
   await users.updateOne({ name: "ada" }, { $set: { token: "x" } });
   // @ts-expect-error a token is text

@@ -16,7 +16,7 @@ test("a user's strict program compiles against the package with a driver of anot
   copyFileSync(join(ROOT, "test/types/service.ts"), join(project, "service.ts"));
   // And what README.md shows, word for word.
   const shown = /^```ts\n([\s\S]*?)^```$/m.exec(readFileSync(join(ROOT, "README.md"), "utf8"))?.[1] ?? "";
-  expect(shown).toContain("kek.collection<User>");
+  expect(shown).toContain("encryption.collection<User>");
   writeFileSync(join(project, "readme.ts"), shown);
   // What docs/library.md names, and what `bun init` writes.
   const compilerOptions = {
