@@ -48,7 +48,7 @@ test("it opens every envelope and canary before and after a rotation, and what i
   await stop(...fleet);
 
   expect((await install.kek(["remove", "--version=1"], 2)).code).toBe(0);
-  expect(await reader(install, ["canaries"])).toEqual({ "2": "verified" });
+  expect(await reader(install, ["canaries"])).toEqual({ "2": "proved" });
   expect(await reader(install, ["read"])).toMatchObject({ read: 250, ok: 250, versions: { "2": 250 } });
   await proveHsm(install, 2, 250);
 });
