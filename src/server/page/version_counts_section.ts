@@ -38,15 +38,15 @@ function bar(field: string, rows: VersionCount[], view: StatusView): Markup {
   )}</svg><span class="legend">${pieces.map(
     ({ kind, version, count }) =>
       html`<span><i class="${kind}"></i>${label(version)} ${figure(count)} (${percent(count, whole)})${
-        kind === "stale" ? html` <strong class="bad">stale</strong>` : ""
+        kind === "stale-envelope" ? html` <strong class="bad">stale</strong>` : ""
       }</span>`,
   )}</span></li>`;
 }
 
 /** `to`: where records are to be. `from`: what an open rotation leaves. Anything else is stale. */
-function kindOf(version: string, { rotation, write_version: write }: StatusView): "to" | "from" | "stale" {
+function kindOf(version: string, { rotation, write_version: write }: StatusView): "to" | "from" | "stale-envelope" {
   if (rotation !== null && version === String(rotation.from)) return "from";
-  return version === String(rotation?.to ?? write) ? "to" : "stale";
+  return version === String(rotation?.to ?? write) ? "to" : "stale-envelope";
 }
 
 function label(version: string): string {
