@@ -36,8 +36,8 @@ if (mode === "library") {
   const post = async (at: number, connection: Connection) => await connection.ask(requests[at] as Buffer);
   if (mode === "api") {
     const connections = await Promise.all(Array.from({ length: Number(count) }, () => connect()));
-    await atOnce(async (at, lane) => {
-      const status = await post(at, connections[lane] as Connection);
+    await atOnce(async (at, slot) => {
+      const status = await post(at, connections[slot] as Connection);
       if (status !== 200) throw new Error(`the API answered ${status}`);
     });
   } else {
@@ -52,16 +52,16 @@ if (mode === "library") {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-async function atOnce(work: (record: number, lane: number) => Promise<void>): Promise<void> {
+async function atOnce(work: (record: number, slot: number) => Promise<void>): Promise<void> {
   let done = 0;
   const began = performance.now();
-  const lane = async (_: unknown, number: number) => {
+  const slot = async (_: unknown, number: number) => {
     for (let at = number; performance.now() < began + WARM_MS + MEASURED_MS; at += 1) {
       await work(at % records.length, number);
       if (performance.now() >= began + WARM_MS) done += 1;
     }
   };
-  await Promise.all(Array.from({ length: Number(count) }, lane));
+  await Promise.all(Array.from({ length: Number(count) }, slot));
   process.stdout.write(`${((done * 1000) / (performance.now() - began - WARM_MS)).toFixed(0)}\n`);
 }
 

@@ -38,7 +38,7 @@ export function keyPolicyOf(versions: Versions, rotation: Rotation | undefined):
 }
 
 /**
- * The epoch grows with every change, so what comes after a key policy has a higher one, or is the same stance.
+ * The epoch grows with every change, so what comes after a key policy has a higher one, or is the same key policy.
  * @returns what went backwards, in words; undefined when the new one may be followed.
  * Protocol: "The guards". Model: left out.
  */
