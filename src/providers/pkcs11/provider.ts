@@ -1,5 +1,6 @@
 import { Buffer } from "node:buffer";
 import { KekError } from "../../errors/errors.ts";
+import { withTimeLimit } from "../../util/time_limit.ts";
 import type {
   Capability,
   DestroyOptions,
@@ -189,16 +190,9 @@ export class Pkcs11Provider implements Provider {
   /** @throws KekError `hsm_unavailable` when the caller waits no longer. */
   async #within<T>(waitMs: number | undefined, work: Promise<T>): Promise<T> {
     if (waitMs === undefined) return await work;
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(slowError(this.#settings.tokenLabel, waitMs)), waitMs);
+    return await withTimeLimit(waitMs, work, () => {
+      throw slowError(this.#settings.tokenLabel, waitMs);
     });
-    try {
-      return await Promise.race([work, late]);
-    } finally {
-      clearTimeout(timer);
-      work.catch(() => undefined);
-    }
   }
 
   /** How many sessions the token gives one process. */

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { threadEntry } from "../../config/runtime.ts";
 import { KekError } from "../../errors/errors.ts";
@@ -153,7 +154,7 @@ export class SessionThread {
 
   /** Closes it once it has answered everything. */
   async retire(): Promise<void> {
-    while (this.pending > 0) await new Promise((resolve) => setTimeout(resolve, 20));
+    while (this.pending > 0) await sleep(20);
     await this.close();
   }
 
