@@ -3,7 +3,7 @@ import type { Config } from "../config/config.ts";
 import { hostName } from "../config/environment.ts";
 import { loadConfig } from "../config/load.ts";
 import { KekError } from "../errors/errors.ts";
-import { openInstall } from "../fleet/install_start.ts";
+import { openInstall } from "../fleet/open_install.ts";
 import type { AskPin } from "../providers/registry.ts";
 import type { Context } from "../rotation/context.ts";
 import { closeAuditor, openAuditor } from "../store/audit_log.ts";

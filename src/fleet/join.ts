@@ -8,9 +8,9 @@ import { explainMongo } from "../store/mongodb_errors.ts";
 import { closeStore, openStore, type Store } from "../store/store.ts";
 import { FieldRegistry } from "./field_registry.ts";
 import { type FieldEncryption, FleetMemberEncryption } from "./fleet_encryption.ts";
-import { openOrLockInstall } from "./install_start.ts";
 import { Keyring } from "./keyring.ts";
 import { Member } from "./member.ts";
+import { openOrLockInstall } from "./open_install.ts";
 import type { Observe } from "./operation_observer.ts";
 import { WriteFenceGuard } from "./write_fence_guard.ts";
 

@@ -12,8 +12,8 @@ import { lockInstall, readInstall } from "../store/install.ts";
 import { LoginRegister } from "../store/logins.ts";
 import type { Store } from "../store/store.ts";
 import { canaryOf, readVersions, stageVersion } from "../store/versions.ts";
-import { ensureCollections } from "./install_start.ts";
 import { loadVerified } from "./key_loader.ts";
+import { ensureCollections } from "./open_install.ts";
 
 /**
  * `kek pkcs11-init`: a KEK is born in the token, and MongoDB comes to know it. In this order, so that it can die anywhere and

@@ -15,8 +15,8 @@ import { Announcer } from "./announcer.ts";
 import { Drain } from "./drain.ts";
 import type { FieldRegistry } from "./field_registry.ts";
 import { beginInstall, nothingActive } from "./first_version.ts";
-import { HeartbeatWriter } from "./heartbeat.ts";
-import { KeyCheck } from "./key_check.ts";
+import { HeartbeatWriter } from "./heartbeat_writer.ts";
+import { KeyHealth } from "./key_health.ts";
 import { KeyLoader, type KeyReport, lacks, stageUnknown } from "./key_loader.ts";
 import type { Keyring } from "./keyring.ts";
 import { watchSecrets } from "./secrets_watch.ts";
@@ -48,7 +48,7 @@ export class Member {
   readonly #loader: KeyLoader;
   readonly #drain: Drain;
   readonly #heartbeat: HeartbeatWriter;
-  readonly #keyCheck: KeyCheck;
+  readonly #keyHealth: KeyHealth;
   #policy: KeyPolicy | undefined;
   readonly #announcer: Announcer;
   #report: KeyReport = { problems: [], available: [], reasons: new Map() };
@@ -74,7 +74,7 @@ export class Member {
       fields: () => this.#fields(),
     });
     this.#announcer = new Announcer(options.log);
-    this.#keyCheck = new KeyCheck(options.keyring, options.config.fleet.beatMs, options.log);
+    this.#keyHealth = new KeyHealth(options.keyring, options.config.fleet.beatMs, options.log);
   }
 
   /** Joins, and returns after the first acknowledgement. @throws KekError when a version that the state needs is lacking. */
@@ -88,8 +88,8 @@ export class Member {
     const { store, config } = this.#options;
     this.#stops.push(watchSignals(store, () => this.#wake()));
     if (config.secretsFile !== undefined) this.#stops.push(watchSecrets(config.secretsFile, () => this.#wake()));
-    this.#stops.push(() => this.#keyCheck.stop());
-    this.#keyCheck.start();
+    this.#stops.push(() => this.#keyHealth.stop());
+    this.#keyHealth.start();
     this.#schedule();
   }
 
@@ -107,7 +107,7 @@ export class Member {
   get problem(): string | undefined {
     if (this.#closed) return "it is closed";
     if (this.#heartbeat.acked === undefined) return this.#lastTrouble || "it has not acknowledged yet";
-    if (this.#keyCheck.problem !== undefined) return this.#keyCheck.problem;
+    if (this.#keyHealth.problem !== undefined) return this.#keyHealth.problem;
     return this.mayEncrypt
       ? undefined
       : `its last sync is older than its lease: ${this.#lastTrouble || "it is still under way"}`;
@@ -269,7 +269,7 @@ export class Member {
       loaded: keyring.loaded,
       available: this.#report.available,
       problems: this.#report.problems,
-      key_trouble: this.#keyCheck.problem ?? null,
+      key_trouble: this.#keyHealth.problem ?? null,
       current_version: this.#declared() ?? null,
       write_version: keyring.writeVersion ?? null,
     };

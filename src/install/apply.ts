@@ -12,7 +12,6 @@ import type { CurrentState, Ids } from "./current_state.ts";
 import type { DesiredState } from "./desired_state.ts";
 import { installedPackages, installPackages } from "./find_mongod.ts";
 import { isLocked, makeFirstKey } from "./first_key.ts";
-import { Journal } from "./journal.ts";
 import { LAYOUT, MONGOD_OF_PACKAGES, wantsLink } from "./layout.ts";
 import { canConnect, MongodProcess } from "./mongod_process.ts";
 import type { InstallRequest } from "./request.ts";
@@ -20,6 +19,7 @@ import { awaitUnit, notReady, startUnit } from "./service_readiness.ts";
 import { type Action, idsOf, type Owner, type Step } from "./step.ts";
 import { makeUser, removeAccounts } from "./system_user.ts";
 import { systemctl } from "./systemd.ts";
+import { UndoList } from "./undo_list.ts";
 
 /** Does a plan's steps, one after the other, and undoes them all when one fails. */
 
@@ -73,7 +73,7 @@ async function undone(run: Run, thrown: unknown, log: Log): Promise<unknown> {
 type Performers = { [K in Action["do"]]: (action: Extract<Action, { do: K }>, title: string) => Promise<void> | void };
 
 class Run {
-  readonly journal = new Journal();
+  readonly journal = new UndoList();
   readonly #applying: Applying;
   readonly #root: string;
   #user: Ids | undefined;

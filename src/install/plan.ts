@@ -5,10 +5,10 @@ import type { DesiredState } from "./desired_state.ts";
 import type { GeneratedSecrets } from "./generated_secrets.ts";
 import { LAYOUT, MONGOD, MONGOD_OF_PACKAGES, OLDEST_MONGOD, SERVICE, USER } from "./layout.ts";
 import { localUri, mongodConfig, REPLICA_SET } from "./mongod_config.ts";
-import { Planner } from "./planner.ts";
 import type { InstallRequest } from "./request.ts";
 import { secretsText } from "./secrets.ts";
 import type { Step } from "./step.ts";
+import { StepCollector } from "./step_collector.ts";
 import { mongodUnit, serviceUnit } from "./units.ts";
 
 /**
@@ -22,7 +22,7 @@ export function planInstall(
   found: CurrentState,
   material: GeneratedSecrets,
 ): Step[] {
-  const plan = new Planner(found);
+  const plan = new StepCollector(found);
   plan.user();
   plan.directory(LAYOUT.etc, 0o750, "readable");
   plan.directory(LAYOUT.state, 0o750, "service");
@@ -83,7 +83,7 @@ function planLocalMongo({
   found,
   material,
 }: {
-  plan: Planner;
+  plan: StepCollector;
   request: InstallRequest;
   wanted: DesiredState;
   found: CurrentState;
@@ -152,7 +152,7 @@ function planSecrets({
   found,
   material,
 }: {
-  plan: Planner;
+  plan: StepCollector;
   request: InstallRequest;
   wanted: DesiredState;
   found: CurrentState;
@@ -206,7 +206,7 @@ const CONFIG_HEADER = `# Laid down by "certautopilot install". Changes of your o
 # No secret belongs in here: they are in secrets.env.
 `;
 
-function planUnits(plan: Planner, request: InstallRequest, wanted: DesiredState, found: CurrentState): void {
+function planUnits(plan: StepCollector, request: InstallRequest, wanted: DesiredState, found: CurrentState): void {
   const local = wanted.mongo.kind === "local";
   const token = wanted.token && { stateDirectory: wanted.token.stateDirectory, group: found.tokenGroup };
   const units = [...(local ? [MONGOD] : []), SERVICE];

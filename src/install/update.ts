@@ -3,13 +3,13 @@ import { KekError } from "../errors/errors.ts";
 import type { Log } from "../errors/log.ts";
 import { placeCopy } from "./atomic_file.ts";
 import { run } from "./command.ts";
-import { Journal } from "./journal.ts";
 import { besideNames, LAYOUT, SERVICE, STAGED_UPDATE } from "./layout.ts";
 import { checkBase, expectedDigest, fetchProgram, type ReleaseFile } from "./release.ts";
 import { refuseDowngrade } from "./release_version.ts";
 import { awaitUnit, notReady, startUnit } from "./service_readiness.ts";
 import { digestOfFile } from "./survey.ts";
 import { systemctl, unitState } from "./systemd.ts";
+import { UndoList } from "./undo_list.ts";
 
 /** Another release of the program in place of this one; the old one comes back when the service does not get ready with it. */
 
@@ -63,7 +63,7 @@ export async function update(
   const { root, release } = request;
   const target = `${root}${LAYOUT.binary}`;
   const staged = `${root}${STAGED_UPDATE}`;
-  const journal = new Journal();
+  const journal = new UndoList();
   const { old } = besideNames(target);
   rmSync(staged, { force: true });
   if (existsSync(old)) renameSync(old, target);
@@ -97,7 +97,7 @@ async function tryOut(staged: string, version: string): Promise<void> {
   );
 }
 
-async function restarted(request: UpdateRequest, journal: Journal, log: Log, interrupted: AbortSignal): Promise<void> {
+async function restarted(request: UpdateRequest, journal: UndoList, log: Log, interrupted: AbortSignal): Promise<void> {
   const { readyUrl = "" } = request;
   journal.afterUndo({
     what: `${SERVICE} with the program it had`,
@@ -115,7 +115,7 @@ async function restarted(request: UpdateRequest, journal: Journal, log: Log, int
 async function putBack(
   { release }: UpdateRequest,
   { installed, restart }: UpdatePlan,
-  journal: Journal,
+  journal: UndoList,
   thrown: unknown,
   log: Log,
 ): Promise<unknown> {

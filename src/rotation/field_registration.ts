@@ -8,7 +8,7 @@ import { NO_VERSION } from "../protocol/version_count.ts";
 import { audited } from "../store/audit_log.ts";
 import { readCollections } from "../store/collections.ts";
 import { checkField, fieldId, listField, missingFields, prepareField, unlistField } from "../store/fields.ts";
-import { envelopesOf } from "../store/records.ts";
+import { envelopesOf } from "../store/rewrap_writes.ts";
 import { newestRotation } from "../store/rotations.ts";
 import { readState } from "../store/state.ts";
 import { countEnvelopes, countVersions } from "../store/version_counts.ts";

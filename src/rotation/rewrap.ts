@@ -9,7 +9,7 @@ import { thinned } from "../status/rewrap_rate.ts";
 import { note } from "../store/audit_log.ts";
 import { readCollections } from "../store/collections.ts";
 import { fieldId, readFields } from "../store/fields.ts";
-import { wrapsAt } from "../store/records.ts";
+import { wrapsAt } from "../store/rewrap_writes.ts";
 import { saveProgress } from "../store/rotation_records.ts";
 import { countAt } from "../store/version_counts.ts";
 import { ensureIndex, indexError } from "../store/version_index.ts";

@@ -7,8 +7,8 @@ import { crashPoint } from "../errors/crash_point.ts";
 import { type ErrorCode, KekError, messageOf } from "../errors/errors.ts";
 import type { Provider } from "../providers/provider.ts";
 import { isTransient } from "../store/mongodb_errors.ts";
-import { applyRewraps } from "../store/records.ts";
 import type { Rewrap } from "../store/rewrap_statement.ts";
+import { applyRewraps } from "../store/rewrap_writes.ts";
 import type { LeaseEnd } from "../store/rotation_lease.ts";
 import type { Store } from "../store/store.ts";
 

@@ -1,6 +1,6 @@
 import { crashPoint } from "../errors/crash_point.ts";
 import { KekError } from "../errors/errors.ts";
-import { ensureCollections } from "../fleet/install_start.ts";
+import { ensureCollections } from "../fleet/open_install.ts";
 import type { RotationDoc, VersionDoc } from "../protocol/documents.ts";
 import type { Member } from "../protocol/member.ts";
 import type { Problem } from "../protocol/problem.ts";

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Provider } from "../providers/provider.ts";
-import { countReads, type ReadCounts } from "../store/operations.ts";
+import { countReads, type ReadCounts } from "../store/read_counts.ts";
 import type { Store } from "../store/store.ts";
 import type { Context, Reporter } from "./context.ts";
 import type { RewrapWorkers } from "./rewrap_workers.ts";

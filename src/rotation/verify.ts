@@ -13,7 +13,7 @@ import type { VersionCount } from "../protocol/version_count.ts";
 import { wrapWarnings, writable } from "../protocol/wrap_limit.ts";
 import type { Capability } from "../providers/provider.ts";
 import { judgeFacts } from "../status/findings.ts";
-import { isLed } from "../status/fleet_findings.ts";
+import { isLed } from "../status/fleet_problems.ts";
 import { readCounts, readFacts } from "../status/read_status.ts";
 import { audited } from "../store/audit_log.ts";
 import { readRoster } from "../store/heartbeats.ts";

@@ -5,7 +5,7 @@ import { loadVerified } from "../fleet/key_loader.ts";
 import type { FieldDoc, VersionDoc } from "../protocol/documents.ts";
 import { repairableVersions, type StaleVersion } from "../protocol/stale_envelopes.ts";
 import { fieldId, readFields } from "../store/fields.ts";
-import { envelopesOf, idsAt } from "../store/records.ts";
+import { envelopesOf, idsAt } from "../store/rewrap_writes.ts";
 import { type KekState, readState } from "../store/state.ts";
 import { serverNow } from "../store/store.ts";
 import {

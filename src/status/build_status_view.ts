@@ -8,7 +8,7 @@ import type { Problem } from "../protocol/problem.ts";
 import { fleetProblems } from "../protocol/readiness.ts";
 import { wrapProblems, wrapsPercent, wrapWarnings, writable } from "../protocol/wrap_limit.ts";
 import { dueAt, holds, judgeFacts, listedFindings } from "./findings.ts";
-import { driftProblems, idleProblems } from "./fleet_findings.ts";
+import { driftProblems, idleProblems } from "./fleet_problems.ts";
 import { healthOf } from "./health.ts";
 import { follows, rotationView } from "./rotation_view.ts";
 import type { StatusFacts } from "./status_facts.ts";

@@ -9,7 +9,7 @@ import { staleEnvelopeProblems } from "../protocol/stale_envelopes.ts";
 import { wrapProblems, wrapWarnings, writable } from "../protocol/wrap_limit.ts";
 import { seconds } from "../util/duration.ts";
 import { emptiedFields, fieldProblems, missingIndexes, rejectingProblems, unfencedProblems } from "./field_problems.ts";
-import { driftProblems, idleProblems, isLed, unledRotation } from "./fleet_findings.ts";
+import { driftProblems, idleProblems, isLed, unledRotation } from "./fleet_problems.ts";
 import type { StatusFacts } from "./status_facts.ts";
 import type { Finding } from "./status_view.ts";
 

@@ -3,7 +3,7 @@ import type { RotationDoc } from "../protocol/documents.ts";
 import { type Member, memberName } from "../protocol/member.ts";
 import { nextSteps } from "../protocol/next_steps.ts";
 import { isOpen } from "../protocol/phases.ts";
-import { isLed } from "./fleet_findings.ts";
+import { isLed } from "./fleet_problems.ts";
 import { rates, recentRate } from "./rewrap_rate.ts";
 import type { RotationView } from "./status_view.ts";
 

@@ -14,9 +14,9 @@ import { type Contents, encodeHeader, encodeTrailer, type Header, recordEncoder 
 import { betweenBatches } from "./between_batches.ts";
 import { CollectionSnapshot, type RecordChanges } from "./collection_snapshot.ts";
 import { ContentsDigest } from "./contents_digest.ts";
-import { InstallOpener } from "./install_opener.ts";
 import { type BadRecord, wipe } from "./open_record.ts";
 import { PrivateFile } from "./private_file.ts";
+import { RecordOpener } from "./record_opener.ts";
 import { figuresOf, pathsOf, type TransferReporter } from "./reporter.ts";
 import { type Seal, sealed } from "./sealed_stream.ts";
 
@@ -81,7 +81,7 @@ class ExportRun {
   readonly #options: ExportOptions;
   readonly #reporter: TransferReporter;
   readonly #header: Header;
-  readonly #opener: InstallOpener;
+  readonly #opener: RecordOpener;
   readonly #digest: ContentsDigest;
   readonly #firstLooks = new Map<string, CollectionSnapshot>();
   readonly #bad: BadRecord[] = [];
@@ -95,7 +95,7 @@ class ExportRun {
     reporter,
     header,
     opener,
-  }: { origin: Origin; options: ExportOptions; reporter: TransferReporter; header: Header; opener: InstallOpener }) {
+  }: { origin: Origin; options: ExportOptions; reporter: TransferReporter; header: Header; opener: RecordOpener }) {
     this.#origin = origin;
     this.#options = options;
     this.#reporter = reporter;
@@ -115,7 +115,7 @@ class ExportRun {
         "set CERTAUTOPILOT_DATABASE_NAME to the right database; or there is nothing to carry over",
       );
     }
-    const opener = await InstallOpener.over(origin, fields);
+    const opener = await RecordOpener.over(origin, fields);
     const header: Header = {
       archive_id: randomUUID(),
       install_id: install.install_id,

@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { serialize } from "bson";
 import { Binary, type Document } from "mongodb";
 import { splitDocuments } from "../../src/envelope/raw_record.ts";
-import { envelopesOf } from "../../src/store/records.ts";
+import { envelopesOf } from "../../src/store/rewrap_writes.ts";
 import { library } from "../harness/library.ts";
 import { run, start, type TestInstall, until } from "../harness/program.ts";
 import { CALM, kek, seededInstall } from "../harness/schedule.ts";

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { Binary } from "mongodb";
-import { ensureCollections } from "../../src/fleet/install_start.ts";
+import { ensureCollections } from "../../src/fleet/open_install.ts";
 import type { RotationDoc } from "../../src/protocol/documents.ts";
 import { cancel, liftFenceOfCancelled } from "../../src/rotation/cancel.ts";
 import type { Context } from "../../src/rotation/context.ts";

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { ForegroundTraffic, othersRead } from "../../src/rotation/throttle.ts";
-import { countReads } from "../../src/store/operations.ts";
+import { countReads } from "../../src/store/read_counts.ts";
 import { closeStore, openStore } from "../../src/store/store.ts";
 import { freshDatabase } from "../harness/mongo.ts";
 import { guardedMongod } from "../harness/other_mongod.ts";

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { ensureCollections } from "../../src/fleet/install_start.ts";
+import { ensureCollections } from "../../src/fleet/open_install.ts";
 import { LeaseKeeper } from "../../src/rotation/lease_keeper.ts";
 import { startRotation } from "../../src/store/rotation_steps.ts";
 import { closeStore, openStore } from "../../src/store/store.ts";

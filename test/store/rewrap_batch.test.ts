@@ -4,7 +4,7 @@ import { Binary, Decimal128, Double, Int32, Long } from "mongodb";
 import { KekError } from "../../src/errors/errors.ts";
 import type { Provider } from "../../src/providers/provider.ts";
 import { rewrapBatch } from "../../src/rotation/rewrap_batch.ts";
-import { applyRewraps, wrapsAt } from "../../src/store/records.ts";
+import { applyRewraps, wrapsAt } from "../../src/store/rewrap_writes.ts";
 import { LeaseEnd } from "../../src/store/rotation_lease.ts";
 import { closeStore, openStore, serverNow } from "../../src/store/store.ts";
 import { countAt } from "../../src/store/version_counts.ts";

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { ensureCollections } from "../../src/fleet/install_start.ts";
+import { ensureCollections } from "../../src/fleet/open_install.ts";
 import { type Auditor, verifyChain } from "../../src/store/audit_log.ts";
 import { renewLease, takeOver } from "../../src/store/rotation_lease.ts";
 import { advancePhase, cancelRotation, completeRotation, startRotation } from "../../src/store/rotation_steps.ts";

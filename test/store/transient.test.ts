@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { serialize } from "bson";
 import { MongoClient } from "mongodb";
 import { isTransient } from "../../src/store/mongodb_errors.ts";
-import { applyRewraps } from "../../src/store/records.ts";
+import { applyRewraps } from "../../src/store/rewrap_writes.ts";
 import { closeStore, openStore } from "../../src/store/store.ts";
 import { setValidator } from "../../src/store/validators.ts";
 import { freshDatabase } from "../harness/mongo.ts";

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { ensureCollections } from "../../src/fleet/install_start.ts";
+import { ensureCollections } from "../../src/fleet/open_install.ts";
 import { WriteFenceGuard } from "../../src/fleet/write_fence_guard.ts";
 import { rejectedWriteVersion, setWriteFence, unfencedCollections } from "../../src/fleet/write_fence_setter.ts";
 import type { RotationDoc } from "../../src/protocol/documents.ts";

@@ -91,7 +91,7 @@ export const MUTANTS: Mutant[] = [
     name: "no compare-and-set on wrapped_dek",
     guard: "a record is changed only where version and wrap are still those that were read",
     patches: [
-      { file: "src/store/records.ts", from: "const GROUP = 64;", to: "const GROUP = 1;" },
+      { file: "src/store/rewrap_writes.ts", from: "const GROUP = 64;", to: "const GROUP = 1;" },
       {
         // Of a list of one, whatever was not found is the last.
         file: "src/store/rewrap_statement.ts",

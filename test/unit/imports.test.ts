@@ -114,7 +114,7 @@ test("what is behind a provider is the business of its folder", () => {
 
 test("pure rules do no input or output", () => {
   const pure = [
-    "status/fleet_findings.ts",
+    "status/fleet_problems.ts",
     "status/rewrap_rate.ts",
     "status/findings.ts",
     "status/rotation_view.ts",
@@ -126,10 +126,10 @@ test("pure rules do no input or output", () => {
     "server/metrics/version_metrics.ts",
     "audit/chain.ts",
     "config/config_file.ts",
-    "install/journal.ts",
+    "install/undo_list.ts",
     "install/mongod_config.ts",
     "install/plan.ts",
-    "install/planner.ts",
+    "install/step_collector.ts",
     "install/secrets.ts",
     "install/step.ts",
     "install/units.ts",

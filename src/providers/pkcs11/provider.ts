@@ -16,8 +16,8 @@ import { refuseUnsupported } from "./capabilities.ts";
 import { labelTaken } from "./key_lifecycle.ts";
 import { keyLabel } from "./key_object.ts";
 import { slowError } from "./session_errors.ts";
-import { type PoolOptions, SessionPool } from "./session_pool.ts";
 import type { TokenSettings } from "./token_settings.ts";
+import { type PoolOptions, WorkQueue } from "./work_queue.ts";
 
 /** A provider that can make keys too: what `pkcs11-init` works with. */
 export type Token = Pkcs11Provider;
@@ -29,7 +29,7 @@ export class Pkcs11Provider implements Provider {
   readonly computes = false;
   readonly copyable = false;
   readonly #settings: TokenSettings;
-  readonly #pool: SessionPool;
+  readonly #pool: WorkQueue;
   readonly #loading = new Map<string, Promise<void>>();
   #tokenLimit: Promise<number | undefined> | undefined;
 
@@ -40,7 +40,7 @@ export class Pkcs11Provider implements Provider {
    */
   constructor(settings: TokenSettings, sessions: number, options: Partial<PoolOptions> = {}) {
     this.#settings = settings;
-    this.#pool = new SessionPool(settings, sessions, { separateTasks: true, claims: undefined, ...options });
+    this.#pool = new WorkQueue(settings, sessions, { separateTasks: true, claims: undefined, ...options });
   }
 
   /** @param versions of which a key is tried with where this user may make none. */

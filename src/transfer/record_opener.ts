@@ -20,7 +20,7 @@ import { type BadRecord, badRecord, type OpenedRecord, openRecord, wipe } from "
 /** What became of a record, and the bytes it was read as. */
 export type Result = { raw: Uint8Array; opened: OpenedRecord } | { raw: Uint8Array; bad: BadRecord } | "gone";
 
-export class InstallOpener {
+export class RecordOpener {
   readonly #store: Store;
   readonly #provider: Provider;
   readonly #installId: string;
@@ -40,13 +40,13 @@ export class InstallOpener {
   static async over(
     { store, provider, install }: { store: Store; provider: Provider; install: InstallDoc },
     fields: FieldName[],
-  ): Promise<InstallOpener> {
+  ): Promise<RecordOpener> {
     const versionCounts = await countVersions(store, fields);
     const used = (await readVersions(store)).filter(
       ({ _id, state }) => state !== "destroyed" && versionCounts.some(({ version }) => version === String(_id)),
     );
     for (const doc of used) await loadVerified(provider, install.install_id, doc);
-    return new InstallOpener(store, provider, install.install_id);
+    return new RecordOpener(store, provider, install.install_id);
   }
 
   /** @throws KekError when a key cannot be had: that says nothing about a record. */

@@ -6,7 +6,7 @@ import type { Keyring } from "./keyring.ts";
  * Whether the key that this process writes under can be used at this moment: keys in an HSM go away with it. Asked beside the
  * syncs, not within them, so that a slow token never delays a heartbeat.
  */
-export class KeyCheck {
+export class KeyHealth {
   readonly #keyring: Keyring;
   readonly #everyMs: number;
   readonly #log: Log;

@@ -11,7 +11,7 @@ export interface UndoStep {
   settle?: () => void;
 }
 
-export class Journal {
+export class UndoList {
   readonly #deeds: UndoStep[] = [];
   readonly #after: UndoStep[] = [];
   #keysKnown: string | undefined;

@@ -9,7 +9,7 @@ export interface FileOptions {
 }
 
 /** Steps as they are collected: each is compared with what is there. */
-export class Planner {
+export class StepCollector {
   readonly steps: Step[] = [];
   readonly #found: CurrentState;
 
