@@ -46,7 +46,7 @@ export async function applyPlan(steps: Step[], applying: Applying): Promise<void
       if (import.meta.crashPoints) crashPoint("install.step");
     }
     await run.end();
-    run.journal.settle();
+    run.undoList.settle();
   } catch (thrown) {
     // What a signal has brought down with it is no fault of its own.
     throw await undone(run, applying.interrupted.aborted ? interruption() : thrown, applying.log);
@@ -62,7 +62,7 @@ function interruption(): KekError {
 async function undone(run: Run, thrown: unknown, log: Log): Promise<unknown> {
   log.warn("it failed: what was done is undone");
   await run.end();
-  const left = await run.journal.undo();
+  const left = await run.undoList.undo();
   for (const what of left) log.warn(`left: ${what}`);
   const { code, message, hint } =
     thrown instanceof KekError ? thrown : new KekError("unexpected", String(thrown), "report this");
@@ -73,7 +73,7 @@ async function undone(run: Run, thrown: unknown, log: Log): Promise<unknown> {
 type Performers = { [K in Action["do"]]: (action: Extract<Action, { do: K }>, title: string) => Promise<void> | void };
 
 class Run {
-  readonly journal = new UndoList();
+  readonly undoList = new UndoList();
   readonly #applying: Applying;
   readonly #root: string;
   #user: Ids | undefined;
@@ -103,7 +103,7 @@ class Run {
   readonly #performers: Performers = {
     remove_leftover: ({ path }) => rmSync(this.#at(path), { force: true }),
     packages: async ({ names }, title) => {
-      this.journal.did({
+      this.undoList.did({
         what: title,
         async undo() {
           const there = await installedPackages(names);
@@ -115,7 +115,7 @@ class Run {
     },
     user: async (_action, title) => {
       this.#user = await makeUser(this.#root);
-      this.journal.did({ what: title, undo: () => removeAccounts(this.#root), keeps: true });
+      this.undoList.did({ what: title, undo: () => removeAccounts(this.#root), keeps: true });
     },
     directory: ({ path, mode, owner }, title) => {
       this.#placed(title, placeDirectory(this.#at(path), this.#rights(mode, owner)), true);
@@ -135,7 +135,7 @@ class Run {
     local_database: async ({ database, mongod }) => await this.#setUpDatabase(database, mongod),
     first_key: async ({ provider }) => await this.#firstKey(provider),
     reload: async () => {
-      this.journal.afterUndo({ what: "systemd's units", undo: () => systemctl("daemon-reload") });
+      this.undoList.afterUndo({ what: "systemd's units", undo: () => systemctl("daemon-reload") });
       await systemctl("daemon-reload");
     },
     enable: async ({ unit }, title) => await this.#enable(unit, title),
@@ -156,7 +156,7 @@ class Run {
   }
 
   #placed(what: string, { undo, settle }: PlacedFile, keeps: boolean): void {
-    this.journal.did({ what, undo, settle, keeps });
+    this.undoList.did({ what, undo, settle, keeps });
   }
 
   /** The plan was made from what was there before the question was asked. A line that came since would be lost. */
@@ -174,7 +174,7 @@ class Run {
 
   #aboveOf(path: string): void {
     const made = makeAbove(this.#at(path));
-    for (const above of made) this.journal.did({ what: `directory ${above}`, undo: () => rmdirSync(above) });
+    for (const above of made) this.undoList.did({ what: `directory ${above}`, undo: () => rmdirSync(above) });
   }
 
   async #setUpDatabase(database: LocalDatabase, mongod: string): Promise<void> {
@@ -183,7 +183,7 @@ class Run {
     if (this.#databaseIsNew) {
       // By find, which goes by open directories: the service's user owns this one, and could put a link in its place.
       const empty = async () => void (await must(["find", data, "-mindepth", "1", "-delete"]));
-      this.journal.did({ what: `MongoDB's files in ${data}`, undo: empty, keeps: true });
+      this.undoList.did({ what: `MongoDB's files in ${data}`, undo: empty, keeps: true });
     }
     this.#mongod = await MongodProcess.start(mongod, this.#userIds());
     await this.#mongod.setUp(database);
@@ -202,7 +202,7 @@ class Run {
     } finally {
       // A database of this very run goes with its keys; any other, and a token, knows them from now on.
       const forgettable = this.#databaseIsNew && token === undefined;
-      if (!forgettable && (await isLocked(config))) this.journal.keysAreKnown(`database "${config.database.name}"`);
+      if (!forgettable && (await isLocked(config))) this.undoList.keysAreKnown(`database "${config.database.name}"`);
     }
   }
 
@@ -211,21 +211,21 @@ class Run {
       const link = this.#at(wantsLink(unit));
       this.#aboveOf(wantsLink(unit));
       symlinkSync(`/etc/systemd/system/${unit}`, link);
-      return this.journal.did({ what: title, undo: () => unlinkSync(link) });
+      return this.undoList.did({ what: title, undo: () => unlinkSync(link) });
     }
-    this.journal.did({ what: title, undo: () => systemctl("disable", "--quiet", unit) });
+    this.undoList.did({ what: title, undo: () => systemctl("disable", "--quiet", unit) });
     await systemctl("enable", "--quiet", unit);
   }
 
   async #start(unit: string, restart: boolean, title: string): Promise<void> {
     await this.end();
     // It continues as it was, once the files are as they were.
-    if (restart) this.journal.afterUndo({ what: `${unit} as it was`, undo: () => systemctl("restart", unit) });
+    if (restart) this.undoList.afterUndo({ what: `${unit} as it was`, undo: () => systemctl("restart", unit) });
     const stop = async () => {
       await systemctl("stop", unit);
       await systemctl("reset-failed", unit).catch(() => undefined);
     };
-    this.journal.did({ what: title, undo: stop });
+    this.undoList.did({ what: title, undo: stop });
     await startUnit(restart ? "restart" : "start", unit, this.#applying.log);
   }
 

@@ -63,7 +63,7 @@ export async function update(
   const { root, release } = request;
   const target = `${root}${LAYOUT.binary}`;
   const staged = `${root}${STAGED_UPDATE}`;
-  const journal = new UndoList();
+  const undoList = new UndoList();
   const { old } = besideNames(target);
   rmSync(staged, { force: true });
   if (existsSync(old)) renameSync(old, target);
@@ -72,11 +72,11 @@ export async function update(
     await fetchProgram(release, plan.digest, staged);
     if (root === "") await tryOut(staged, release.version);
     const placed = placeCopy(target, { mode: 0o755, ids: { uid: 0, gid: 0 } }, staged);
-    journal.did({ what: `program ${target}`, ...placed });
-    if (plan.restart) await restarted(request, journal, log, interrupted);
-    journal.settle();
+    undoList.did({ what: `program ${target}`, ...placed });
+    if (plan.restart) await restarted(request, undoList, log, interrupted);
+    undoList.settle();
   } catch (thrown) {
-    throw await putBack(request, plan, journal, thrown, log);
+    throw await putBack(request, plan, undoList, thrown, log);
   } finally {
     rmSync(staged, { force: true });
   }
@@ -97,9 +97,14 @@ async function tryOut(staged: string, version: string): Promise<void> {
   );
 }
 
-async function restarted(request: UpdateRequest, journal: UndoList, log: Log, interrupted: AbortSignal): Promise<void> {
+async function restarted(
+  request: UpdateRequest,
+  undoList: UndoList,
+  log: Log,
+  interrupted: AbortSignal,
+): Promise<void> {
   const { readyUrl = "" } = request;
-  journal.afterUndo({
+  undoList.afterUndo({
     what: `${SERVICE} with the program it had`,
     async undo() {
       await systemctl("restart", SERVICE);
@@ -115,11 +120,11 @@ async function restarted(request: UpdateRequest, journal: UndoList, log: Log, in
 async function putBack(
   { release }: UpdateRequest,
   { installed, restart }: UpdatePlan,
-  journal: UndoList,
+  undoList: UndoList,
   thrown: unknown,
   log: Log,
 ): Promise<unknown> {
-  const left = await journal.undo();
+  const left = await undoList.undo();
   for (const what of left) log.warn(`left: ${what}`);
   if (!(thrown instanceof KekError)) return thrown;
   const state =
