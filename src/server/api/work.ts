@@ -3,6 +3,7 @@ import { messageOf } from "../../errors/errors.ts";
 import type { Log } from "../../errors/log.ts";
 import type { FieldEncryption } from "../../fleet/fleet_encryption.ts";
 import { explainMongo } from "../../store/mongodb_errors.ts";
+import { mapConcurrently } from "../../util/map_concurrently.ts";
 import { canonicalBinary } from "./extended_json.ts";
 import { type ApiOperation, type Problem, problemOf } from "./problem.ts";
 import type { DecryptItem, EncryptItem } from "./schemas.ts";
@@ -47,13 +48,7 @@ export async function decryptOne({ encryption, uri, log }: Keys, item: DecryptIt
 
 /** Each item by itself: one that fails has its problem in its place, and the others are done. */
 export async function each<I, T>(items: readonly I[], work: (item: I) => Promise<T>): Promise<T[]> {
-  const done = new Array<T>(items.length);
-  let next = 0;
-  const worker = async () => {
-    for (let at = next++; at < items.length; at = next++) done[at] = await work(items[at] as I);
-  };
-  await Promise.all(Array.from({ length: Math.min(ITEMS_AT_ONCE, items.length) }, worker));
-  return done;
+  return await mapConcurrently(items, ITEMS_AT_ONCE, work);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
