@@ -3,6 +3,7 @@ import { KekError } from "../../errors/errors.ts";
 import { Cryptoki, type Handle, type Token } from "./cryptoki.ts";
 import { type LoginPermit, logIn } from "./login.ts";
 import { ModuleLock } from "./module_lock.ts";
+import { closedError } from "./session_errors.ts";
 import { backUpToken } from "./softhsm_backup.ts";
 import type { ThreadState } from "./thread_state.ts";
 import { TokenCounters } from "./token_counters.ts";
@@ -169,6 +170,8 @@ export class TokenSession {
   }
 
   #openIn(module: Cryptoki): OpenSession {
+    // The last session may have been closed already, and with it the login: another one would be for nothing.
+    if (this.#state.closing) throw closedError();
     const { tokenLabel, modulePath, softHsmBackup } = this.#settings;
     const token = findToken(module, tokenLabel, this.#tokenState, this.moduleLock.epoch, this.#settings);
     const handle = this.#sessionIn(module, token);

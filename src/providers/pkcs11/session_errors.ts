@@ -1,12 +1,6 @@
 import { KekError } from "../../errors/errors.ts";
-import type { SessionReply } from "./session_messages.ts";
 
 /** Errors of work that no session did. */
-
-export function errorOf(reply: SessionReply): Error {
-  if (reply.kind === "failed") return new KekError(reply.error.code, reply.error.message, reply.error.hint);
-  return new Error(`an HSM session answered ${reply.kind}`);
-}
 
 export function closedError(): KekError {
   return new KekError("closed", "the sessions of the HSM are closed", "this process is ending");

@@ -138,6 +138,7 @@ export class SessionThread {
   /** Gives the session back to the token. A thread that hangs is left to the end of the process. */
   async close(): Promise<void> {
     if (this.#dead !== undefined) return;
+    this.#state.close();
     const answered = await new Promise<boolean>((resolve) => {
       const timer = setTimeout(() => resolve(false), this.stuck ? 0 : CLOSE_LIMIT_MS);
       this.#onClosed = () => {

@@ -1,13 +1,13 @@
-/** What the thread of a session tells the thread that gives it work, in memory that both see, also while it is inside a call. */
+/** What the thread of a session and the thread that gives it work tell each other, in memory that both see, also during a call. */
 
-const WORD = { calls: 0, starting: 1, open: 2 } as const;
+const WORD = { calls: 0, starting: 1, open: 2, closing: 3 } as const;
 
 export class ThreadState {
   readonly memory: SharedArrayBuffer;
   readonly #words: Int32Array;
 
   /** @param memory of the other side; without it this is a new one. */
-  constructor(memory: SharedArrayBuffer = new SharedArrayBuffer(12)) {
+  constructor(memory: SharedArrayBuffer = new SharedArrayBuffer(16)) {
     this.memory = memory;
     this.#words = new Int32Array(memory);
   }
@@ -37,5 +37,14 @@ export class ThreadState {
 
   set open(is: boolean) {
     Atomics.store(this.#words, WORD.open, is ? 1 : 0);
+  }
+
+  /** Whether the thread is asked to end: then it opens no session and logs nobody in. */
+  get closing(): boolean {
+    return Atomics.load(this.#words, WORD.closing) === 1;
+  }
+
+  close(): void {
+    Atomics.store(this.#words, WORD.closing, 1);
   }
 }

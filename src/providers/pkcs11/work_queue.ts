@@ -7,7 +7,8 @@ import { ModuleLock } from "./module_lock.ts";
 import { frameBytes, type SessionOperation } from "./operation_frames.ts";
 import { MOST_OPERATIONS, REQUEST_BYTES } from "./operation_ring.ts";
 import { OperationTiming } from "./operation_timing.ts";
-import { closedError, errorOf, hangingError, noSessionError } from "./session_errors.ts";
+import { closedError, hangingError, noSessionError } from "./session_errors.ts";
+import type { SessionReply } from "./session_messages.ts";
 import { SessionPool } from "./session_pool.ts";
 import type { BatchAnswer, SessionThread } from "./session_thread.ts";
 import type { Task, TaskValue } from "./tasks.ts";
@@ -223,4 +224,9 @@ export class WorkQueue {
     if (error instanceof KekError && error.code === "hsm_unavailable") this.#unavailable = error;
     return error;
   }
+}
+
+function errorOf(reply: SessionReply): Error {
+  if (reply.kind === "failed") return new KekError(reply.error.code, reply.error.message, reply.error.hint);
+  return new Error(`an HSM session answered ${reply.kind}`);
 }
