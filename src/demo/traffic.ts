@@ -77,22 +77,19 @@ export async function seed(encryption: FieldEncryption, store: Store, ledger: Le
   }
 }
 
-/** A service that rewrites random secrets until it is told to stop. Each record has one writer. */
-export async function write({
-  encryption,
-  store,
-  ledger,
-  total,
-  traffic,
-  stopped,
-}: {
+/** What a service of the demo works with. */
+interface DemoService {
   encryption: FieldEncryption;
   store: Store;
   ledger: Ledger;
+  /** How many records there are. */
   total: number;
   traffic: Traffic;
   stopped: () => boolean;
-}): Promise<void> {
+}
+
+/** A service that rewrites random secrets until it is told to stop. Each record has one writer. */
+export async function write({ encryption, store, ledger, total, traffic, stopped }: DemoService): Promise<void> {
   while (!stopped()) {
     const { kind, id } = pick(total);
     const revision = (ledger.newest(kind, id) ?? -1) + 1;
@@ -115,21 +112,7 @@ export async function write({
 }
 
 /** A service that reads random secrets and compares them with the ledger. */
-export async function read({
-  encryption,
-  store,
-  ledger,
-  total,
-  traffic,
-  stopped,
-}: {
-  encryption: FieldEncryption;
-  store: Store;
-  ledger: Ledger;
-  total: number;
-  traffic: Traffic;
-  stopped: () => boolean;
-}): Promise<void> {
+export async function read({ encryption, store, ledger, total, traffic, stopped }: DemoService): Promise<void> {
   while (!stopped()) {
     const { kind, id } = pick(total);
     try {

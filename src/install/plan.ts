@@ -76,19 +76,15 @@ export function setUpNeeded(wanted: DesiredState, found: CurrentState): boolean 
   return wanted.mongo.kind === "local" && found.secrets["CERTAUTOPILOT_DATABASE_URI"] === undefined;
 }
 
-function planLocalMongo({
-  plan,
-  request,
-  wanted,
-  found,
-  material,
-}: {
+interface PlanInput {
   plan: StepCollector;
   request: InstallRequest;
   wanted: DesiredState;
   found: CurrentState;
   material: GeneratedSecrets;
-}): void {
+}
+
+function planLocalMongo({ plan, request, wanted, found, material }: PlanInput): void {
   if (wanted.mongo.kind !== "local") return;
   const { port, adminPassword } = wanted.mongo;
   const mongod = found.mongod ?? MONGOD_OF_PACKAGES;
@@ -145,19 +141,7 @@ function passwordOf(uri: string): string {
   return /^mongodb:\/\/[^:]+:([^@]+)@/.exec(uri)?.[1] ?? "";
 }
 
-function planSecrets({
-  plan,
-  request,
-  wanted,
-  found,
-  material,
-}: {
-  plan: StepCollector;
-  request: InstallRequest;
-  wanted: DesiredState;
-  found: CurrentState;
-  material: GeneratedSecrets;
-}): void {
+function planSecrets({ plan, request, wanted, found, material }: PlanInput): void {
   const { token } = wanted;
   // A database that is still to be set up comes after its keys, and its URI after it.
   const text = secretsOf(request, wanted, found, material, setUpNeeded(wanted, found) ? undefined : wanted.uri);

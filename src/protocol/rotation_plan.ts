@@ -116,7 +116,7 @@ function planWithOpen(open: RotationDoc, wanted: RotationRequestVersions): Plan 
   if (open.repairs === true) {
     return refuse(
       "rotation",
-      `the rotation ${from} → ${to} only repairs stale envelopes of version ${from} back: there is no reverse rotation from it`,
+      `the rotation ${from} → ${to} only repairs stale envelopes of version ${from}: there is no reverse rotation from it`,
       nextStepsText(open),
     );
   }
